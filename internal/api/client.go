@@ -1,0 +1,283 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"sft"
+)
+
+// maxReply caps what is read of a reply, in bytes.
+const maxReply = 16 << 20
+
+// A Clock is this machine's clock, corrected by what the platform said of its
+// own. The zero Clock is the machine's.
+type Clock struct {
+	Machine func() time.Time // nil: time.Now
+	offset  atomic.Int64     // nanoseconds to add
+}
+
+// Now returns the corrected time.
+func (c *Clock) Now() time.Time { return c.machine().Add(c.Offset()) }
+
+// Offset is what is added to the machine's clock.
+func (c *Clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
+
+func (c *Clock) machine() time.Time {
+	if c.Machine != nil {
+		return c.Machine()
+	}
+	return time.Now()
+}
+
+// Correct takes platform as the time that it is now, from a verified
+// connection only. It refuses more than MaxSkew, naming both clocks.
+func (c *Clock) Correct(platform time.Time) error {
+	here := c.machine()
+	offset := platform.Sub(here)
+	if offset > MaxSkew || offset < -MaxSkew {
+		return &sft.Error{Code: sft.ClockSkew,
+			Msg: fmt.Sprintf("this machine's clock says %s, the platform's says %s",
+				here.UTC().Format(time.RFC3339), platform.UTC().Format(time.RFC3339)),
+			Hint: "set the clock that is wrong; up to 15 minutes are put up with"}
+	}
+	c.offset.Store(int64(offset))
+	return nil
+}
+
+// A Client calls the platform as one device: an enrolled client, an enrolled
+// agent, or, without a Key, nobody yet. Its methods may be used concurrently.
+type Client struct {
+	URL    string            // of the platform, without a path
+	Key    *ecdsa.PrivateKey // the device key; nil sends unsigned requests
+	Issuer string            // "client:ID" or "server:ID"
+	// Audience is the URL that the platform gave when the device enrolled;
+	// empty means URL.
+	Audience  string
+	UserAgent string
+	Clock     *Clock
+	HTTP      *http.Client
+}
+
+// CheckURL refuses what cannot be a platform's URL: it must be https, with a
+// host and no path, query, fragment or user. It returns the URL as it is
+// compared and stored.
+func CheckURL(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
+		(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return "", &sft.Error{Code: sft.Invalid, Msg: sft.Quote(raw) + " is not a platform's URL",
+			Hint: "give it as https://HOST or https://HOST:PORT"}
+	}
+	return "https://" + strings.ToLower(u.Host), nil
+}
+
+// NewHTTP returns an HTTP client that trusts the certificates in ca (DER of
+// one CA) alone, or those of the system when ca is empty. It goes through
+// proxy when that is not nil, else as HTTPS_PROXY says.
+func NewHTTP(ca []byte, proxy *url.URL, clock *Clock) (*http.Client, error) {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, Time: clock.Now},
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 75 * time.Second, // a state request hangs for 55 s
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          4,
+		IdleConnTimeout:       90 * time.Second,
+	}
+	if proxy != nil {
+		t.Proxy = http.ProxyURL(proxy)
+	}
+	if len(ca) > 0 {
+		cert, err := x509.ParseCertificate(ca)
+		if err != nil {
+			return nil, fmt.Errorf("read the platform's CA certificate: %w", err)
+		}
+		pool := x509.NewCertPool()
+		pool.AddCert(cert)
+		t.TLSClientConfig.RootCAs = pool
+	}
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
+}
+
+// FetchCA connects to the platform at rawURL and returns its CA certificate
+// (DER), which must have the given SHA-256 fingerprint (hex, "sha256:" before
+// it or not) and must have signed the certificate that the platform serves.
+// With no fingerprint it returns nothing where the system trusts the
+// platform, and an error with a hint where it does not: an unknown CA is
+// never taken on first use.
+func FetchCA(ctx context.Context, rawURL, fingerprint string, clock *Clock) ([]byte, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	addr := u.Host
+	if u.Port() == "" {
+		addr += ":443"
+	}
+	want, err := hex.DecodeString(strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(fingerprint), "sha256:"), ":", ""))
+	if err != nil || fingerprint != "" && len(want) != sha256.Size {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "the CA fingerprint is not 64 hexadecimal digits",
+			Hint: "copy it from the line that \"sft-platform init\" printed"}
+	}
+	var ca []byte
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname(), Time: clock.Now}
+	if fingerprint != "" {
+		// The chain is verified below, against the one CA that was named.
+		conf.InsecureSkipVerify = true
+		conf.VerifyConnection = func(cs tls.ConnectionState) error {
+			pool := x509.NewCertPool()
+			for _, c := range cs.PeerCertificates {
+				if sum := sha256.Sum256(c.Raw); bytes.Equal(sum[:], want) {
+					ca = c.Raw
+					pool.AddCert(c)
+				}
+			}
+			if ca == nil {
+				return &sft.Error{Code: sft.Invalid, Msg: u.Host + " does not show the CA with this fingerprint",
+					Hint: "compare the fingerprint with the one that \"sft-platform init\" printed; if it is right, somebody is between you and the platform"}
+			}
+			inter := x509.NewCertPool()
+			for _, c := range cs.PeerCertificates[1:] {
+				inter.AddCert(c)
+			}
+			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: pool, Intermediates: inter, CurrentTime: clock.Now()})
+			return err
+		}
+	}
+	d := tls.Dialer{Config: conf}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		if e, ok := errors.AsType[*sft.Error](err); ok {
+			return nil, e
+		}
+		if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+			return nil, &sft.Error{Code: sft.Invalid, Msg: u.Host + " has a certificate by a CA that this machine does not know", Err: e,
+				Hint: "if the platform has a CA of its own, add --ca-fingerprint with the value that \"sft-platform init\" printed"}
+		}
+		return nil, unreachable(rawURL, err)
+	}
+	conn.Close()
+	return ca, nil
+}
+
+func unreachable(base string, err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	return &sft.Error{Code: sft.Unavailable, Msg: "no answer from the platform at " + base + ": " + err.Error(), Err: err,
+		Hint: "check the network and that the platform runs"}
+}
+
+// Do sends in as JSON and decodes the reply into out; either may be nil. A
+// refusal comes back as *sft.Error. When the platform says that the clocks
+// differ, Do corrects the clock and asks once more.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	status, reply, err := c.once(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	if status >= 400 {
+		e := decodeError(status, reply)
+		if e.Error.Code == sft.ClockSkew && c.Key != nil && !e.Time.IsZero() {
+			if err := c.Clock.Correct(e.Time); err != nil {
+				return err
+			}
+			if status, reply, err = c.once(ctx, method, path, body); err != nil {
+				return err
+			}
+			if status >= 400 {
+				e = decodeError(status, reply)
+				return &e.Error
+			}
+		} else {
+			return &e.Error
+		}
+	}
+	if status >= 300 {
+		return &sft.Error{Code: sft.Internal, Msg: fmt.Sprintf("the platform answered with status %d", status),
+			Hint: "check the platform's URL"}
+	}
+	if out == nil || len(reply) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(reply, out); err != nil {
+		return &sft.Error{Code: sft.Internal, Msg: "the platform's answer is not readable", Err: err,
+			Hint: "check that the URL is a platform's and its version is not older than this program's"}
+	}
+	return nil
+}
+
+func (c *Client) once(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(body) > 0 {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("User-Agent", c.UserAgent)
+	if c.Key != nil {
+		aud := c.Audience
+		if aud == "" {
+			aud = c.URL
+		}
+		h, err := Sign(c.Key, c.Issuer, aud, method, req.URL.RequestURI(), body, c.Clock.Now())
+		if err != nil {
+			return 0, nil, err
+		}
+		req.Header.Set("Authorization", h)
+	}
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, nil, ctx.Err()
+		}
+		return 0, nil, unreachable(c.URL, err)
+	}
+	defer resp.Body.Close()
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	if err != nil {
+		return 0, nil, unreachable(c.URL, err)
+	}
+	if len(reply) > maxReply {
+		return 0, nil, &sft.Error{Code: sft.Internal, Msg: "the platform's answer is too long", Hint: "check the platform's URL"}
+	}
+	return resp.StatusCode, reply, nil
+}
+
+// decodeError reads a refusal. What is not one of the platform's own, such as
+// a proxy's page, becomes an error that says so.
+func decodeError(status int, body []byte) ErrorReply {
+	var e ErrorReply
+	if json.Unmarshal(body, &e) == nil && e.Error.Code != "" {
+		return e
+	}
+	code := sft.Internal
+	if status >= 502 && status <= 504 {
+		code = sft.Unavailable
+	}
+	return ErrorReply{Error: sft.Error{Code: code, Msg: fmt.Sprintf("something that is not the platform answered with status %d", status),
+		Hint: "check the platform's URL and the proxy"}}
+}

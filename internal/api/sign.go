@@ -1,0 +1,120 @@
+package api
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"sft"
+)
+
+// RequestLife is how long a signed request is good for.
+const RequestLife = 60 * time.Second
+
+// MaxSkew is how far apart two clocks may be for the faster or slower one to
+// be corrected. Beyond it both sides refuse.
+const MaxSkew = 15 * time.Minute
+
+// WarnSkew is from where on a corrected clock is worth a warning.
+const WarnSkew = 60 * time.Second
+
+const requestType = "sft-request+jwt"
+
+// Claims are what a signed request says of itself.
+type Claims struct {
+	Issuer   string `json:"iss"` // "client:ID" or "server:ID"
+	Audience string `json:"aud"` // the platform's URL
+	Issued   int64  `json:"iat"` // seconds since 1970
+	Expires  int64  `json:"exp"`
+	ID       string `json:"jti"`
+	Method   string `json:"htm"`
+	Path     string `json:"htu"` // path and raw query
+	Body     string `json:"bh"`  // base64url SHA-256 of the body
+}
+
+// RandomID returns 128 random bits, base64url: an id used once.
+func RandomID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func hash(body []byte) string {
+	h := sha256.Sum256(body)
+	return base64.RawURLEncoding.EncodeToString(h[:])
+}
+
+// Sign returns the value of the Authorization header for a request.
+func Sign(key *ecdsa.PrivateKey, issuer, audience, method, path string, body []byte, now time.Time) (string, error) {
+	payload, err := json.Marshal(Claims{Issuer: issuer, Audience: audience,
+		Issued: now.Unix(), Expires: now.Add(RequestLife).Unix(), ID: RandomID(),
+		Method: method, Path: path, Body: hash(body)})
+	if err != nil {
+		return "", err
+	}
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key},
+		(&jose.SignerOptions{}).WithType(requestType))
+	if err != nil {
+		return "", err
+	}
+	jws, err := s.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	c, err := jws.CompactSerialize()
+	return "Bearer " + c, err
+}
+
+// Verify checks the Authorization header of a request against the request
+// itself. key is asked for the issuer's public key, and for nothing before
+// the token is of the right form. A jti that was seen before is the caller's
+// to refuse. now is the platform's clock: a request outside its minute is
+// ClockSkew, so that the caller learns the time.
+func Verify(header, audience, method, path string, body []byte, now time.Time, key func(issuer string) (*ecdsa.PublicKey, error)) (Claims, error) {
+	bad := func(msg string) (Claims, error) {
+		return Claims{}, &sft.Error{Code: sft.SignIn, Msg: msg, Hint: "sign in again"}
+	}
+	token, ok := strings.CutPrefix(header, "Bearer ")
+	if !ok || len(token) > 4096 {
+		return bad("the request is not signed")
+	}
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return bad("the request's signature is not readable")
+	}
+	if t, _ := jws.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string); t != requestType {
+		return bad("the request's token is of another type")
+	}
+	var c Claims
+	if err := json.Unmarshal(jws.UnsafePayloadWithoutVerification(), &c); err != nil {
+		return bad("the request's token is not readable")
+	}
+	pub, err := key(c.Issuer)
+	if err != nil {
+		return Claims{}, err
+	}
+	if _, err := jws.Verify(pub); err != nil {
+		return bad("the request is not signed by the key of its sender")
+	}
+	issued, expires := time.Unix(c.Issued, 0), time.Unix(c.Expires, 0)
+	switch {
+	case c.Audience != audience:
+		return bad("the request is for another platform")
+	case c.Method != method || c.Path != path || c.Body != hash(body):
+		return bad("the request is not the one that was signed")
+	case len(c.ID) < 16 || len(c.ID) > 64:
+		return bad("the request has no usable id")
+	case expires.Sub(issued) > RequestLife || expires.Before(issued):
+		return bad("the request's life is too long")
+	case now.Add(RequestLife).Before(issued) || now.After(expires):
+		return Claims{}, &sft.Error{Code: sft.ClockSkew, Msg: "the request was made at another time: the clocks differ",
+			Hint: "set the clock of this machine"}
+	}
+	return c, nil
+}

@@ -1,0 +1,226 @@
+package api
+
+import (
+	"time"
+
+	"sft"
+)
+
+// Keys and certificates are DER, in JSON as standard base64: a public key is
+// a SubjectPublicKeyInfo (RFC 5280), a CSR is PKCS #10 (RFC 2986), a chain is
+// a list with the leaf first.
+
+// Facts are what an agent claims of its host. All of it is checked, and none
+// of it is taken as proof of anything.
+type Facts struct {
+	Hostname      string   `json:"hostname"`
+	CanonicalName string   `json:"canonical_name,omitempty"`
+	AltNames      []string `json:"alt_names,omitempty"`
+	AccessAddress string   `json:"access_address,omitempty"` // what clients dial
+	BrokerPort    int      `json:"broker_port"`
+	Bastion       string   `json:"bastion,omitempty"`
+	OS            string   `json:"os"`
+	OSType        string   `json:"os_type"`
+	Version       string   `json:"sftd_version"`
+	Services      []string `json:"services"`
+	InstanceID    string   `json:"instance_id,omitempty"`
+	Problems      []string `json:"problems,omitempty"` // what is wrong on the host, each with what to do
+}
+
+// EnrollServerRequest is POST /v1/servers/enroll. The secret in it is all
+// that lets a server in, so there is no signature: the device key is new.
+type EnrollServerRequest struct {
+	Token     string `json:"token"`      // the secret out of an enrollment token
+	DeviceKey []byte `json:"device_key"` // P-256
+	Facts     Facts  `json:"facts"`
+}
+
+// EnrollServerReply tells the agent who it is.
+type EnrollServerReply struct {
+	ServerID string `json:"server_id"`
+	Team     string `json:"team"`
+	Project  string `json:"project"`
+	URL      string `json:"url"`                   // what the agent's signed requests name as audience
+	CA       []byte `json:"platform_ca,omitempty"` // of the platform, if it is private
+	Revision int64  `json:"revision"`
+}
+
+// A StateUser is one account that should exist on a server.
+type StateUser struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	Login    string   `json:"login"`
+	FullName string   `json:"full_name"`
+	UID      int      `json:"uid"`
+	GID      int      `json:"gid"`
+	Admin    bool     `json:"admin"`
+	Groups   []string `json:"groups,omitempty"`
+}
+
+// State is the reply of GET /v1/agent/state?after=REVISION. The request hangs
+// for up to 55 s, and is answered at once when the revision differs.
+type State struct {
+	Revision int64       `json:"revision"`
+	Users    []StateUser `json:"users"`
+	// AccessCAs are the certificates of the project's access CA: the broker
+	// lets in what they have signed.
+	AccessCAs [][]byte `json:"access_cas"`
+	// EndedSessions are sessions that may no longer live, for example because
+	// their client was deleted.
+	EndedSessions []string `json:"ended_sessions,omitempty"`
+	Settings      Settings `json:"settings"`
+}
+
+// Settings are those of the project that its agents enforce.
+type Settings struct {
+	Team                string `json:"team"`
+	Project             string `json:"project"`
+	CreateServerUsers   bool   `json:"create_server_users"`
+	DeleteServerUsers   bool   `json:"delete_server_users"`
+	MaxSession          int64  `json:"max_session_seconds"`
+	DisconnectedSession int64  `json:"disconnected_session_seconds"`
+}
+
+// ReportRequest is POST /v1/agent/report: what the host is now, and a request
+// for a new certificate of the broker when CSR is set.
+type ReportRequest struct {
+	Facts Facts  `json:"facts"`
+	CSR   []byte `json:"csr,omitempty"`
+}
+
+// ReportReply holds the certificates that were asked for.
+type ReportReply struct {
+	BrokerCertificate [][]byte `json:"broker_certificate,omitempty"`
+}
+
+// EventsRequest is POST /v1/agent/events: a batch, oldest first. Sending an
+// event again does nothing.
+type EventsRequest struct {
+	Events []Event `json:"events"`
+}
+
+// An Event is something that happened on a host.
+type Event struct {
+	ID      string            `json:"id"` // UUIDv7
+	Seq     int64             `json:"seq"`
+	Time    time.Time         `json:"time"`
+	Kind    string            `json:"kind"` // as in package audit
+	User    string            `json:"user,omitempty"`
+	Session string            `json:"session,omitempty"`
+	Outcome string            `json:"outcome"`
+	Detail  map[string]string `json:"detail,omitempty"`
+}
+
+// DeviceInfo is what a client says of its machine.
+type DeviceInfo struct {
+	Hostname string `json:"hostname"`
+	OS       string `json:"os"`
+	Version  string `json:"version"`
+}
+
+// EnrollClientRequest is POST /v1/clients/enroll, and, signed by an enrolled
+// client's device key and without DeviceKey, POST /v1/clients/login. Either
+// Code or DeviceCode is set.
+type EnrollClientRequest struct {
+	Code         string     `json:"code,omitempty"`          // from the loopback redirect (RFC 6749, RFC 8252)
+	CodeVerifier string     `json:"code_verifier,omitempty"` // RFC 7636
+	RedirectURI  string     `json:"redirect_uri,omitempty"`
+	DeviceCode   string     `json:"device_code,omitempty"` // RFC 8628
+	DeviceKey    []byte     `json:"device_key,omitempty"`  // P-256
+	Device       DeviceInfo `json:"device"`
+}
+
+// EnrollClientReply says who approved.
+type EnrollClientReply struct {
+	ClientID      string    `json:"client_id"`
+	Team          string    `json:"team"`
+	User          string    `json:"user"`
+	URL           string    `json:"url"`
+	SignedInUntil time.Time `json:"signed_in_until"`
+}
+
+// DeviceCodeRequest is POST /v1/clients/device_code (RFC 8628, section 3.1).
+type DeviceCodeRequest struct {
+	Team      string     `json:"team"`
+	ClientID  string     `json:"client_id,omitempty"` // when signing in again
+	DeviceKey []byte     `json:"device_key"`
+	Device    DeviceInfo `json:"device"`
+}
+
+// DeviceCodeReply is RFC 8628, section 3.2; times are in seconds.
+type DeviceCodeReply struct {
+	DeviceCode      string `json:"device_code"`
+	UserCode        string `json:"user_code"`
+	VerificationURI string `json:"verification_uri"`
+	ExpiresIn       int64  `json:"expires_in"`
+	Interval        int64  `json:"interval"`
+}
+
+// ConnectRequest is POST /v1/teams/{team}/connect: resolve, decide and issue
+// in one request.
+type ConnectRequest struct {
+	Target       string   `json:"target"`
+	Via          []string `json:"via,omitempty"`
+	Service      string   `json:"service"`
+	CSR          []byte   `json:"csr"` // P-256; only its public key is used
+	SSHPublicKey string   `json:"ssh_public_key,omitempty"`
+	SessionID    string   `json:"session_id,omitempty"` // continues a live session
+}
+
+// ConnectReply is the way to the target and what opens it.
+type ConnectReply struct {
+	SessionID   string    `json:"session_id"`
+	Route       []Hop     `json:"route"`              // the target is the last
+	Certificate [][]byte  `json:"broker_certificate"` // chain for the CSR's key
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// A Hop is one server of a route, with what proves it.
+type Hop struct {
+	ServerID string `json:"server_id"`
+	Name     string `json:"name"`
+	Project  string `json:"project_name"`
+	Address  string `json:"address"`
+	Port     int    `json:"port"`
+	// BrokerName is the DNS name in the broker's certificate.
+	BrokerName string `json:"broker_name"`
+	// HostCAs are the certificates that the broker's may be signed by.
+	HostCAs [][]byte `json:"host_cas"`
+	// HostKeys are the SHA-256 of the SPKIs the broker's key may have now:
+	// one, or two while it is renewed.
+	HostKeys [][]byte `json:"host_keys"`
+	Login    string   `json:"login"`
+}
+
+// ResolveReply is GET /v1/teams/{team}/resolve?target=NAME: what the name
+// means to the asker. Nothing is issued.
+type ResolveReply struct {
+	Server sft.Server `json:"server"`
+	Login  string     `json:"login"`
+}
+
+// A List is one page of things.
+type List[T any] struct {
+	List []T `json:"list"`
+}
+
+// ServiceTokenRequest is POST /v1/teams/{team}/service_token.
+type ServiceTokenRequest struct {
+	KeyID     string `json:"key_id"`
+	KeySecret string `json:"key_secret"`
+}
+
+// ServiceTokenReply holds a bearer token. It may die at any time: on 401 get
+// another.
+type ServiceTokenReply struct {
+	BearerToken string    `json:"bearer_token"`
+	ExpiresAt   time.Time `json:"expires_at"`
+	Team        string    `json:"team_name"`
+}
+
+// ErrorReply is the body of every refusal. Time is the platform's, so that a
+// caller whose clock is off can tell by how much.
+type ErrorReply struct {
+	Error sft.Error `json:"error"`
+	Time  time.Time `json:"time"`
+}

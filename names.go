@@ -1,0 +1,99 @@
+package sft
+
+import (
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// The grammars of names. Whatever comes from a person, a URL or an agent
+// passes one of them before it goes anywhere else.
+var (
+	nameRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	loginRE = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	hostRE  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?$`)
+)
+
+// CheckName refuses what cannot be the name of a team, project, group or
+// user. kind is the noun for the message.
+func CheckName(kind, name string) error {
+	if nameRE.MatchString(name) {
+		return nil
+	}
+	return &Error{Code: Invalid, Msg: kind + " name " + Quote(name) + " cannot be used",
+		Hint: "use 1 to 63 letters, digits, \"-\", \"_\" and \".\", with a letter or digit first"}
+}
+
+// CheckLogin refuses what cannot be a local account's name on Linux.
+func CheckLogin(login string) error {
+	if loginRE.MatchString(login) {
+		return nil
+	}
+	return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " cannot be used",
+		Hint: "use up to 32 of a-z, 0-9, \"-\" and \"_\", with a letter or \"_\" first"}
+}
+
+// CheckTarget refuses what cannot name a server: a name, an id or an address,
+// with "project/" before it or not. It is the first thing that happens to
+// what was typed after "sft rdp".
+func CheckTarget(target string) error {
+	project, name, ok := strings.Cut(target, "/")
+	if !ok {
+		project, name = "", target
+	}
+	if (project == "" && !ok || nameRE.MatchString(project)) && hostRE.MatchString(name) {
+		return nil
+	}
+	return &Error{Code: NotFound, Msg: Quote(target) + " cannot be the name of a server",
+		Hint: "name a server as \"sft list-servers\" shows it, or as project/server"}
+}
+
+// CheckHostname refuses what an agent may not claim as a name or address.
+func CheckHostname(name string) error {
+	if hostRE.MatchString(name) {
+		return nil
+	}
+	return &Error{Code: Invalid, Msg: "host name " + Quote(name) + " cannot be used",
+		Hint: "use letters, digits, \".\", \"-\" and \"_\""}
+}
+
+// Quote makes s safe to show in one line of a message: quoted, control
+// characters escaped, cut at 64 bytes.
+func Quote(s string) string {
+	if len(s) > 64 {
+		n := 61
+		for n > 0 && !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n] + "..."
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f || r == utf8.RuneError || r >= 0x80 && r < 0xa0 || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069:
+			b.WriteString(`\x`)
+			const hex = "0123456789abcdef"
+			if r > 0xff {
+				b.WriteByte(hex[r>>12&15])
+				b.WriteByte(hex[r>>8&15])
+			}
+			b.WriteByte(hex[r>>4&15])
+			b.WriteByte(hex[r&15])
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// Fold is how names are compared: people do not remember capitals.
+func Fold(name string) string { return strings.ToLower(name) }
+
+// HostFold is how host names are compared: like Fold, and an ending ".local"
+// is ignored.
+func HostFold(name string) string { return strings.TrimSuffix(Fold(name), ".local") }

@@ -1,0 +1,204 @@
+package sft
+
+import "time"
+
+// A Status is the life of a user.
+type Status string
+
+// The states of a user. A deleted user is kept, so that the login name is
+// never given to somebody else.
+const (
+	StatusActive   Status = "ACTIVE"
+	StatusDisabled Status = "DISABLED"
+	StatusDeleted  Status = "DELETED"
+)
+
+// A State is the life of a client or a server.
+type State string
+
+// The states of a client (ACTIVE, PENDING, DELETED) and of a server (ACTIVE,
+// INACTIVE, DELETED).
+const (
+	StateActive   State = "ACTIVE"
+	StatePending  State = "PENDING"
+	StateInactive State = "INACTIVE"
+	StateDeleted  State = "DELETED"
+)
+
+// ActiveFor is how long a server counts as ACTIVE after it was last seen.
+const ActiveFor = 96 * time.Hour
+
+// A Role is what a group may do in its team.
+type Role string
+
+// The roles. Who is in several groups has all their roles.
+const (
+	AccessAdmin   Role = "access_admin"   // everything in the team
+	AccessUser    Role = "access_user"    // read most things, manage own clients
+	ReportingUser Role = "reporting_user" // read everything
+)
+
+// The groups that every team has from its first day.
+const (
+	Everyone = "everyone" // all users; membership is not stored
+	Owners   = "owners"   // access_admin; never empty
+)
+
+// A Team is the tenant: users, groups, projects, settings.
+type Team struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	CreatedAt time.Time `json:"created_at"`
+	// ClientSession is how long a client's sign-in lasts, in seconds,
+	// 3600 to 90000.
+	ClientSession int64 `json:"client_session_duration"`
+	// AllowDeviceCode permits enrolment by a typed code (RFC 8628).
+	AllowDeviceCode bool `json:"allow_device_code"`
+}
+
+// A User is a person, or a service user, which has API keys and no password.
+type User struct {
+	ID       string      `json:"id"`
+	Name     string      `json:"name"`
+	Type     UserType    `json:"user_type"`
+	Status   Status      `json:"status"`
+	Details  UserDetails `json:"details"`
+	Login    string      `json:"unix_user_name"` // the local account's name on every server
+	UID      int         `json:"unix_uid"`
+	GID      int         `json:"unix_gid"`
+	CreateAt time.Time   `json:"created_at"`
+}
+
+// A UserType tells people from programs.
+type UserType string
+
+// The types of a user.
+const (
+	Human   UserType = "human"
+	Service UserType = "service"
+)
+
+// UserDetails are for people to read; nothing is decided by them.
+type UserDetails struct {
+	FullName string `json:"full_name"`
+	Email    string `json:"email"`
+}
+
+// A ServiceKey is a service user's API key. Its secret is shown once, when
+// the key is made.
+type ServiceKey struct {
+	ID        string     `json:"id"`
+	IssuedAt  time.Time  `json:"issued_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	LastUsed  *time.Time `json:"last_used,omitempty"`
+}
+
+// A Group holds users; its roles count in the whole team, its membership in
+// projects is a ProjectGroup.
+type Group struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Roles     []Role    `json:"roles"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// A Project is the scope of authorization. It owns its CAs, its servers and
+// its enrollment tokens.
+type Project struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	CreatedAt time.Time `json:"created_at"`
+	// Revision counts the changes that an agent of the project must hear of.
+	Revision int64 `json:"revision"`
+	// CreateServerUsers lets the agents make local accounts.
+	CreateServerUsers bool `json:"create_server_users"`
+	// DeleteServerUsers lets the agents delete the account and the files of
+	// somebody who has lost access. Off: the account is only disabled.
+	DeleteServerUsers bool `json:"delete_server_users"`
+	// MaxSession ends a session after that many seconds, however it is used.
+	MaxSession int64 `json:"max_session_seconds"`
+	// DisconnectedSession logs the person's OS session off that many seconds
+	// after the last stream has ended.
+	DisconnectedSession int64 `json:"disconnected_session_seconds"`
+}
+
+// A ProjectGroup lets a group into a project's servers.
+type ProjectGroup struct {
+	Group           string    `json:"name"`
+	ServerAccess    bool      `json:"server_access"`
+	ServerAdmin     bool      `json:"server_admin"`
+	ServersSelector string    `json:"servers_selector,omitempty"`
+	CreatedAt       time.Time `json:"created_at"`
+}
+
+// An EnrollmentToken lets any number of servers enrol in one project until it
+// is deleted, has expired, or was used MaxUses times. Its secret is part of
+// the token and shown to those who may enrol servers.
+type EnrollmentToken struct {
+	ID          string     `json:"id"`
+	Description string     `json:"description"`
+	CreatedBy   string     `json:"created_by_user"`
+	IssuedAt    time.Time  `json:"issued_at"`
+	ExpiresAt   *time.Time `json:"expires_at,omitempty"`
+	MaxUses     int64      `json:"max_uses,omitempty"` // 0: no limit
+	Uses        int64      `json:"uses"`
+}
+
+// A Server is a host enrolled in one project. Names and addresses are claims
+// of its agent.
+type Server struct {
+	ID            string     `json:"id"`
+	Project       string     `json:"project_name"`
+	Hostname      string     `json:"hostname"`
+	CanonicalName string     `json:"canonical_name,omitempty"`
+	AltNames      []string   `json:"alt_names"`
+	AccessAddress string     `json:"access_address"`
+	BrokerPort    int        `json:"broker_port"`
+	Bastion       string     `json:"bastion,omitempty"`
+	OS            string     `json:"os"`
+	OSType        string     `json:"os_type"` // linux or windows
+	Version       string     `json:"sftd_version"`
+	Services      []string   `json:"services"`
+	State         State      `json:"state"`
+	RegisteredAt  time.Time  `json:"registered_at"`
+	LastSeen      *time.Time `json:"last_seen,omitempty"`
+	// Problems are what the agent last said is wrong, each with what to do.
+	Problems []string `json:"problems"`
+	// NameConflict holds the names that this server claims and another holds.
+	NameConflict []string `json:"name_conflict,omitempty"`
+}
+
+// Name is what people call the server: its canonical name, else its host name.
+func (s Server) Name() string {
+	if s.CanonicalName != "" {
+		return s.CanonicalName
+	}
+	return s.Hostname
+}
+
+// A ServerUser is the local account that a user has on a project's servers.
+type ServerUser struct {
+	User     string `json:"user_name"`
+	Login    string `json:"server_user_name"`
+	FullName string `json:"full_name"`
+	UID      int    `json:"unix_uid"`
+	GID      int    `json:"unix_gid"`
+	Admin    bool   `json:"admin"`
+	Status   Status `json:"status"`
+}
+
+// A Client is one enrolled device of one user.
+type Client struct {
+	ID          string    `json:"id"`
+	User        string    `json:"user_name"`
+	State       State     `json:"state"`
+	Hostname    string    `json:"hostname"`
+	OS          string    `json:"os"`
+	Version     string    `json:"version"`
+	Description string    `json:"description,omitempty"`
+	EnrolledAt  time.Time `json:"enrolled_at"`
+	// SignedInUntil ends the client's sign-in; after it, sft opens the browser.
+	SignedInUntil time.Time  `json:"signed_in_until"`
+	LastSeen      *time.Time `json:"last_seen,omitempty"`
+	Fingerprint   string     `json:"device_key_sha256"` // SHA-256 of the key's SPKI, hex
+}
