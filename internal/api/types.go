@@ -224,3 +224,11 @@ type ErrorReply struct {
 	Error sft.Error `json:"error"`
 	Time  time.Time `json:"time"`
 }
+
+// An EnrollmentToken is what an agent's token file holds, as base64 of this
+// JSON.
+type EnrollmentToken struct {
+	Secret      string `json:"s"`
+	URL         string `json:"u"`
+	Fingerprint string `json:"f,omitempty"` // SHA-256 of the platform's CA certificate, hex, if it is private
+}

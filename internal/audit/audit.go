@@ -1,0 +1,127 @@
+// Package audit says what is recorded of what happens: one Event for each
+// credential, sign-in, session, account change and administrative change.
+//
+// An event is stored in the same transaction as the change that it tells of
+// (see package store), so that neither exists without the other. Events carry
+// ids made from the clock (UUIDv7, RFC 9562) and no number: numbering them
+// while they are written would make all writers wait for one another.
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A Kind names what happened, as object.verb.
+type Kind string
+
+// The kinds of events.
+const (
+	TeamCreate      Kind = "team.create"
+	SettingsUpdate  Kind = "team_settings.update"
+	UserCreate      Kind = "user.create"
+	UserUpdate      Kind = "user.update"
+	UserRemove      Kind = "user.remove"
+	PasswordChange  Kind = "password.change"
+	KeyRotate       Kind = "apikey.rotate"
+	KeyDelete       Kind = "apikey.delete"
+	GroupCreate     Kind = "group.create"
+	GroupUpdate     Kind = "permission.change"
+	GroupDelete     Kind = "group.delete"
+	MemberAdd       Kind = "member.add"
+	MemberRemove    Kind = "member.remove"
+	ProjectCreate   Kind = "project.create"
+	ProjectUpdate   Kind = "project.update"
+	ProjectDelete   Kind = "project.delete"
+	ProjectGroup    Kind = "project.add_group"
+	ProjectUngroup  Kind = "project.remove_group"
+	TokenCreate     Kind = "server_enrollment_token.create"
+	TokenDelete     Kind = "server_enrollment_token.delete"
+	ServerEnroll    Kind = "server.enroll"
+	ServerRemove    Kind = "server.remove"
+	ServerUpdate    Kind = "server.update"
+	NameConflict    Kind = "server.name_conflict"
+	KeyConflict     Kind = "server.key_conflict"
+	ClientEnroll    Kind = "client.enroll"
+	ClientRemove    Kind = "client.remove"
+	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user
+	AuthTokenEnd    Kind = "auth_token.end"
+	UserCredsIssue  Kind = "user_creds.issue"   // a certificate to a broker
+	HostCredsIssue  Kind = "server_creds.issue" // a certificate of a broker
+	SessionStart    Kind = "session.start"
+	SessionEnd      Kind = "session.end"
+	SessionRefused  Kind = "session.refused"
+	AccountCreated  Kind = "account.created"
+	AccountUpdated  Kind = "account.updated"
+	AccountRemoved  Kind = "account.removed"
+	AccountEnabled  Kind = "account.enabled"
+	AccountDisabled Kind = "account.disabled"
+	AccountConflict Kind = "account.conflict"
+	AccountRefused  Kind = "account.refused" // beyond the host's own limits
+	AccountFailed   Kind = "account.failed"
+	EventsLost      Kind = "server.events_lost" // a gap in an agent's numbers
+)
+
+// FromAgent are the kinds that an agent may report; the platform records all
+// others itself.
+var FromAgent = map[Kind]bool{
+	SessionStart: true, SessionEnd: true, SessionRefused: true,
+	AccountCreated: true, AccountUpdated: true, AccountRemoved: true, AccountEnabled: true,
+	AccountDisabled: true, AccountConflict: true, AccountRefused: true, AccountFailed: true,
+}
+
+// The outcomes of an event.
+const (
+	Success = "success"
+	Refused = "refused"
+	Failed  = "failed"
+)
+
+// An Actor is who did it.
+type Actor struct {
+	Kind string `json:"kind"` // user, service, client, server, platform, anonymous
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name,omitempty"`
+	Addr string `json:"addr,omitempty"` // where the request came from
+}
+
+// An Event is one thing that happened. Nothing in it is secret.
+type Event struct {
+	ID      string            `json:"id"` // UUIDv7
+	Time    time.Time         `json:"timestamp"`
+	Kind    Kind              `json:"type"`
+	Team    string            `json:"team_name,omitempty"`
+	Project string            `json:"project_name,omitempty"`
+	Actor   Actor             `json:"actor"`
+	Client  string            `json:"client,omitempty"`
+	Target  string            `json:"target,omitempty"` // what was acted on, by name or id
+	Session string            `json:"session,omitempty"`
+	Via     []string          `json:"via,omitempty"`
+	Outcome string            `json:"outcome"`
+	Detail  map[string]string `json:"detail,omitempty"`
+}
+
+// Check refuses an event that does not say what happened, when, who did it
+// and how it went.
+func (e Event) Check() error {
+	switch {
+	case e.Kind == "":
+		return errors.New("an event has no type")
+	case e.Time.IsZero():
+		return fmt.Errorf("event %s has no time", e.Kind)
+	case e.Actor.Kind == "":
+		return fmt.Errorf("event %s has no actor", e.Kind)
+	case e.Outcome != Success && e.Outcome != Refused && e.Outcome != Failed:
+		return fmt.Errorf("event %s has no outcome", e.Kind)
+	}
+	if _, err := uuid.Parse(e.ID); err != nil {
+		return fmt.Errorf("event %s has no usable id", e.Kind)
+	}
+	return nil
+}
+
+// NewID returns a UUIDv7: random, and in the order of time.
+func NewID() string { return uuid.Must(uuid.NewV7()).String() }

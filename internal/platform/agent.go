@@ -1,0 +1,224 @@
+package platform
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/store"
+)
+
+// hang is how long a state request waits for news.
+const hang = 55 * time.Second
+
+// server reads the agent's own record again. One that was deleted is told.
+func (p *Platform) server(n store.Notes, a Actor) (store.ServerRecord, error) {
+	if a.Server == "" {
+		return store.ServerRecord{}, &sft.Error{Code: sft.SignIn, Msg: "this is for agents only", Hint: "enrol the server"}
+	}
+	s, err := n.ServerByID(a.Server)
+	if errors.Is(err, store.ErrNotFound) || err == nil && s.DeletedAt != nil {
+		return s, errRevoked("server")
+	}
+	return s, err
+}
+
+func errRevoked(kind string) error {
+	return &sft.Error{Code: sft.Revoked, Msg: "this " + kind + " was deleted", Hint: "enrol it again"}
+}
+
+// StateRequest is GET /v1/agent/state.
+type StateRequest struct {
+	After string `query:"after" json:"-"` // the revision that the agent has
+}
+
+// State tells an agent what should be on its host. It hangs while the
+// revision is the one that the agent has.
+func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.State, error) {
+	deadline := time.NewTimer(hang)
+	defer deadline.Stop()
+	// Another platform on the same database may make the change.
+	poll := time.NewTicker(5 * time.Second)
+	defer poll.Stop()
+	if err := p.DB.Note(ctx, func(n store.Notes) error {
+		if _, err := p.server(n, a); err != nil {
+			return err
+		}
+		return n.ServerSeen(a.Server, p.Now())
+	}); err != nil {
+		return api.State{}, err
+	}
+	for last := false; ; {
+		news := p.news.wait()
+		var st api.State
+		err := p.DB.Read(ctx, func(tx *store.Tx) error {
+			s, err := p.server(tx.Notes, a)
+			if err != nil {
+				return err
+			}
+			pr, err := tx.ProjectByID(s.ProjectID)
+			if err != nil {
+				return notFound(err, "project", s.Project)
+			}
+			st.Revision = pr.Revision
+			if fmt.Sprint(pr.Revision) == r.After && !last {
+				return nil
+			}
+			return p.state(tx, s, pr, &st)
+		})
+		if err != nil || last || fmt.Sprint(st.Revision) != r.After {
+			return st, err
+		}
+		select {
+		case <-ctx.Done():
+			return st, ctx.Err()
+		case <-deadline.C:
+			last = true
+		case <-news:
+		case <-poll.C:
+		}
+	}
+}
+
+func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRecord, st *api.State) error {
+	team, err := tx.TeamByID(pr.TeamID)
+	if err != nil {
+		return err
+	}
+	if st.Users, err = serverUsers(tx, pr); err != nil {
+		return err
+	}
+	access, err := p.authorities(tx, pr.ID, ca.Access)
+	if err != nil {
+		return err
+	}
+	st.AccessCAs = certificates(access)
+	if st.EndedSessions, err = tx.RevokedSessions(s.ID, p.Now()); err != nil {
+		return err
+	}
+	st.Settings = api.Settings{Team: team.Name, Project: pr.Name, CreateServerUsers: pr.CreateServerUsers, DeleteServerUsers: pr.DeleteServerUsers,
+		MaxSession: pr.MaxSession, DisconnectedSession: pr.DisconnectedSession}
+	return nil
+}
+
+// Report takes an agent's facts, and signs a certificate for its broker when
+// it sends a CSR.
+func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (api.ReportReply, error) {
+	var reply api.ReportReply
+	if err := checkFacts(&r.Facts, a.Addr); err != nil {
+		return reply, err
+	}
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		s, err := p.server(tx.Notes, a)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		team, err := tx.TeamByID(s.TeamID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.ServerUpdate, team.Name, s.Project, r.Facts.Hostname)
+		s.Facts = r.Facts
+		if err := p.takeNames(tx, a, team.Name, &s); err != nil {
+			return e, err
+		}
+		if len(r.CSR) > 0 {
+			key, err := ca.RequestKey(r.CSR)
+			if err != nil {
+				return e, err
+			}
+			list, err := p.authorities(tx, s.ProjectID, ca.Host)
+			if err != nil {
+				return e, err
+			}
+			chain, until, err := list[len(list)-1].IssueHost(key, s.ID, p.Now())
+			if err != nil {
+				return e, err
+			}
+			h, err := ca.KeyHash(key)
+			if err != nil {
+				return e, err
+			}
+			if !bytes.Equal(h, s.HostKey) {
+				s.HostKeyOld, s.HostKey = s.HostKey, h
+			}
+			reply.BrokerCertificate = chain
+			e.Kind = audit.HostCredsIssue
+			e.Detail = map[string]string{"key_sha256": fmt.Sprintf("%x", h), "until": until.Format(time.RFC3339)}
+		}
+		return e, tx.SaveServer(s)
+	})
+	return reply, err
+}
+
+// maxEvents caps a batch.
+const maxEvents = 500
+
+// Events takes a batch of an agent's events. What was taken before is left
+// out, and a gap in the numbers is an event of its own.
+func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (struct{}, error) {
+	if len(r.Events) == 0 || len(r.Events) > maxEvents {
+		return struct{}{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the batch has %d events", len(r.Events)), Hint: fmt.Sprintf("send 1 to %d", maxEvents)}
+	}
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		s, err := p.server(tx.Notes, a)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		team, err := tx.TeamByID(s.TeamID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		name := s.Server(p.Now()).Name()
+		seq := s.LastSeq
+		var list []audit.Event
+		for _, ev := range r.Events {
+			if _, err := uuid.Parse(ev.ID); err != nil || !audit.FromAgent[audit.Kind(ev.Kind)] || ev.Time.IsZero() || ev.Time.UnixMicro() <= 0 || len(ev.Detail) > 32 {
+				return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(ev.ID) + " of kind " + sft.Quote(ev.Kind) + " is not one that agents send"}
+			}
+			if ev.Seq <= seq {
+				continue // sent before
+			}
+			e := p.event(a, audit.Kind(ev.Kind), team.Name, s.Project, name)
+			if ev.Seq != seq+1 {
+				gap := p.event(a, audit.EventsLost, team.Name, s.Project, name)
+				gap.Outcome = audit.Failed
+				gap.Detail = map[string]string{"from": fmt.Sprint(seq + 1), "to": fmt.Sprint(ev.Seq - 1)}
+				list = append(list, gap)
+			}
+			seq = ev.Seq
+			e.ID, e.Time, e.Session, e.Outcome, e.Detail = ev.ID, ev.Time.UTC(), ev.Session, ev.Outcome, ev.Detail
+			if e.Detail == nil {
+				e.Detail = map[string]string{}
+			}
+			if ev.User != "" {
+				if u, err := tx.UserByID(ev.User); err == nil && u.TeamID == s.TeamID {
+					e.Detail["user"] = u.Name
+				}
+			}
+			list = append(list, e)
+		}
+		if len(list) == 0 {
+			return audit.Event{}, errNothingNew
+		}
+		for _, e := range list[:len(list)-1] {
+			tx.Also(e)
+		}
+		return list[len(list)-1], tx.SetLastSeq(s.ID, seq)
+	})
+	if errors.Is(err, errNothingNew) {
+		err = nil
+	}
+	return struct{}{}, err
+}
+
+// errNothingNew undoes a transaction that had nothing to do.
+var errNothingNew = errors.New("nothing new")

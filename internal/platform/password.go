@@ -1,0 +1,124 @@
+package platform
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/time/rate"
+
+	"sft"
+)
+
+// The cost of a password's hash: argon2id, RFC 9106; 19 MiB and 2 passes.
+const (
+	argonTime    = 2
+	argonMemory  = 19 << 10 // KiB
+	argonThreads = 1
+	argonKey     = 32
+)
+
+// hashing bounds the memory that sign-ins can use at once.
+var hashing = make(chan struct{}, 4)
+
+// hashPassword returns the PHC string of a new password.
+func hashPassword(pw sft.Secret) sft.Secret {
+	hashing <- struct{}{}
+	defer func() { <-hashing }()
+	salt := make([]byte, 16)
+	rand.Read(salt)
+	key := argon2.IDKey([]byte(pw.Reveal()), salt, argonTime, argonMemory, argonThreads, argonKey)
+	b64 := base64.RawStdEncoding.EncodeToString
+	return sft.NewSecret(fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, b64(salt), b64(key)))
+}
+
+// noHash is compared with where there is no user or no password, so that the
+// answer takes as long.
+var noHash = sync.OnceValue(func() sft.Secret { return hashPassword(sft.NewSecret("")) })
+
+// checkPassword reports whether pw is the password of hash. An empty hash is
+// nobody's.
+func checkPassword(hash, pw sft.Secret) bool {
+	real := !hash.Empty()
+	if !real {
+		hash = noHash()
+	}
+	var v int
+	var m, t uint32
+	var p uint8
+	parts := strings.Split(hash.Reveal(), "$")
+	if len(parts) != 6 || parts[1] != "argon2id" {
+		return false
+	}
+	if _, err := fmt.Sscanf(parts[2], "v=%d", &v); err != nil || v != argon2.Version {
+		return false
+	}
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &m, &t, &p); err != nil || m > 1<<20 || t > 16 || t < 1 || p < 1 {
+		return false
+	}
+	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
+	want, err2 := base64.RawStdEncoding.DecodeString(parts[5])
+	if err1 != nil || err2 != nil || len(want) != argonKey {
+		return false
+	}
+	hashing <- struct{}{}
+	defer func() { <-hashing }()
+	got := argon2.IDKey([]byte(pw.Reveal()), salt, t, m, p, argonKey)
+	return subtle.ConstantTimeCompare(got, want) == 1 && real
+}
+
+// checkNewPassword refuses what is too easy to guess. Length counts, rules
+// about kinds of characters do not help (NIST SP 800-63B, 5.1.1.2).
+func checkNewPassword(pw sft.Secret, name string) error {
+	s := pw.Reveal()
+	switch n := utf8.RuneCountInString(s); {
+	case n < 12:
+		return &sft.Error{Code: sft.Invalid, Msg: "the password is too short", Hint: "use at least 12 characters"}
+	case n > 256:
+		return &sft.Error{Code: sft.Invalid, Msg: "the password is too long", Hint: "use at most 256 characters"}
+	case strings.Contains(strings.ToLower(s), strings.ToLower(name)):
+		return &sft.Error{Code: sft.Invalid, Msg: "the password holds the user name", Hint: "choose another"}
+	}
+	return nil
+}
+
+// limits holds back who tries too often. Names and addresses each have a
+// bucket: a few tries at once, then one in a while.
+type limits struct {
+	mu sync.Mutex
+	m  map[string]*rate.Limiter
+}
+
+// maxLimiters bounds the memory of limits. When it is reached, all is
+// forgiven: better than refusing everybody.
+const maxLimiters = 100_000
+
+// allow takes one try from the bucket of key.
+func (l *limits) allow(now time.Time, key string, every time.Duration, burst int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil || len(l.m) >= maxLimiters {
+		l.m = map[string]*rate.Limiter{}
+	}
+	r := l.m[key]
+	if r == nil {
+		r = rate.NewLimiter(rate.Every(every), burst)
+		l.m[key] = r
+	}
+	return r.AllowN(now, 1)
+}
+
+// tried counts a try at a password or a typed code.
+func (p *Platform) tried(account, addr string) error {
+	now := p.Now()
+	if p.limits.allow(now, "name:"+account, 15*time.Second, 8) && p.limits.allow(now, "addr:"+addr, 2*time.Second, 40) {
+		return nil
+	}
+	return &sft.Error{Code: sft.TooMany, Msg: "too many tries", Hint: "wait a minute, then try again"}
+}

@@ -1,0 +1,569 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// firstUseLife is how long a one-time sign-in link works.
+const firstUseLife = 72 * time.Hour
+
+// loginFor makes a login name out of a user's name, one that was never given
+// in the team: Linux rules, 20 characters so that Windows takes it too.
+func loginFor(tx *store.Tx, teamID, name string) (string, error) {
+	var b strings.Builder
+	local, _, _ := strings.Cut(strings.ToLower(name), "@")
+	for _, r := range local {
+		switch {
+		case r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' || r == '-':
+			b.WriteRune(r)
+		case r == '.':
+			b.WriteByte('_')
+		}
+	}
+	base := strings.TrimLeft(b.String(), "-0123456789")
+	if base == "" {
+		base = "user"
+	}
+	if slices.Contains(reservedLogins, base) {
+		base = "u_" + base
+	}
+	base = base[:min(len(base), 20)]
+	for i := 1; i < 10_000; i++ {
+		login := base
+		if i > 1 {
+			n := fmt.Sprint(i)
+			login = base[:min(len(base), 20-len(n))] + n
+		}
+		taken, err := tx.LoginTaken(teamID, login)
+		if err != nil {
+			return "", err
+		}
+		if !taken {
+			return login, nil
+		}
+	}
+	return "", &sft.Error{Code: sft.Exists, Msg: "no login name is left for " + sft.Quote(name), Hint: "choose another user name"}
+}
+
+// reservedLogins are accounts that systems come with.
+var reservedLogins = []string{"root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data",
+	"backup", "list", "irc", "nobody", "sshd", "messagebus", "xrdp", "postgres", "admin", "administrator", "guest", "adm", "sudo", "wheel",
+	"staff", "users", "sft-users", "sft-admin", "sftd-broker", "systemd-network", "defaultaccount", "wdagutilityaccount", "ubuntu", "debian", "ec2-user"}
+
+// CreateUserRequest is POST /v1/teams/{team}/users.
+type CreateUserRequest struct {
+	Team     string `path:"team" json:"-"`
+	Name     string `json:"name"`
+	FullName string `json:"full_name"`
+	Email    string `json:"email"`
+}
+
+// CreateUserReply shows the user's one-time sign-in link, once.
+type CreateUserReply struct {
+	sft.User
+	FirstUseURL string `json:"first_use_url"`
+}
+
+// newUser makes a user with its login name and ids.
+func (p *Platform) newUser(tx *store.Tx, teamID, name, fullName, email string, kind sft.UserType) (store.UserRecord, error) {
+	if err := sft.CheckName("user", name); err != nil {
+		return store.UserRecord{}, err
+	}
+	if len(fullName) > 200 || len(email) > 200 || strings.ContainsFunc(fullName+email, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return store.UserRecord{}, &sft.Error{Code: sft.Invalid, Msg: "the full name or email cannot be used", Hint: "use up to 200 characters in one line"}
+	}
+	u := store.UserRecord{TeamID: teamID}
+	var err error
+	u.ID, u.Name, u.Type, u.Status = audit.NewID(), name, kind, sft.StatusActive
+	u.Details = sft.UserDetails{FullName: fullName, Email: email}
+	u.CreateAt = p.Now().UTC()
+	if u.Login, err = loginFor(tx, teamID, name); err != nil {
+		return u, err
+	}
+	if u.UID, u.GID, err = tx.NextIDs(teamID); err != nil {
+		return u, err
+	}
+	return u, exists(tx.AddUser(u), "user", name)
+}
+
+// firstUse makes a one-time sign-in link for a user; those before it end.
+func (p *Platform) firstUse(tx *store.Tx, userID string) (string, error) {
+	secret, hash := newToken()
+	if err := tx.EndFirstUses(userID); err != nil {
+		return "", err
+	}
+	return p.URL + "/first-use?secret=" + secret.Reveal(), tx.AddFirstUse(hash, userID, p.Now().Add(firstUseLife))
+}
+
+// CreateUser makes a person, who signs in with a one-time link first.
+func (p *Platform) CreateUser(ctx context.Context, a Actor, r CreateUserRequest) (CreateUserReply, error) {
+	var reply CreateUserReply
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := p.newUser(tx, k.team.ID, r.Name, r.FullName, r.Email, sft.Human)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		reply.User = u.User
+		if reply.FirstUseURL, err = p.firstUse(tx, u.ID); err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.UserCreate, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"login": u.Login, "uid": fmt.Sprint(u.UID)}
+		// The group "everyone" may be in a project.
+		return e, tx.ReviseTeam(k.team.ID)
+	})
+	return reply, err
+}
+
+// UserRequest names a user.
+type UserRequest struct {
+	Team string `path:"team" json:"-"`
+	User string `path:"user" json:"-"`
+}
+
+// TeamRequest names a team.
+type TeamRequest struct {
+	Team string `path:"team" json:"-"`
+}
+
+// read runs an operation that only reads.
+func read[T any](ctx context.Context, p *Platform, a Actor, team string, action policy.Action, fn func(*store.Tx, asker) (T, error)) (T, error) {
+	var v T
+	err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		k, err := p.as(tx, a, team, action)
+		if err != nil {
+			return err
+		}
+		v, err = fn(tx, k)
+		return err
+	})
+	return v, err
+}
+
+// ListUsers returns the people of a team.
+func (p *Platform) ListUsers(ctx context.Context, a Actor, r TeamRequest) ([]sft.User, error) {
+	return p.listUsers(ctx, a, r.Team, sft.Human)
+}
+
+// ListServiceUsers returns the service users of a team.
+func (p *Platform) ListServiceUsers(ctx context.Context, a Actor, r TeamRequest) ([]sft.User, error) {
+	return p.listUsers(ctx, a, r.Team, sft.Service)
+}
+
+func (p *Platform) listUsers(ctx context.Context, a Actor, team string, kind sft.UserType) ([]sft.User, error) {
+	return read(ctx, p, a, team, policy.Read, func(tx *store.Tx, k asker) ([]sft.User, error) {
+		list := []sft.User{}
+		users, err := tx.Users(k.team.ID)
+		for _, u := range users {
+			if u.Type == kind {
+				list = append(list, u.User)
+			}
+		}
+		slices.SortFunc(list, func(a, b sft.User) int { return strings.Compare(a.Name, b.Name) })
+		return list, err
+	})
+}
+
+// GetUser returns one user.
+func (p *Platform) GetUser(ctx context.Context, a Actor, r UserRequest) (sft.User, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.User, error) {
+		u, err := tx.User(k.team.ID, r.User)
+		return u.User, notFound(err, "user", r.User)
+	})
+}
+
+// UpdateUserRequest is PUT /v1/teams/{team}/users/{user}; what is left out
+// stays.
+type UpdateUserRequest struct {
+	Team   string     `path:"team" json:"-"`
+	User   string     `path:"user" json:"-"`
+	Status sft.Status `json:"status"`
+}
+
+// UpdateUser enables, disables or deletes a user. Nobody does that to
+// themselves, and a deleted user stays deleted.
+func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := tx.User(k.team.ID, r.User)
+		if err != nil {
+			return audit.Event{}, notFound(err, "user", r.User)
+		}
+		switch {
+		case u.ID == k.user.ID:
+			return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "nobody may change their own status", Hint: "ask another administrator"}
+		case r.Status != sft.StatusActive && r.Status != sft.StatusDisabled && r.Status != sft.StatusDeleted:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(r.Status)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
+		case u.Status == sft.StatusDeleted:
+			return audit.Event{}, noSuch("user", r.User)
+		}
+		kind := audit.UserUpdate
+		if r.Status == sft.StatusDeleted {
+			kind = audit.UserRemove
+		}
+		e := p.event(a, kind, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"status": string(r.Status), "was": string(u.Status)}
+		u.Status = r.Status
+		if err := tx.SaveUser(u); err != nil {
+			return e, err
+		}
+		if r.Status != sft.StatusActive {
+			if err := errors.Join(tx.EndWebSessions(u.ID), tx.EndFirstUses(u.ID)); err != nil {
+				return e, err
+			}
+		}
+		return e, tx.ReviseTeam(k.team.ID)
+	})
+}
+
+// ResetUser makes a new one-time link for a person; the old password stays
+// until it is used.
+func (p *Platform) ResetUser(ctx context.Context, a Actor, r UserRequest) (CreateUserReply, error) {
+	var reply CreateUserReply
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := tx.User(k.team.ID, r.User)
+		if err != nil || u.Type != sft.Human || u.Status != sft.StatusActive {
+			if err == nil {
+				err = store.ErrNotFound
+			}
+			return audit.Event{}, notFound(err, "user", r.User)
+		}
+		reply.User = u.User
+		reply.FirstUseURL, err = p.firstUse(tx, u.ID)
+		e := p.event(a, audit.PasswordChange, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"how": "one-time link made"}
+		return e, err
+	})
+	return reply, err
+}
+
+// ServiceUserRequest is POST /v1/teams/{team}/service_users.
+type ServiceUserRequest struct {
+	Team string `path:"team" json:"-"`
+	Name string `json:"name"`
+}
+
+// CreateServiceUser makes a service user, without a key.
+func (p *Platform) CreateServiceUser(ctx context.Context, a Actor, r ServiceUserRequest) (sft.User, error) {
+	var u store.UserRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err = p.newUser(tx, k.team.ID, r.Name, "", "", sft.Service)
+		return p.event(a, audit.UserCreate, k.team.Name, "", r.Name), err
+	})
+	return u.User, err
+}
+
+// KeyReply shows a service user's new key, once.
+type KeyReply struct {
+	sft.ServiceKey
+	Secret string `json:"key_secret"`
+}
+
+func (p *Platform) newKey(tx *store.Tx, userID string) (KeyReply, error) {
+	secret, hash := newToken()
+	k := store.KeyRecord{UserID: userID, SecretHash: hash}
+	k.ID, k.IssuedAt = audit.NewID(), p.Now().UTC()
+	return KeyReply{k.ServiceKey, secret.Reveal()}, tx.AddKey(k)
+}
+
+// keyOverlap is how long a rotated key works beside the new one.
+const keyOverlap = 24 * time.Hour
+
+// RotateKey makes a new key for a service user; older ones end in a day.
+func (p *Platform) RotateKey(ctx context.Context, a Actor, r UserRequest) (KeyReply, error) {
+	var reply KeyReply
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, u, err := p.serviceUser(tx, a, r, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if err := tx.ExpireKeys(u.ID, p.Now().Add(keyOverlap)); err != nil {
+			return audit.Event{}, err
+		}
+		reply, err = p.newKey(tx, u.ID)
+		e := p.event(a, audit.KeyRotate, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"key": reply.ID}
+		return e, err
+	})
+	return reply, err
+}
+
+func (p *Platform) serviceUser(tx *store.Tx, a Actor, r UserRequest, action policy.Action) (asker, store.UserRecord, error) {
+	k, err := p.as(tx, a, r.Team, action)
+	if err != nil {
+		return k, store.UserRecord{}, err
+	}
+	u, err := tx.User(k.team.ID, r.User)
+	if err == nil && (u.Type != sft.Service || u.Status == sft.StatusDeleted) {
+		err = store.ErrNotFound
+	}
+	return k, u, notFound(err, "service user", r.User)
+}
+
+// ListKeys returns a service user's keys, without their secrets.
+func (p *Platform) ListKeys(ctx context.Context, a Actor, r UserRequest) ([]sft.ServiceKey, error) {
+	list := []sft.ServiceKey{}
+	err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		_, u, err := p.serviceUser(tx, a, r, policy.Administer)
+		if err != nil {
+			return err
+		}
+		keys, err := tx.Keys(u.ID)
+		for _, k := range keys {
+			list = append(list, k.ServiceKey)
+		}
+		return err
+	})
+	return list, err
+}
+
+// KeyRequest names a key of a service user.
+type KeyRequest struct {
+	Team string `path:"team" json:"-"`
+	User string `path:"user" json:"-"`
+	Key  string `path:"key" json:"-"`
+}
+
+// DeleteKey ends a key at once.
+func (p *Platform) DeleteKey(ctx context.Context, a Actor, r KeyRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, u, err := p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.KeyDelete, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"key": r.Key}
+		return e, notFound(tx.RemoveKey(u.ID, r.Key), "key", r.Key)
+	})
+}
+
+// GroupRequest names a group; the body of POST and PUT is the group.
+type GroupRequest struct {
+	Team  string     `path:"team" json:"-"`
+	Group string     `path:"group" json:"-"`
+	Name  string     `json:"name"`
+	Roles []sft.Role `json:"roles"`
+}
+
+func checkRoles(roles []sft.Role) error {
+	for _, r := range roles {
+		if r != sft.AccessAdmin && r != sft.AccessUser && r != sft.ReportingUser {
+			return &sft.Error{Code: sft.Invalid, Msg: "role " + sft.Quote(string(r)) + " is unknown", Hint: "use access_admin, access_user or reporting_user"}
+		}
+	}
+	return nil
+}
+
+func (p *Platform) newGroup(tx *store.Tx, teamID, name string, roles []sft.Role) (store.GroupRecord, error) {
+	g := store.GroupRecord{TeamID: teamID}
+	if err := sft.CheckName("group", name); err != nil {
+		return g, err
+	}
+	if err := checkRoles(roles); err != nil {
+		return g, err
+	}
+	if roles == nil {
+		roles = []sft.Role{}
+	}
+	g.ID, g.Name, g.Roles, g.CreatedAt = audit.NewID(), name, roles, p.Now().UTC()
+	return g, exists(tx.AddGroup(g), "group", name)
+}
+
+// CreateGroup makes a group.
+func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sft.Group, error) {
+	var g store.GroupRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		g, err = p.newGroup(tx, k.team.ID, r.Name, r.Roles)
+		return p.event(a, audit.GroupCreate, k.team.Name, "", r.Name), err
+	})
+	return g.Group, err
+}
+
+// ListGroups returns the groups of a team.
+func (p *Platform) ListGroups(ctx context.Context, a Actor, r TeamRequest) ([]sft.Group, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.Group, error) {
+		list := []sft.Group{}
+		groups, err := tx.Groups(k.team.ID)
+		for _, g := range groups {
+			list = append(list, g.Group)
+		}
+		slices.SortFunc(list, func(a, b sft.Group) int { return strings.Compare(a.Name, b.Name) })
+		return list, err
+	})
+}
+
+// GetGroup returns one group.
+func (p *Platform) GetGroup(ctx context.Context, a Actor, r GroupRequest) (sft.Group, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.Group, error) {
+		g, err := tx.Group(k.team.ID, r.Group)
+		return g.Group, notFound(err, "group", r.Group)
+	})
+}
+
+// UpdateGroup sets a group's roles. The owners keep theirs.
+func (p *Platform) UpdateGroup(ctx context.Context, a Actor, r GroupRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, r)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if err := checkRoles(r.Roles); err != nil {
+			return audit.Event{}, err
+		}
+		if g.Name == sft.Owners {
+			return audit.Event{}, builtIn(g.Name)
+		}
+		e := p.event(a, audit.GroupUpdate, k.team.Name, "", g.Name)
+		e.Detail = map[string]string{"roles": fmt.Sprint(r.Roles), "was": fmt.Sprint(g.Roles)}
+		if r.Roles == nil {
+			r.Roles = []sft.Role{}
+		}
+		return e, tx.SetRoles(g.ID, r.Roles)
+	})
+}
+
+func builtIn(name string) error {
+	return &sft.Error{Code: sft.Denied, Msg: "the group " + sft.Quote(name) + " is built in", Hint: "make a group of your own"}
+}
+
+func (p *Platform) group(tx *store.Tx, a Actor, r GroupRequest) (asker, store.GroupRecord, error) {
+	k, err := p.as(tx, a, r.Team, policy.Administer)
+	if err != nil {
+		return k, store.GroupRecord{}, err
+	}
+	g, err := tx.Group(k.team.ID, r.Group)
+	return k, g, notFound(err, "group", r.Group)
+}
+
+// DeleteGroup deletes a group, and with it the access that it gave.
+func (p *Platform) DeleteGroup(ctx context.Context, a Actor, r GroupRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, r)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if g.Name == sft.Owners || g.Name == sft.Everyone {
+			return audit.Event{}, builtIn(g.Name)
+		}
+		if err := tx.ReviseGroup(g.ID); err != nil {
+			return audit.Event{}, err
+		}
+		return p.event(a, audit.GroupDelete, k.team.Name, "", g.Name), tx.RemoveGroup(g.ID)
+	})
+}
+
+// MemberRequest names a user in a group; POST has the user in the body.
+type MemberRequest struct {
+	Team  string `path:"team" json:"-"`
+	Group string `path:"group" json:"-"`
+	User  string `path:"user" json:"-"`
+	Name  string `json:"name"`
+}
+
+// ListMembers returns the users in a group.
+func (p *Platform) ListMembers(ctx context.Context, a Actor, r MemberRequest) ([]sft.User, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.User, error) {
+		g, err := tx.Group(k.team.ID, r.Group)
+		if err != nil {
+			return nil, notFound(err, "group", r.Group)
+		}
+		users, err := tx.Members(g.ID)
+		if g.Name == sft.Everyone {
+			users, err = tx.Users(k.team.ID)
+		}
+		list := []sft.User{}
+		for _, u := range users {
+			if u.Status != sft.StatusDeleted {
+				list = append(list, u.User)
+			}
+		}
+		slices.SortFunc(list, func(a, b sft.User) int { return strings.Compare(a.Name, b.Name) })
+		return list, err
+	})
+}
+
+// AddMember puts a user into a group. Doing it again does nothing.
+func (p *Platform) AddMember(ctx context.Context, a Actor, r MemberRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, GroupRequest{Team: r.Team, Group: r.Group})
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if g.Name == sft.Everyone {
+			return audit.Event{}, builtIn(g.Name)
+		}
+		u, err := tx.User(k.team.ID, r.Name)
+		if err == nil && u.Status == sft.StatusDeleted {
+			err = store.ErrNotFound
+		}
+		if err != nil {
+			return audit.Event{}, notFound(err, "user", r.Name)
+		}
+		e := p.event(a, audit.MemberAdd, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"group": g.Name}
+		added, err := tx.AddMember(g.ID, u.ID)
+		if !added || err != nil {
+			return e, err
+		}
+		return e, tx.ReviseGroup(g.ID)
+	})
+}
+
+// RemoveMember takes a user out of a group, and with it the access that it
+// gave: the agents end what is open within seconds. The last owner stays.
+func (p *Platform) RemoveMember(ctx context.Context, a Actor, r MemberRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, GroupRequest{Team: r.Team, Group: r.Group})
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := tx.User(k.team.ID, r.User)
+		if err != nil {
+			return audit.Event{}, notFound(err, "user", r.User)
+		}
+		if err := tx.RemoveMember(g.ID, u.ID); err != nil {
+			return audit.Event{}, notFound(err, "member", r.User)
+		}
+		if g.Name == sft.Owners {
+			rest, err := tx.Members(g.ID)
+			if err != nil {
+				return audit.Event{}, err
+			}
+			if !slices.ContainsFunc(rest, func(u store.UserRecord) bool { return u.Status == sft.StatusActive && u.Type == sft.Human }) {
+				return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: sft.Quote(u.Name) + " is the last owner of the team", Hint: "add another owner first"}
+			}
+		}
+		e := p.event(a, audit.MemberRemove, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"group": g.Name}
+		return e, tx.ReviseGroup(g.ID)
+	})
+}

@@ -1,0 +1,263 @@
+// Package platform is every operation of the control plane, whole: each one
+// finds the facts, asks package policy, makes the change and records the
+// event, in one transaction. What carries an operation here (HTTP, the
+// command line) decides nothing.
+//
+// An operation takes the Actor who asks and trusts nothing of it that may
+// have changed since it was authenticated: who it is, is read again beside
+// the change.
+package platform
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// A Platform is the control plane on one database.
+type Platform struct {
+	DB     *store.DB
+	Sealer ca.Sealer
+	URL    string // as people and agents reach it; the audience of signed requests
+	Log    *slog.Logger
+	Now    func() time.Time
+
+	limits  limits
+	news    news
+	mu      sync.Mutex
+	opened  map[string]*ca.Authority // by CA id
+	tokenMu sync.Mutex
+	tokenK  []byte
+}
+
+// New returns the platform on a database that Init has prepared.
+func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now func() time.Time) (*Platform, error) {
+	if now == nil {
+		now = time.Now
+	}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, opened: map[string]*ca.Authority{}}
+	p.news.ch = make(chan struct{})
+	err := db.Read(ctx, func(tx *store.Tx) (err error) {
+		p.URL, err = tx.Setting("url")
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errors.New("the database is empty; run \"sft-platform init\" first")
+	}
+	return p, err
+}
+
+// An Actor is who asks for an operation, as far as it was proven. The zero
+// Actor is nobody.
+type Actor struct {
+	Addr   string // where the request came from
+	User   string // id of the person or service user behind it
+	Client string // id of the client that signed it
+	Server string // id of the server that signed it
+	Name   string // for events
+	Web    bool   // signed in with a browser
+	Key    string // id of the service user's key
+
+	// RequestID is the id of a signed request; it may change something once.
+	RequestID      string
+	RequestExpires time.Time
+}
+
+// audit says who the actor is in an event.
+func (a Actor) audit() audit.Actor {
+	switch {
+	case a.Server != "":
+		return audit.Actor{Kind: "server", ID: a.Server, Name: a.Name, Addr: a.Addr}
+	case a.Client != "":
+		return audit.Actor{Kind: "client", ID: a.User, Name: a.Name, Addr: a.Addr}
+	case a.Key != "":
+		return audit.Actor{Kind: "service", ID: a.User, Name: a.Name, Addr: a.Addr}
+	case a.User != "":
+		return audit.Actor{Kind: "user", ID: a.User, Name: a.Name, Addr: a.Addr}
+	}
+	return audit.Actor{Kind: "anonymous", Addr: a.Addr}
+}
+
+// event begins the event of an operation.
+func (p *Platform) event(a Actor, kind audit.Kind, team, project, target string) audit.Event {
+	return audit.Event{ID: audit.NewID(), Time: p.Now().UTC(), Kind: kind, Team: team, Project: project,
+		Actor: a.audit(), Client: a.Client, Target: target, Outcome: audit.Success}
+}
+
+// once refuses a signed request that was seen before.
+func (p *Platform) once(tx *store.Tx, a Actor) error {
+	if a.RequestID == "" {
+		return nil
+	}
+	err := tx.UseID(a.RequestID, a.RequestExpires.Add(2*api.MaxSkew))
+	if errors.Is(err, store.ErrExists) {
+		return &sft.Error{Code: sft.Replayed, Msg: "this request was seen before", Hint: "make a new request"}
+	}
+	return err
+}
+
+// change runs an operation that changes something, for an actor of any kind,
+// and tells those who wait for news.
+func (p *Platform) change(ctx context.Context, a Actor, fn func(*store.Tx) (audit.Event, error)) error {
+	return p.do(ctx, a, p.DB.Change, fn)
+}
+
+// add is change for operations that only add records of their own.
+func (p *Platform) add(ctx context.Context, a Actor, fn func(*store.Tx) (audit.Event, error)) error {
+	return p.do(ctx, a, p.DB.Add, fn)
+}
+
+func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, func(*store.Tx) (audit.Event, error)) error, fn func(*store.Tx) (audit.Event, error)) error {
+	err := in(ctx, func(tx *store.Tx) (audit.Event, error) {
+		if err := p.once(tx, a); err != nil {
+			return audit.Event{}, err
+		}
+		return fn(tx)
+	})
+	if err == nil {
+		p.news.tell()
+	}
+	return err
+}
+
+// refuse records an event of an operation that was refused, and returns err.
+// Where the record cannot be stored, that is the error.
+func (p *Platform) refuse(ctx context.Context, e audit.Event, err error) error {
+	e.Outcome = audit.Refused
+	if e.Detail == nil {
+		e.Detail = map[string]string{}
+	}
+	e.Detail["why"] = err.Error()
+	if aerr := p.DB.Add(ctx, func(*store.Tx) (audit.Event, error) { return e, nil }); aerr != nil {
+		return fmt.Errorf("record a refusal: %w", aerr)
+	}
+	return err
+}
+
+// An asker is an actor whose team, standing and roles were read again.
+type asker struct {
+	team  sft.Team
+	user  store.UserRecord
+	roles []sft.Role
+}
+
+var errNobody = &sft.Error{Code: sft.SignIn, Msg: "nobody is signed in", Hint: "sign in, then try again"}
+
+// as finds out who asks, and whether they may do the action in the team. A
+// team of others reads as one that does not exist.
+func (p *Platform) as(tx *store.Tx, a Actor, teamName string, action policy.Action) (asker, error) {
+	var k asker
+	if a.User == "" {
+		return k, errNobody
+	}
+	var err error
+	if k.user, err = tx.UserByID(a.User); err != nil {
+		return k, notFound(err, "user", a.User)
+	}
+	if k.team, err = tx.TeamByID(k.user.TeamID); err != nil {
+		return k, err
+	}
+	if sft.Fold(k.team.Name) != sft.Fold(teamName) {
+		return k, noSuch("team", teamName)
+	}
+	if k.user.Status != sft.StatusActive {
+		return k, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " is not active", Hint: "ask an administrator of the team"}
+	}
+	groups, err := tx.GroupsOf(k.user)
+	if err != nil {
+		return k, err
+	}
+	for _, g := range groups {
+		k.roles = append(k.roles, g.Roles...)
+	}
+	if !policy.May(k.user.Status, k.roles, action) {
+		return k, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " may not do this",
+			Hint: "ask an administrator of the team for a group with the role access_admin"}
+	}
+	return k, nil
+}
+
+func noSuch(kind, name string) error {
+	return &sft.Error{Code: sft.NotFound, Msg: "there is no " + kind + " " + sft.Quote(name), Hint: "check the name"}
+}
+
+// notFound turns the store's word into the caller's.
+func notFound(err error, kind, name string) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return noSuch(kind, name)
+	}
+	return err
+}
+
+func exists(err error, kind, name string) error {
+	if errors.Is(err, store.ErrExists) {
+		return &sft.Error{Code: sft.Exists, Msg: "there is a " + kind + " " + sft.Quote(name) + " already", Hint: "choose another name"}
+	}
+	return err
+}
+
+// A token is a secret that the platform gives away once and keeps the hash
+// of: 256 random bits, so that a plain hash is enough.
+func newToken() (secret sft.Secret, hash []byte) {
+	var b [32]byte
+	rand.Read(b[:])
+	s := base64.RawURLEncoding.EncodeToString(b[:])
+	return sft.NewSecret(s), tokenHash(s)
+}
+
+func tokenHash(s string) []byte {
+	h := sha256.Sum256([]byte(s))
+	return h[:]
+}
+
+// news wakes the agents' hanging requests after each change.
+type news struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// wait returns a channel that is closed at the next change.
+func (n *news) wait() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ch
+}
+
+func (n *news) tell() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.ch)
+	n.ch = make(chan struct{})
+}
+
+// Healthy tells whether the database answers.
+func (p *Platform) Healthy(ctx context.Context) error { return p.DB.Ping(ctx) }
+
+// Run does the platform's housekeeping until ctx ends.
+func (p *Platform) Run(ctx context.Context) {
+	t := time.NewTicker(time.Minute)
+	defer t.Stop()
+	for {
+		if err := p.DB.Note(ctx, func(n store.Notes) error { return n.Sweep(p.Now()) }); err != nil && ctx.Err() == nil {
+			p.Log.Error("sweep the database", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}

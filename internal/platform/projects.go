@@ -1,0 +1,475 @@
+package platform
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// ProjectRequest names a project; the body of POST and PUT is the project,
+// and what is left out has its default or stays.
+type ProjectRequest struct {
+	Team                string `path:"team" json:"-"`
+	Project             string `path:"project" json:"-"`
+	Self                string `query:"self" json:"-"` // "true": only those whose servers the asker may reach
+	Name                string `json:"name"`
+	CreateServerUsers   *bool  `json:"create_server_users"`
+	DeleteServerUsers   *bool  `json:"delete_server_users"`
+	MaxSession          *int64 `json:"max_session_seconds"`
+	DisconnectedSession *int64 `json:"disconnected_session_seconds"`
+}
+
+// apply sets what the request names, within its limits.
+func (r ProjectRequest) apply(pr *sft.Project) error {
+	if r.CreateServerUsers != nil {
+		pr.CreateServerUsers = *r.CreateServerUsers
+	}
+	if r.DeleteServerUsers != nil {
+		pr.DeleteServerUsers = *r.DeleteServerUsers
+	}
+	for _, s := range []struct {
+		name     string
+		from     *int64
+		to       *int64
+		min, max int64
+	}{
+		{"max_session_seconds", r.MaxSession, &pr.MaxSession, 60, 7 * 24 * 3600},
+		{"disconnected_session_seconds", r.DisconnectedSession, &pr.DisconnectedSession, 0, 7 * 24 * 3600},
+	} {
+		if s.from == nil {
+			continue
+		}
+		if *s.from < s.min || *s.from > s.max {
+			return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is %d", s.name, *s.from), Hint: fmt.Sprintf("use %d to %d seconds", s.min, s.max)}
+		}
+		*s.to = *s.from
+	}
+	return nil
+}
+
+// CreateProject makes a project with its own authorities.
+func (p *Platform) CreateProject(ctx context.Context, a Actor, r ProjectRequest) (sft.Project, error) {
+	var pr store.ProjectRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		pr, err = p.newProject(tx, k.team.ID, r)
+		return p.event(a, audit.ProjectCreate, k.team.Name, r.Name, r.Name), err
+	})
+	return pr.Project, err
+}
+
+func (p *Platform) newProject(tx *store.Tx, teamID string, r ProjectRequest) (store.ProjectRecord, error) {
+	pr := store.ProjectRecord{TeamID: teamID}
+	if err := sft.CheckName("project", r.Name); err != nil {
+		return pr, err
+	}
+	now := p.Now().UTC()
+	pr.ID, pr.Name, pr.CreatedAt, pr.Revision = audit.NewID(), r.Name, now, 1
+	pr.CreateServerUsers, pr.MaxSession, pr.DisconnectedSession = true, 12*3600, 8*3600
+	if err := r.apply(&pr.Project); err != nil {
+		return pr, err
+	}
+	if err := exists(tx.AddProject(pr), "project", r.Name); err != nil {
+		return pr, err
+	}
+	for _, kind := range ca.ProjectKinds {
+		if err := p.newCA(tx, pr.ID, kind, fmt.Sprintf("%s CA of project %s", kind, pr.Name)); err != nil {
+			return pr, err
+		}
+	}
+	return pr, nil
+}
+
+// newCA makes and stores an authority; its key is sealed under its id.
+func (p *Platform) newCA(tx *store.Tx, projectID string, kind ca.Kind, title string) error {
+	id := audit.NewID()
+	s, err := ca.New(kind, id, title, p.Sealer, p.Now())
+	if err != nil {
+		return err
+	}
+	return tx.AddCA(store.CARecord{ID: id, ProjectID: projectID, Kind: string(kind), Public: s.Public, Sealed: s.Key, CreatedAt: p.Now(), NotAfter: s.NotAfter})
+}
+
+// authorities returns those of a project, the newest last. Their keys are
+// unsealed once and kept.
+func (p *Platform) authorities(tx *store.Tx, projectID string, kind ca.Kind) ([]*ca.Authority, error) {
+	records, err := tx.CAs(projectID)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(records, func(a, b store.CARecord) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	var list []*ca.Authority
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range records {
+		if r.Kind != string(kind) || !r.NotAfter.After(p.Now()) {
+			continue
+		}
+		a := p.opened[r.ID]
+		if a == nil {
+			if a, err = ca.Open(ca.Sealed{Kind: kind, Public: r.Public, Key: r.Sealed, NotAfter: r.NotAfter}, r.ID, p.Sealer); err != nil {
+				return nil, err
+			}
+			p.opened[r.ID] = a
+		}
+		list = append(list, a)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("the project has no %s CA that is still good", kind)
+	}
+	return list, nil
+}
+
+func certificates(list []*ca.Authority) (der [][]byte) {
+	for _, a := range list {
+		der = append(der, a.Certificate())
+	}
+	return der
+}
+
+// ListProjects returns the projects of a team.
+func (p *Platform) ListProjects(ctx context.Context, a Actor, r ProjectRequest) ([]sft.Project, error) {
+	action := policy.Read
+	if r.Self == "true" {
+		action = policy.OwnClient
+	}
+	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) ([]sft.Project, error) {
+		list := []sft.Project{}
+		projects, err := tx.Projects(k.team.ID)
+		if err != nil {
+			return nil, err
+		}
+		reach, err := reachOf(tx, k.user)
+		for _, pr := range projects {
+			if r.Self != "true" || reach[pr.ID].Access {
+				list = append(list, pr.Project)
+			}
+		}
+		slices.SortFunc(list, func(a, b sft.Project) int { return strings.Compare(a.Name, b.Name) })
+		return list, err
+	})
+}
+
+// GetProject returns one project.
+func (p *Platform) GetProject(ctx context.Context, a Actor, r ProjectRequest) (sft.Project, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.Project, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		return pr.Project, notFound(err, "project", r.Project)
+	})
+}
+
+// inProject is as for operations on a project.
+func (p *Platform) inProject(tx *store.Tx, a Actor, team, project string, action policy.Action) (asker, store.ProjectRecord, error) {
+	k, err := p.as(tx, a, team, action)
+	if err != nil {
+		return k, store.ProjectRecord{}, err
+	}
+	pr, err := tx.Project(k.team.ID, project)
+	return k, pr, notFound(err, "project", project)
+}
+
+// UpdateProject changes a project's settings.
+func (p *Platform) UpdateProject(ctx context.Context, a Actor, r ProjectRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if r.Name != "" && r.Name != pr.Name {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a project keeps its name", Hint: "make a new project"}
+		}
+		if err := r.apply(&pr.Project); err != nil {
+			return audit.Event{}, err
+		}
+		if err := tx.SaveProject(pr); err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.ProjectUpdate, k.team.Name, pr.Name, pr.Name)
+		e.Detail = map[string]string{"create_server_users": fmt.Sprint(pr.CreateServerUsers), "delete_server_users": fmt.Sprint(pr.DeleteServerUsers),
+			"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession)}
+		return e, tx.Revise(pr.ID)
+	})
+}
+
+// DeleteProject deletes a project that has no servers.
+func (p *Platform) DeleteProject(ctx context.Context, a Actor, r ProjectRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		servers, err := tx.Servers(pr.ID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if len(servers) > 0 {
+			return audit.Event{}, &sft.Error{Code: sft.Exists, Msg: fmt.Sprintf("project %s still has %d servers", sft.Quote(pr.Name), len(servers)), Hint: "delete its servers first"}
+		}
+		return p.event(a, audit.ProjectDelete, k.team.Name, pr.Name, pr.Name), tx.RemoveProject(pr.ID, p.Now())
+	})
+}
+
+// ProjectGroupRequest names a group in a project; POST has it in the body.
+type ProjectGroupRequest struct {
+	Team            string `path:"team" json:"-"`
+	Project         string `path:"project" json:"-"`
+	Group           string `path:"group" json:"-"`
+	Name            string `json:"name"`
+	ServerAccess    bool   `json:"server_access"`
+	ServerAdmin     bool   `json:"server_admin"`
+	ServersSelector string `json:"servers_selector"`
+}
+
+// ListProjectGroups returns the groups of a project.
+func (p *Platform) ListProjectGroups(ctx context.Context, a Actor, r ProjectGroupRequest) ([]sft.ProjectGroup, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.ProjectGroup, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return nil, notFound(err, "project", r.Project)
+		}
+		list := []sft.ProjectGroup{}
+		groups, err := tx.ProjectGroups(pr.ID)
+		for _, g := range groups {
+			list = append(list, g.ProjectGroup)
+		}
+		slices.SortFunc(list, func(a, b sft.ProjectGroup) int { return strings.Compare(a.Group, b.Group) })
+		return list, err
+	})
+}
+
+// AddProjectGroup lets a group into a project.
+func (p *Platform) AddProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest) (sft.ProjectGroup, error) {
+	var pg sft.ProjectGroup
+	err := p.setProjectGroup(ctx, a, r, r.Name, func(tx *store.Tx, g store.ProjectGroupRecord) error {
+		pg = g.ProjectGroup
+		return exists(tx.AddProjectGroup(g), "group in the project called", g.Group)
+	})
+	return pg, err
+}
+
+// UpdateProjectGroup changes what a group may do in a project.
+func (p *Platform) UpdateProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest) (struct{}, error) {
+	return struct{}{}, p.setProjectGroup(ctx, a, r, r.Group, func(tx *store.Tx, g store.ProjectGroupRecord) error {
+		return notFound(tx.SaveProjectGroup(g), "group in the project called", g.Group)
+	})
+}
+
+func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest, group string, set func(*store.Tx, store.ProjectGroupRecord) error) error {
+	return p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if r.ServersSelector != "" {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "servers_selector is not supported by this version", Hint: "leave it out, and make a project for those servers"}
+		}
+		g, err := tx.Group(k.team.ID, group)
+		if err != nil {
+			return audit.Event{}, notFound(err, "group", group)
+		}
+		rec := store.ProjectGroupRecord{ProjectID: pr.ID, GroupID: g.ID, ProjectGroup: sft.ProjectGroup{Group: g.Name,
+			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, CreatedAt: p.Now().UTC()}}
+		if err := set(tx, rec); err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.ProjectGroup, k.team.Name, pr.Name, g.Name)
+		e.Detail = map[string]string{"server_access": fmt.Sprint(r.ServerAccess), "server_admin": fmt.Sprint(r.ServerAdmin)}
+		return e, tx.Revise(pr.ID)
+	})
+}
+
+// RemoveProjectGroup takes a group out of a project.
+func (p *Platform) RemoveProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		g, err := tx.Group(k.team.ID, r.Group)
+		if err != nil {
+			return audit.Event{}, notFound(err, "group", r.Group)
+		}
+		if err := tx.RemoveProjectGroup(pr.ID, g.ID); err != nil {
+			return audit.Event{}, notFound(err, "group in the project called", r.Group)
+		}
+		return p.event(a, audit.ProjectUngroup, k.team.Name, pr.Name, g.Name), tx.Revise(pr.ID)
+	})
+}
+
+// TokenRequest names an enrollment token; the body of POST is the token.
+type TokenRequest struct {
+	Team        string     `path:"team" json:"-"`
+	Project     string     `path:"project" json:"-"`
+	ID          string     `path:"id" json:"-"`
+	Description string     `json:"description"`
+	ExpiresAt   *time.Time `json:"expires_at"`
+	MaxUses     int64      `json:"max_uses"`
+}
+
+// TokenReply shows an enrollment token, once.
+type TokenReply struct {
+	sft.EnrollmentToken
+	Token string `json:"token"` // what goes into the agent's token file
+}
+
+// CreateToken makes an enrollment token for a project's servers.
+func (p *Platform) CreateToken(ctx context.Context, a Actor, r TokenRequest) (TokenReply, error) {
+	var reply TokenReply
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		reply, err = p.newEnrollmentToken(tx, pr.ID, k.user.Name, r)
+		e := p.event(a, audit.TokenCreate, k.team.Name, pr.Name, reply.ID)
+		e.Detail = map[string]string{"description": r.Description}
+		return e, err
+	})
+	return reply, err
+}
+
+func (p *Platform) newEnrollmentToken(tx *store.Tx, projectID, by string, r TokenRequest) (TokenReply, error) {
+	var reply TokenReply
+	if len(r.Description) > 200 || r.MaxUses < 0 || r.ExpiresAt != nil && !r.ExpiresAt.After(p.Now()) {
+		return reply, &sft.Error{Code: sft.Invalid, Msg: "the token cannot be made", Hint: "use a description up to 200 characters, max_uses from 0, and expires_at in the future"}
+	}
+	secret, hash := newToken()
+	t := store.TokenRecord{ProjectID: projectID, SecretHash: hash}
+	t.ID, t.Description, t.CreatedBy, t.IssuedAt, t.ExpiresAt, t.MaxUses = audit.NewID(), r.Description, by, p.Now().UTC(), r.ExpiresAt, r.MaxUses
+	fingerprint, err := p.caFingerprint(tx)
+	if err != nil {
+		return reply, err
+	}
+	b, err := json.Marshal(api.EnrollmentToken{Secret: secret.Reveal(), URL: p.URL, Fingerprint: strings.TrimPrefix(fingerprint, "sha256:")})
+	if err != nil {
+		return reply, err
+	}
+	reply = TokenReply{t.EnrollmentToken, base64.StdEncoding.EncodeToString(b)}
+	return reply, tx.AddToken(t)
+}
+
+// ListTokens returns the enrollment tokens of a project, without their secrets.
+func (p *Platform) ListTokens(ctx context.Context, a Actor, r TokenRequest) ([]sft.EnrollmentToken, error) {
+	return read(ctx, p, a, r.Team, policy.ReadTokens, func(tx *store.Tx, k asker) ([]sft.EnrollmentToken, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return nil, notFound(err, "project", r.Project)
+		}
+		list := []sft.EnrollmentToken{}
+		tokens, err := tx.Tokens(pr.ID)
+		for _, t := range tokens {
+			list = append(list, t.EnrollmentToken)
+		}
+		slices.SortFunc(list, func(a, b sft.EnrollmentToken) int { return strings.Compare(a.ID, b.ID) })
+		return list, err
+	})
+}
+
+// DeleteToken ends an enrollment token; servers that used it stay.
+func (p *Platform) DeleteToken(ctx context.Context, a Actor, r TokenRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		return p.event(a, audit.TokenDelete, k.team.Name, pr.Name, r.ID), notFound(tx.RemoveToken(pr.ID, r.ID), "enrollment token", r.ID)
+	})
+}
+
+// ServerUserRequest names a project.
+type ServerUserRequest struct {
+	Team    string `path:"team" json:"-"`
+	Project string `path:"project" json:"-"`
+}
+
+// ListServerUsers returns the local accounts that should exist on a
+// project's servers.
+func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r ServerUserRequest) ([]sft.ServerUser, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.ServerUser, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return nil, notFound(err, "project", r.Project)
+		}
+		list := []sft.ServerUser{}
+		users, err := serverUsers(tx, pr)
+		for _, u := range users {
+			list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
+		}
+		return list, err
+	})
+}
+
+// serverUsers returns who may reach a project's servers, by login name.
+func serverUsers(tx *store.Tx, pr store.ProjectRecord) ([]api.StateUser, error) {
+	places, err := tx.ProjectGroups(pr.ID)
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]store.UserRecord{}
+	grants := map[string][]sft.ProjectGroup{}
+	for _, g := range places {
+		var members []store.UserRecord
+		if g.Group == sft.Everyone {
+			members, err = tx.Users(pr.TeamID)
+		} else {
+			members, err = tx.Members(g.GroupID)
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range members {
+			byID[u.ID] = u
+			grants[u.ID] = append(grants[u.ID], g.ProjectGroup)
+		}
+	}
+	list := []api.StateUser{}
+	for id, u := range byID {
+		if d := policy.Reach(u.Status, u.Type, grants[id]); d.Access {
+			list = append(list, api.StateUser{ID: u.ID, Name: u.Name, Login: u.Login, FullName: u.Details.FullName, UID: u.UID, GID: u.GID, Admin: d.Admin})
+		}
+	}
+	slices.SortFunc(list, func(a, b api.StateUser) int { return strings.Compare(a.Login, b.Login) })
+	return list, nil
+}
+
+// reachOf decides for one user on all projects.
+func reachOf(tx *store.Tx, u store.UserRecord) (map[string]policy.Decision, error) {
+	places, err := tx.ProjectGroupsOf(u)
+	if err != nil {
+		return nil, err
+	}
+	grants := map[string][]sft.ProjectGroup{}
+	for _, g := range places {
+		grants[g.ProjectID] = append(grants[g.ProjectID], g.ProjectGroup)
+	}
+	reach := map[string]policy.Decision{}
+	for id, g := range grants {
+		reach[id] = policy.Reach(u.Status, u.Type, g)
+	}
+	return reach, nil
+}
+
+// caFingerprint returns that of the platform's own CA, or "" when it serves a
+// certificate by another.
+func (p *Platform) caFingerprint(tx *store.Tx) (string, error) {
+	v, err := tx.Setting("ca_fingerprint")
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	return v, err
+}

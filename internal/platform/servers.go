@@ -1,0 +1,255 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// maxAltNames caps how many further names a host may claim.
+const maxAltNames = 32
+
+// checkFacts refuses what a host may not claim, and puts the rest in order.
+func checkFacts(f *api.Facts, addr string) error {
+	names := slices.Concat([]string{f.Hostname}, f.AltNames)
+	for _, opt := range []string{f.CanonicalName, f.Bastion} {
+		if opt != "" {
+			names = append(names, opt)
+		}
+	}
+	for _, n := range names {
+		if err := sft.CheckHostname(n); err != nil {
+			return err
+		}
+	}
+	if f.AccessAddress == "" {
+		f.AccessAddress = addr
+	}
+	if ip, err := netip.ParseAddr(f.AccessAddress); err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+		return &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " is not an IP address", Hint: "set AccessAddress in sftd.yaml to the address that clients can reach"}
+	}
+	clean := func(s string, max int) bool {
+		return len(s) <= max && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+	}
+	switch {
+	case len(f.AltNames) > maxAltNames:
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the host has %d AltNames", len(f.AltNames)), Hint: fmt.Sprintf("keep %d", maxAltNames)}
+	case f.BrokerPort < 1 || f.BrokerPort > 65535:
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%d is not a port", f.BrokerPort), Hint: "set BrokerAccessPort in sftd.yaml to 1 to 65535"}
+	case f.OSType != "linux" && f.OSType != "windows":
+		return &sft.Error{Code: sft.Invalid, Msg: "os_type " + sft.Quote(f.OSType) + " is unknown"}
+	case !clean(f.OS, 100) || !clean(f.Version, 50) || !clean(f.InstanceID, 100) || len(f.Services) > 8 || len(f.Problems) > 50:
+		return &sft.Error{Code: sft.Invalid, Msg: "the host's facts are too long or not readable"}
+	}
+	for _, s := range slices.Concat(f.Services, f.Problems) {
+		if !clean(s, 500) {
+			return &sft.Error{Code: sft.Invalid, Msg: "the host's facts are too long or not readable"}
+		}
+	}
+	return nil
+}
+
+// claimed are the names that a host wants to be found by.
+func claimed(f api.Facts) []string {
+	name := f.CanonicalName
+	if name == "" {
+		name = f.Hostname
+	}
+	return slices.Concat([]string{name}, f.AltNames, []string{f.AccessAddress})
+}
+
+// takeNames gives a server the names it claims, as far as no other server of
+// the project holds them. A new conflict is an event.
+func (p *Platform) takeNames(tx *store.Tx, a Actor, team string, s *store.ServerRecord) error {
+	taken, err := tx.TakeNames(s.ProjectID, s.ID, claimed(s.Facts))
+	if err != nil {
+		return err
+	}
+	if len(taken) > 0 && !slices.Equal(taken, s.NameConflict) {
+		e := p.event(a, audit.NameConflict, team, s.Project, s.Facts.Hostname)
+		e.Outcome = audit.Refused
+		e.Detail = map[string]string{"names": strings.Join(taken, " "), "server": s.ID}
+		tx.Also(e)
+	}
+	s.NameConflict = taken
+	return nil
+}
+
+// EnrollServer lets a host into the project of its enrollment token.
+func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServerRequest) (api.EnrollServerReply, error) {
+	var reply api.EnrollServerReply
+	if _, err := ca.PublicKey(r.DeviceKey); err != nil {
+		return reply, err
+	}
+	if err := checkFacts(&r.Facts, a.Addr); err != nil {
+		return reply, err
+	}
+	if !p.limits.allow(p.Now(), "enroll:"+a.Addr, 1e8, 200) {
+		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many enrolments from this address", Hint: "wait a minute, then try again"}
+	}
+	var refused audit.Event
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		t, err := tx.Token(tokenHash(r.Token))
+		bad := func() (audit.Event, error) {
+			return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "the enrollment token is unknown, deleted or used up", Hint: "make a new enrollment token and put it into the token file"}
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			return bad()
+		}
+		if err != nil {
+			return audit.Event{}, err
+		}
+		pr, err := tx.ProjectByID(t.ProjectID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		team, err := tx.TeamByID(pr.TeamID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		refused = p.event(a, audit.ServerEnroll, team.Name, pr.Name, r.Facts.Hostname)
+		refused.Detail = map[string]string{"token": t.ID}
+		if t.ExpiresAt != nil && !t.ExpiresAt.After(p.Now()) || t.MaxUses > 0 && t.Uses >= t.MaxUses {
+			return bad()
+		}
+		now := p.Now().UTC()
+		s := store.ServerRecord{ID: audit.NewID(), TeamID: team.ID, ProjectID: pr.ID, Project: pr.Name, DeviceKey: r.DeviceKey,
+			Facts: r.Facts, RegisteredAt: now, LastSeen: &now}
+		if err := tx.AddServer(s); errors.Is(err, store.ErrExists) {
+			return audit.Event{}, &sft.Error{Code: sft.Enrolled, Msg: "a server with this device key is enrolled already", Hint: "let the agent make a new key: remove its state and start it again"}
+		} else if err != nil {
+			return audit.Event{}, err
+		}
+		if err := p.takeNames(tx, a, team.Name, &s); err != nil {
+			return audit.Event{}, err
+		}
+		if err := tx.SaveServer(s); err != nil {
+			return audit.Event{}, err
+		}
+		if err := tx.UseToken(t.ID); err != nil {
+			return audit.Event{}, err
+		}
+		reply = api.EnrollServerReply{ServerID: s.ID, Team: team.Name, Project: pr.Name, URL: p.URL, Revision: pr.Revision}
+		if reply.CA, err = p.platformCA(tx); err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.ServerEnroll, team.Name, pr.Name, s.Facts.Hostname)
+		e.Detail = map[string]string{"server": s.ID, "token": t.ID}
+		return e, nil
+	})
+	if code := sft.CodeOf(err); err != nil && (code == sft.Denied || code == sft.Enrolled) {
+		if refused.Kind == "" {
+			refused = p.event(a, audit.ServerEnroll, "", "", r.Facts.Hostname)
+		}
+		err = p.refuse(ctx, refused, err)
+	}
+	return reply, err
+}
+
+// ServersRequest is GET /v1/teams/{team}/servers and, for one project, GET
+// /v1/teams/{team}/projects/{project}/servers.
+type ServersRequest struct {
+	Team    string    `path:"team" json:"-"`
+	Project string    `path:"project" json:"-"`
+	Name    string    `query:"project_name" json:"-"`
+	State   sft.State `query:"state" json:"-"`
+}
+
+// ListServers returns servers that the asker may reach, or, for those who
+// may read the team, all.
+func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) ([]sft.Server, error) {
+	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) ([]sft.Server, error) {
+		if r.Project == "" {
+			r.Project = r.Name
+		}
+		projects, err := tx.Projects(k.team.ID)
+		if err != nil {
+			return nil, err
+		}
+		reach, err := reachOf(tx, k.user)
+		if err != nil {
+			return nil, err
+		}
+		// A client lists what its person can connect to; the API lists the team.
+		everything := a.Client == "" && policy.May(k.user.Status, k.roles, policy.Read)
+		list := []sft.Server{}
+		found := r.Project == ""
+		for _, pr := range projects {
+			if r.Project != "" && sft.Fold(pr.Name) != sft.Fold(r.Project) || !reach[pr.ID].Access && !everything {
+				continue
+			}
+			found = true
+			servers, err := tx.Servers(pr.ID)
+			if err != nil {
+				return nil, err
+			}
+			for _, s := range servers {
+				if v := s.Server(p.Now()); r.State == "" || v.State == r.State {
+					list = append(list, v)
+				}
+			}
+		}
+		if !found {
+			return nil, noSuch("project", r.Project)
+		}
+		slices.SortFunc(list, func(a, b sft.Server) int {
+			return strings.Compare(a.Project+"\x00"+a.Name()+"\x00"+a.ID, b.Project+"\x00"+b.Name()+"\x00"+b.ID)
+		})
+		return list, nil
+	})
+}
+
+// ServerRequest names a server of a project by its id.
+type ServerRequest struct {
+	Team    string `path:"team" json:"-"`
+	Project string `path:"project" json:"-"`
+	ID      string `path:"id" json:"-"`
+}
+
+// GetServer returns one server.
+func (p *Platform) GetServer(ctx context.Context, a Actor, r ServerRequest) (sft.Server, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.Server, error) {
+		s, err := serverIn(tx, k, r)
+		return s.Server(p.Now()), err
+	})
+}
+
+func serverIn(tx *store.Tx, k asker, r ServerRequest) (store.ServerRecord, error) {
+	s, err := tx.ServerByID(r.ID)
+	if err == nil && (s.TeamID != k.team.ID || s.DeletedAt != nil || sft.Fold(s.Project) != sft.Fold(r.Project)) {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.ServerRecord{}, notFound(err, "server", r.ID)
+	}
+	return s, nil
+}
+
+// DeleteServer deletes a server's record: its agent is told that it was, and
+// its names are free again.
+func (p *Platform) DeleteServer(ctx context.Context, a Actor, r ServerRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		s, err := serverIn(tx, k, r)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.ServerRemove, k.team.Name, s.Project, s.Server(p.Now()).Name())
+		e.Detail = map[string]string{"server": s.ID}
+		return e, tx.RemoveServer(s.ID, p.Now())
+	})
+}

@@ -1,0 +1,76 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	_ "github.com/jackc/pgx/v5/stdlib" // the PostgreSQL driver
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// A dialect is everything the two databases do not share.
+type dialect struct {
+	goose  goose.Dialect
+	change string           // begins a change: nothing else is written or added until it ends
+	add    string           // begins an addition: no change happens until it ends, other additions may
+	unique func(error) bool // the row breaks a unique key
+}
+
+var sqliteDialect = dialect{
+	goose: goose.DialectSQLite3,
+	// SQLite has one writer at a time; the pool's transactions are IMMEDIATE.
+	unique: func(err error) bool {
+		e, ok := errors.AsType[*sqlite.Error](err)
+		return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+	},
+}
+
+var postgresDialect = dialect{
+	goose:  goose.DialectPostgres,
+	change: `SELECT pg_advisory_xact_lock(727407)`,
+	add:    `SELECT pg_advisory_xact_lock_shared(727407)`,
+	unique: func(err error) bool {
+		e, ok := errors.AsType[*pgconn.PgError](err)
+		return ok && e.Code == "23505"
+	},
+}
+
+// open connects to rawURL with two pools: the driver of SQLite lets a
+// "read-only" transaction write, so the reading pool is told by query_only.
+func open(rawURL string) (read, write *sql.DB, d dialect, err error) {
+	if path, ok := strings.CutPrefix(rawURL, "sqlite:"); ok {
+		if path == "" || strings.ContainsAny(path, "?#") {
+			return nil, nil, d, fmt.Errorf("database %q has no usable path; give sqlite:PATH", rawURL)
+		}
+		q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
+		q.Set("_txlock", "immediate")
+		if write, err = sql.Open("sqlite", "file:"+path+"?"+q.Encode()); err != nil {
+			return nil, nil, d, err
+		}
+		write.SetMaxOpenConns(1)
+		q.Del("_txlock")
+		q.Add("_pragma", "query_only(1)")
+		if read, err = sql.Open("sqlite", "file:"+path+"?"+q.Encode()); err != nil {
+			write.Close()
+			return nil, nil, d, err
+		}
+		read.SetMaxOpenConns(8)
+		read.SetMaxIdleConns(8)
+		return read, write, sqliteDialect, nil
+	}
+	if strings.HasPrefix(rawURL, "postgres://") || strings.HasPrefix(rawURL, "postgresql://") {
+		if write, err = sql.Open("pgx", rawURL); err != nil {
+			return nil, nil, d, errors.New("the database's URL is not readable; give postgres://USER@HOST/NAME")
+		}
+		write.SetMaxOpenConns(16)
+		write.SetMaxIdleConns(16)
+		return write, write, postgresDialect, nil
+	}
+	return nil, nil, d, errors.New("the database is neither sqlite:PATH nor postgres://…")
+}

@@ -1,0 +1,316 @@
+package store
+
+import (
+	"database/sql"
+	"encoding/json"
+	"time"
+
+	"sft"
+)
+
+// Setting returns the value of a setting of the platform, or ErrNotFound.
+func (n Notes) Setting(name string) (string, error) {
+	return one(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+		`SELECT value FROM settings WHERE name = $1`, name)
+}
+
+// SetSetting stores a setting of the platform.
+func (tx *Tx) SetSetting(name, value string) error {
+	return tx.add(`INSERT INTO settings (name, value) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
+}
+
+const teamCols = `id, name, created_at, client_session, allow_device_code`
+
+func scanTeam(s scanner) (t sft.Team, err error) {
+	var at int64
+	err = s.Scan(&t.ID, &t.Name, &at, &t.ClientSession, &t.AllowDeviceCode)
+	t.CreatedAt = fromMicros(at)
+	return t, err
+}
+
+// AddTeam stores a new team. Its users' ids start at 60001, groups' at 63001.
+func (tx *Tx) AddTeam(t sft.Team) error {
+	return tx.add(`INSERT INTO teams (id, name, name_fold, created_at, client_session, allow_device_code, next_uid, next_gid)
+		VALUES ($1, $2, $3, $4, $5, $6, 60001, 63001)`,
+		t.ID, t.Name, fold(t.Name), micros(t.CreatedAt), t.ClientSession, t.AllowDeviceCode)
+}
+
+// SaveTeam stores the settings of a team.
+func (tx *Tx) SaveTeam(t sft.Team) error {
+	return tx.must(`UPDATE teams SET client_session = $2, allow_device_code = $3 WHERE id = $1`,
+		t.ID, t.ClientSession, t.AllowDeviceCode)
+}
+
+// Team returns the team of that name.
+func (n Notes) Team(name string) (sft.Team, error) {
+	return one(n, scanTeam, `SELECT `+teamCols+` FROM teams WHERE name_fold = $1`, fold(name))
+}
+
+// TeamByID returns the team of that id.
+func (n Notes) TeamByID(id string) (sft.Team, error) {
+	return one(n, scanTeam, `SELECT `+teamCols+` FROM teams WHERE id = $1`, id)
+}
+
+// NextIDs takes the next uid and gid of a team: they are never given again.
+func (tx *Tx) NextIDs(teamID string) (uid, gid int, err error) {
+	ids, err := one(tx.Notes, func(s scanner) (v [2]int, err error) { return v, s.Scan(&v[0], &v[1]) },
+		`UPDATE teams SET next_uid = next_uid + 1, next_gid = next_gid + 1 WHERE id = $1 RETURNING next_uid - 1, next_gid - 1`, teamID)
+	return ids[0], ids[1], err
+}
+
+// A UserRecord is a user with what only the platform knows.
+type UserRecord struct {
+	sft.User
+	TeamID       string
+	PasswordHash sft.Secret // PHC string of argon2id; empty: no password yet
+}
+
+const userCols = `id, team_id, name, type, status, full_name, email, login, uid, gid, created_at, password_hash`
+
+func scanUser(s scanner) (u UserRecord, err error) {
+	var at int64
+	var hash string
+	err = s.Scan(&u.ID, &u.TeamID, &u.Name, &u.Type, &u.Status, &u.Details.FullName, &u.Details.Email,
+		&u.Login, &u.UID, &u.GID, &at, &hash)
+	u.CreateAt, u.PasswordHash = fromMicros(at), sft.NewSecret(hash)
+	return u, err
+}
+
+// AddUser stores a new user.
+func (tx *Tx) AddUser(u UserRecord) error {
+	return tx.add(`INSERT INTO users (`+userCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		u.ID, u.TeamID, u.Name, u.Type, u.Status, u.Details.FullName, u.Details.Email, u.Login, u.UID, u.GID,
+		micros(u.CreateAt), u.PasswordHash.Reveal(), fold(u.Name))
+}
+
+// SaveUser stores a user's status and details.
+func (tx *Tx) SaveUser(u UserRecord) error {
+	return tx.must(`UPDATE users SET status = $2, full_name = $3, email = $4 WHERE id = $1`,
+		u.ID, u.Status, u.Details.FullName, u.Details.Email)
+}
+
+// SetPassword stores the hash of a user's password.
+func (tx *Tx) SetPassword(userID string, hash sft.Secret) error {
+	return tx.must(`UPDATE users SET password_hash = $2 WHERE id = $1`, userID, hash.Reveal())
+}
+
+// User returns the user of that name in a team, deleted ones too.
+func (n Notes) User(teamID, name string) (UserRecord, error) {
+	return one(n, scanUser, `SELECT `+userCols+` FROM users WHERE team_id = $1 AND name_fold = $2`, teamID, fold(name))
+}
+
+// UserByID returns the user of that id.
+func (n Notes) UserByID(id string) (UserRecord, error) {
+	return one(n, scanUser, `SELECT `+userCols+` FROM users WHERE id = $1`, id)
+}
+
+// LoginTaken reports whether a login name was ever given in a team.
+func (n Notes) LoginTaken(teamID, login string) (bool, error) {
+	c, err := one(n, scanCount, `SELECT count(*) FROM users WHERE team_id = $1 AND login = $2`, teamID, login)
+	return c > 0, err
+}
+
+func scanCount(s scanner) (c int64, err error) { return c, s.Scan(&c) }
+
+// Users returns the users of a team.
+func (n Notes) Users(teamID string) ([]UserRecord, error) {
+	return all(n, scanUser, `SELECT `+userCols+` FROM users WHERE team_id = $1`, teamID)
+}
+
+// AddFirstUse stores the hash of a one-time sign-in secret.
+func (tx *Tx) AddFirstUse(hash []byte, userID string, expires time.Time) error {
+	return tx.add(`INSERT INTO first_uses (secret_hash, user_id, expires_at) VALUES ($1, $2, $3)`, hash, userID, micros(expires))
+}
+
+// FirstUse returns the user of a one-time sign-in secret that is still good.
+func (n Notes) FirstUse(hash []byte, now time.Time) (UserRecord, error) {
+	return one(n, scanUser, `SELECT `+prefixed("u.", userCols)+` FROM first_uses f JOIN users u ON u.id = f.user_id
+		WHERE f.secret_hash = $1 AND f.expires_at > $2`, hash, micros(now))
+}
+
+// EndFirstUses makes every one-time sign-in secret of a user useless.
+func (tx *Tx) EndFirstUses(userID string) error {
+	return tx.add(`DELETE FROM first_uses WHERE user_id = $1`, userID)
+}
+
+// A KeyRecord is a service user's key with what only the platform knows.
+type KeyRecord struct {
+	sft.ServiceKey
+	UserID     string
+	SecretHash []byte // SHA-256: the secret has 256 random bits
+}
+
+const keyCols = `id, user_id, secret_hash, issued_at, expires_at, last_used`
+
+func scanKey(s scanner) (k KeyRecord, err error) {
+	var at int64
+	var expires, used sql.NullInt64
+	err = s.Scan(&k.ID, &k.UserID, &k.SecretHash, &at, &expires, &used)
+	k.IssuedAt, k.ExpiresAt, k.LastUsed = fromMicros(at), optTime(expires), optTime(used)
+	return k, err
+}
+
+// AddKey stores a service user's new key.
+func (tx *Tx) AddKey(k KeyRecord) error {
+	return tx.add(`INSERT INTO service_keys (`+keyCols+`) VALUES ($1, $2, $3, $4, $5, $6)`,
+		k.ID, k.UserID, k.SecretHash, micros(k.IssuedAt), optMicros(k.ExpiresAt), optMicros(k.LastUsed))
+}
+
+// Key returns a service user's key.
+func (n Notes) Key(id string) (KeyRecord, error) {
+	return one(n, scanKey, `SELECT `+keyCols+` FROM service_keys WHERE id = $1`, id)
+}
+
+// Keys returns the keys of a service user.
+func (n Notes) Keys(userID string) ([]KeyRecord, error) {
+	return all(n, scanKey, `SELECT `+keyCols+` FROM service_keys WHERE user_id = $1`, userID)
+}
+
+// ExpireKeys ends the keys of a service user at that time, sooner ones stay.
+func (tx *Tx) ExpireKeys(userID string, at time.Time) error {
+	return tx.add(`UPDATE service_keys SET expires_at = $2 WHERE user_id = $1 AND (expires_at IS NULL OR expires_at > $2)`, userID, micros(at))
+}
+
+// RemoveKey deletes a service user's key.
+func (tx *Tx) RemoveKey(userID, id string) error {
+	return tx.must(`DELETE FROM service_keys WHERE user_id = $1 AND id = $2`, userID, id)
+}
+
+// KeyUsed notes when a key was last used.
+func (n Notes) KeyUsed(id string, at time.Time) error {
+	return n.must(`UPDATE service_keys SET last_used = $2 WHERE id = $1`, id, micros(at))
+}
+
+// A GroupRecord is a group with its team.
+type GroupRecord struct {
+	sft.Group
+	TeamID string
+}
+
+const groupCols = `id, team_id, name, roles, created_at`
+
+func scanGroup(s scanner) (g GroupRecord, err error) {
+	var at int64
+	var roles string
+	if err = s.Scan(&g.ID, &g.TeamID, &g.Name, &roles, &at); err == nil {
+		err = json.Unmarshal([]byte(roles), &g.Roles)
+	}
+	g.CreatedAt = fromMicros(at)
+	return g, err
+}
+
+// AddGroup stores a new group.
+func (tx *Tx) AddGroup(g GroupRecord) error {
+	return tx.add(`INSERT INTO groups (`+groupCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6)`,
+		g.ID, g.TeamID, g.Name, toJSON(g.Roles), micros(g.CreatedAt), fold(g.Name))
+}
+
+// SetRoles stores the roles of a group.
+func (tx *Tx) SetRoles(groupID string, roles []sft.Role) error {
+	return tx.must(`UPDATE groups SET roles = $2 WHERE id = $1`, groupID, toJSON(roles))
+}
+
+// RemoveGroup deletes a group with its members and its place in projects.
+func (tx *Tx) RemoveGroup(id string) error {
+	if err := tx.add(`DELETE FROM members WHERE group_id = $1`, id); err != nil {
+		return err
+	}
+	if err := tx.add(`DELETE FROM project_groups WHERE group_id = $1`, id); err != nil {
+		return err
+	}
+	return tx.must(`DELETE FROM groups WHERE id = $1`, id)
+}
+
+// Group returns the group of that name.
+func (n Notes) Group(teamID, name string) (GroupRecord, error) {
+	return one(n, scanGroup, `SELECT `+groupCols+` FROM groups WHERE team_id = $1 AND name_fold = $2`, teamID, fold(name))
+}
+
+// Groups returns the groups of a team.
+func (n Notes) Groups(teamID string) ([]GroupRecord, error) {
+	return all(n, scanGroup, `SELECT `+groupCols+` FROM groups WHERE team_id = $1`, teamID)
+}
+
+// GroupsOf returns the groups of a user: the stored ones and "everyone".
+func (n Notes) GroupsOf(u UserRecord) ([]GroupRecord, error) {
+	return all(n, scanGroup, `SELECT `+groupCols+` FROM groups WHERE team_id = $1
+		AND (name = 'everyone' OR id IN (SELECT group_id FROM members WHERE user_id = $2))`, u.TeamID, u.ID)
+}
+
+// AddMember puts a user into a group. Who is in it already stays.
+func (tx *Tx) AddMember(groupID, userID string) (added bool, err error) {
+	c, err := tx.exec(`INSERT INTO members (group_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, groupID, userID)
+	return c > 0, err
+}
+
+// RemoveMember takes a user out of a group.
+func (tx *Tx) RemoveMember(groupID, userID string) error {
+	return tx.must(`DELETE FROM members WHERE group_id = $1 AND user_id = $2`, groupID, userID)
+}
+
+// Members returns the stored members of a group.
+func (n Notes) Members(groupID string) ([]UserRecord, error) {
+	return all(n, scanUser, `SELECT `+prefixed("u.", userCols)+` FROM members m JOIN users u ON u.id = m.user_id WHERE m.group_id = $1`, groupID)
+}
+
+// A ClientRecord is a client with what only the platform knows.
+type ClientRecord struct {
+	sft.Client
+	TeamID    string
+	UserID    string
+	DeviceKey []byte // SPKI, DER
+}
+
+const clientCols = `c.id, c.team_id, c.user_id, u.name, c.device_key, c.state, c.hostname, c.os, c.version, c.description, c.enrolled_at, c.signed_in_until, c.last_seen`
+const clientFrom = ` FROM clients c JOIN users u ON u.id = c.user_id `
+
+func scanClient(s scanner) (c ClientRecord, err error) {
+	var at, until int64
+	var seen sql.NullInt64
+	err = s.Scan(&c.ID, &c.TeamID, &c.UserID, &c.User, &c.DeviceKey, &c.State, &c.Hostname, &c.OS, &c.Version,
+		&c.Description, &at, &until, &seen)
+	c.EnrolledAt, c.SignedInUntil, c.LastSeen = fromMicros(at), fromMicros(until), optTime(seen)
+	c.Fingerprint = hexSHA256(c.DeviceKey)
+	return c, err
+}
+
+// AddClient stores a new client.
+func (tx *Tx) AddClient(c ClientRecord) error {
+	return tx.add(`INSERT INTO clients (id, team_id, user_id, device_key, state, hostname, os, version, description, enrolled_at, signed_in_until)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, c.ID, c.TeamID, c.UserID, c.DeviceKey, c.State,
+		c.Hostname, c.OS, c.Version, c.Description, micros(c.EnrolledAt), micros(c.SignedInUntil))
+}
+
+// Client returns the client of that id, deleted ones too.
+func (n Notes) Client(id string) (ClientRecord, error) {
+	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.id = $1`, id)
+}
+
+// ClientByKey returns the client with that device key.
+func (n Notes) ClientByKey(spki []byte) (ClientRecord, error) {
+	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.device_key = $1`, spki)
+}
+
+// Clients returns the clients of a team, or of one of its users.
+func (n Notes) Clients(teamID, userID string) ([]ClientRecord, error) {
+	return all(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.team_id = $1 AND ($2 = '' OR c.user_id = $2)`, teamID, userID)
+}
+
+// SignInClient moves the end of a client's sign-in.
+func (tx *Tx) SignInClient(id string, until time.Time) error {
+	return tx.must(`UPDATE clients SET signed_in_until = $2 WHERE id = $1`, id, micros(until))
+}
+
+// RemoveClient marks a client as deleted and its sessions as ended.
+func (tx *Tx) RemoveClient(id string) error {
+	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE client_id = $1`, id, true); err != nil {
+		return err
+	}
+	return tx.must(`UPDATE clients SET state = $2, signed_in_until = 0 WHERE id = $1`, id, sft.StateDeleted)
+}
+
+// ClientSeen notes when a client last asked for something.
+func (n Notes) ClientSeen(id string, at time.Time) error {
+	return n.must(`UPDATE clients SET last_seen = $2 WHERE id = $1`, id, micros(at))
+}

@@ -1,0 +1,395 @@
+package store
+
+import (
+	"database/sql"
+	"encoding/json"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+)
+
+// A ProjectRecord is a project with its team.
+type ProjectRecord struct {
+	sft.Project
+	TeamID string
+}
+
+const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected`
+
+func scanProject(s scanner) (p ProjectRecord, err error) {
+	var at int64
+	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
+		&p.MaxSession, &p.DisconnectedSession)
+	p.CreatedAt = fromMicros(at)
+	return p, err
+}
+
+// AddProject stores a new project.
+func (tx *Tx) AddProject(p ProjectRecord) error {
+	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		p.ID, p.TeamID, p.Name, micros(p.CreatedAt), p.Revision, p.CreateServerUsers, p.DeleteServerUsers,
+		p.MaxSession, p.DisconnectedSession, fold(p.Name))
+}
+
+// SaveProject stores the settings of a project.
+func (tx *Tx) SaveProject(p ProjectRecord) error {
+	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5 WHERE id = $1`,
+		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession)
+}
+
+// RemoveProject marks a project as deleted and deletes its tokens.
+func (tx *Tx) RemoveProject(id string, at time.Time) error {
+	if err := tx.add(`DELETE FROM enrollment_tokens WHERE project_id = $1`, id); err != nil {
+		return err
+	}
+	return tx.must(`UPDATE projects SET deleted_at = $2 WHERE id = $1`, id, micros(at))
+}
+
+// Project returns the project of that name.
+func (n Notes) Project(teamID, name string) (ProjectRecord, error) {
+	return one(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE team_id = $1 AND name_fold = $2 AND deleted_at IS NULL`, teamID, fold(name))
+}
+
+// ProjectByID returns the project of that id.
+func (n Notes) ProjectByID(id string) (ProjectRecord, error) {
+	return one(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE id = $1 AND deleted_at IS NULL`, id)
+}
+
+// Projects returns the projects of a team.
+func (n Notes) Projects(teamID string) ([]ProjectRecord, error) {
+	return all(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE team_id = $1 AND deleted_at IS NULL`, teamID)
+}
+
+// Revise counts a project's revision up: its agents are to hear of a change.
+func (tx *Tx) Revise(projectID string) error {
+	return tx.must(`UPDATE projects SET revision = revision + 1 WHERE id = $1`, projectID)
+}
+
+// ReviseGroup is Revise for each project that a group is in.
+func (tx *Tx) ReviseGroup(groupID string) error {
+	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE id IN (SELECT project_id FROM project_groups WHERE group_id = $1)`, groupID)
+}
+
+// ReviseTeam is Revise for each project of a team.
+func (tx *Tx) ReviseTeam(teamID string) error {
+	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE team_id = $1`, teamID)
+}
+
+// A ProjectGroupRecord is a group's place in a project.
+type ProjectGroupRecord struct {
+	sft.ProjectGroup
+	ProjectID string
+	GroupID   string
+}
+
+const projectGroupCols = `pg.project_id, pg.group_id, g.name, pg.server_access, pg.server_admin, pg.created_at`
+const projectGroupFrom = ` FROM project_groups pg JOIN groups g ON g.id = pg.group_id `
+
+func scanProjectGroup(s scanner) (g ProjectGroupRecord, err error) {
+	var at int64
+	err = s.Scan(&g.ProjectID, &g.GroupID, &g.Group, &g.ServerAccess, &g.ServerAdmin, &at)
+	g.CreatedAt = fromMicros(at)
+	return g, err
+}
+
+// AddProjectGroup lets a group into a project.
+func (tx *Tx) AddProjectGroup(g ProjectGroupRecord) error {
+	return tx.add(`INSERT INTO project_groups (project_id, group_id, server_access, server_admin, created_at) VALUES ($1, $2, $3, $4, $5)`,
+		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, micros(g.CreatedAt))
+}
+
+// SaveProjectGroup stores what a group may do in a project.
+func (tx *Tx) SaveProjectGroup(g ProjectGroupRecord) error {
+	return tx.must(`UPDATE project_groups SET server_access = $3, server_admin = $4 WHERE project_id = $1 AND group_id = $2`,
+		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin)
+}
+
+// RemoveProjectGroup takes a group out of a project.
+func (tx *Tx) RemoveProjectGroup(projectID, groupID string) error {
+	return tx.must(`DELETE FROM project_groups WHERE project_id = $1 AND group_id = $2`, projectID, groupID)
+}
+
+// ProjectGroups returns the groups of a project.
+func (n Notes) ProjectGroups(projectID string) ([]ProjectGroupRecord, error) {
+	return all(n, scanProjectGroup, `SELECT `+projectGroupCols+projectGroupFrom+`WHERE pg.project_id = $1`, projectID)
+}
+
+// ProjectGroupsOf returns every place that a user's groups have in projects.
+func (n Notes) ProjectGroupsOf(u UserRecord) ([]ProjectGroupRecord, error) {
+	return all(n, scanProjectGroup, `SELECT `+projectGroupCols+projectGroupFrom+`WHERE g.team_id = $1
+		AND (g.name = 'everyone' OR g.id IN (SELECT group_id FROM members WHERE user_id = $2))`, u.TeamID, u.ID)
+}
+
+// A TokenRecord is an enrollment token with what only the platform knows.
+type TokenRecord struct {
+	sft.EnrollmentToken
+	ProjectID  string
+	SecretHash []byte
+}
+
+const tokenCols = `id, project_id, description, created_by, secret_hash, issued_at, expires_at, max_uses, uses`
+
+func scanToken(s scanner) (t TokenRecord, err error) {
+	var at int64
+	var expires sql.NullInt64
+	err = s.Scan(&t.ID, &t.ProjectID, &t.Description, &t.CreatedBy, &t.SecretHash, &at, &expires, &t.MaxUses, &t.Uses)
+	t.IssuedAt, t.ExpiresAt = fromMicros(at), optTime(expires)
+	return t, err
+}
+
+// AddToken stores a new enrollment token.
+func (tx *Tx) AddToken(t TokenRecord) error {
+	return tx.add(`INSERT INTO enrollment_tokens (`+tokenCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		t.ID, t.ProjectID, t.Description, t.CreatedBy, t.SecretHash, micros(t.IssuedAt), optMicros(t.ExpiresAt), t.MaxUses, t.Uses)
+}
+
+// Token returns the enrollment token with that secret.
+func (n Notes) Token(hash []byte) (TokenRecord, error) {
+	return one(n, scanToken, `SELECT `+tokenCols+` FROM enrollment_tokens WHERE secret_hash = $1`, hash)
+}
+
+// Tokens returns the enrollment tokens of a project.
+func (n Notes) Tokens(projectID string) ([]TokenRecord, error) {
+	return all(n, scanToken, `SELECT `+tokenCols+` FROM enrollment_tokens WHERE project_id = $1`, projectID)
+}
+
+// UseToken counts a use.
+func (tx *Tx) UseToken(id string) error {
+	return tx.must(`UPDATE enrollment_tokens SET uses = uses + 1 WHERE id = $1`, id)
+}
+
+// RemoveToken deletes an enrollment token.
+func (tx *Tx) RemoveToken(projectID, id string) error {
+	return tx.must(`DELETE FROM enrollment_tokens WHERE project_id = $1 AND id = $2`, projectID, id)
+}
+
+// A ServerRecord is a server as the platform knows it.
+type ServerRecord struct {
+	ID           string
+	TeamID       string
+	ProjectID    string
+	Project      string
+	DeviceKey    []byte // SPKI, DER
+	Facts        api.Facts
+	NameConflict []string
+	HostKey      []byte // SHA-256 of the broker key's SPKI
+	HostKeyOld   []byte // the one before, while it is renewed
+	RegisteredAt time.Time
+	LastSeen     *time.Time
+	LastSeq      int64 // of the agent's events
+	DeletedAt    *time.Time
+}
+
+// Server returns the noun.
+func (r ServerRecord) Server(now time.Time) sft.Server {
+	f := r.Facts
+	s := sft.Server{ID: r.ID, Project: r.Project, Hostname: f.Hostname, CanonicalName: f.CanonicalName, AltNames: f.AltNames,
+		AccessAddress: f.AccessAddress, BrokerPort: f.BrokerPort, Bastion: f.Bastion, OS: f.OS, OSType: f.OSType, Version: f.Version,
+		Services: f.Services, State: sft.StateInactive, RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
+		Problems: f.Problems, NameConflict: r.NameConflict}
+	if r.LastSeen != nil && now.Sub(*r.LastSeen) < sft.ActiveFor {
+		s.State = sft.StateActive
+	}
+	if r.DeletedAt != nil {
+		s.State = sft.StateDeleted
+	}
+	for _, list := range []*[]string{&s.AltNames, &s.Services, &s.Problems} {
+		if *list == nil {
+			*list = []string{}
+		}
+	}
+	return s
+}
+
+const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at`
+const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
+
+func scanServer(s scanner) (r ServerRecord, err error) {
+	var at int64
+	var seen, deleted sql.NullInt64
+	var facts, conflict string
+	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
+		&at, &seen, &r.LastSeq, &deleted); err != nil {
+		return r, err
+	}
+	r.RegisteredAt, r.LastSeen, r.DeletedAt = fromMicros(at), optTime(seen), optTime(deleted)
+	if err = json.Unmarshal([]byte(facts), &r.Facts); err == nil {
+		err = json.Unmarshal([]byte(conflict), &r.NameConflict)
+	}
+	return r, err
+}
+
+// AddServer stores a new server.
+func (tx *Tx) AddServer(r ServerRecord) error {
+	f := r.Facts
+	return tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
+		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0)`,
+		r.ID, r.TeamID, r.ProjectID, r.DeviceKey, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort,
+		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen))
+}
+
+// SaveServer stores what an agent claims, and its broker's key.
+func (tx *Tx) SaveServer(r ServerRecord) error {
+	f := r.Facts
+	return tx.must(`UPDATE servers SET hostname = $2, canonical_name = $3, access_address = $4, broker_port = $5, facts = $6,
+		name_conflict = $7, host_key = $8, host_key_old = $9 WHERE id = $1`,
+		r.ID, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort, toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld)
+}
+
+// ServerByID returns the server of that id, deleted ones too.
+func (n Notes) ServerByID(id string) (ServerRecord, error) {
+	return one(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.id = $1`, id)
+}
+
+// Servers returns the servers of a project that are not deleted.
+func (n Notes) Servers(projectID string) ([]ServerRecord, error) {
+	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.project_id = $1 AND s.deleted_at IS NULL`, projectID)
+}
+
+// ServersNamed returns the servers of a team that hold a name, or have it as
+// their id.
+func (n Notes) ServersNamed(teamID, name string) ([]ServerRecord, error) {
+	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.team_id = $1 AND s.deleted_at IS NULL
+		AND (s.id = $2 OR s.id IN (SELECT server_id FROM server_names WHERE name_fold = $3))`, teamID, name, sft.HostFold(name))
+}
+
+// TakeNames gives a server those of the names that no other server of its
+// project holds, drops the ones it held before, and returns the names that
+// others hold.
+func (tx *Tx) TakeNames(projectID, serverID string, names []string) (taken []string, err error) {
+	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, serverID); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		c, err := tx.exec(`INSERT INTO server_names (project_id, name_fold, server_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+			projectID, sft.HostFold(name), serverID)
+		if err != nil {
+			return nil, err
+		}
+		if c == 0 {
+			holder, err := one(tx.Notes, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+				`SELECT server_id FROM server_names WHERE project_id = $1 AND name_fold = $2`, projectID, sft.HostFold(name))
+			if err != nil {
+				return nil, err
+			}
+			if holder != serverID {
+				taken = append(taken, name)
+			}
+		}
+	}
+	return taken, nil
+}
+
+// RemoveServer marks a server as deleted and frees its names.
+func (tx *Tx) RemoveServer(id string, at time.Time) error {
+	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
+		return err
+	}
+	return tx.must(`UPDATE servers SET deleted_at = $2 WHERE id = $1`, id, micros(at))
+}
+
+// ServerSeen notes when a server's agent last asked for something.
+func (n Notes) ServerSeen(id string, at time.Time) error {
+	return n.must(`UPDATE servers SET last_seen = $2 WHERE id = $1`, id, micros(at))
+}
+
+// SetLastSeq stores the number of the last event that a server's agent sent.
+func (tx *Tx) SetLastSeq(id string, seq int64) error {
+	return tx.must(`UPDATE servers SET last_seq = $2 WHERE id = $1`, id, seq)
+}
+
+// A Session is one person's on one server through one service.
+type Session struct {
+	ID        string
+	ProjectID string
+	ServerID  string
+	UserID    string
+	ClientID  string
+	Service   string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	Revoked   bool
+}
+
+const sessionCols = `id, project_id, server_id, user_id, client_id, service, created_at, expires_at, revoked`
+
+func scanSession(s scanner) (v Session, err error) {
+	var at, ex int64
+	err = s.Scan(&v.ID, &v.ProjectID, &v.ServerID, &v.UserID, &v.ClientID, &v.Service, &at, &ex, &v.Revoked)
+	v.CreatedAt, v.ExpiresAt = fromMicros(at), fromMicros(ex)
+	return v, err
+}
+
+// AddSession stores a session that credentials are issued for.
+func (tx *Tx) AddSession(s Session) error {
+	return tx.add(`INSERT INTO sessions (`+sessionCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		s.ID, s.ProjectID, s.ServerID, s.UserID, s.ClientID, s.Service, micros(s.CreatedAt), micros(s.ExpiresAt), s.Revoked)
+}
+
+// Session returns a session.
+func (n Notes) Session(id string) (Session, error) {
+	return one(n, scanSession, `SELECT `+sessionCols+` FROM sessions WHERE id = $1`, id)
+}
+
+// RevokedSessions returns the ids of a server's sessions that may no longer
+// live and could, by their time, still do so.
+func (n Notes) RevokedSessions(serverID string, now time.Time) ([]string, error) {
+	return all(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND expires_at > $3`, serverID, true, micros(now))
+}
+
+// A CARecord is a certificate authority with its sealed key.
+type CARecord struct {
+	ID        string
+	ProjectID string // empty for the platform's own
+	Kind      string
+	Public    []byte // X.509: certificate, DER. SSH: public key, wire format
+	Sealed    []byte
+	CreatedAt time.Time
+	NotAfter  time.Time
+}
+
+// AddCA stores a new authority.
+func (tx *Tx) AddCA(c CARecord) error {
+	return tx.add(`INSERT INTO cas (id, project_id, kind, public, sealed, created_at, not_after) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		c.ID, c.ProjectID, c.Kind, c.Public, c.Sealed, micros(c.CreatedAt), micros(c.NotAfter))
+}
+
+// CAs returns the authorities of a project, or, for "", the platform's own.
+func (n Notes) CAs(projectID string) ([]CARecord, error) {
+	return all(n, func(s scanner) (c CARecord, err error) {
+		var at, na int64
+		err = s.Scan(&c.ID, &c.ProjectID, &c.Kind, &c.Public, &c.Sealed, &at, &na)
+		c.CreatedAt, c.NotAfter = fromMicros(at), fromMicros(na)
+		return c, err
+	}, `SELECT id, project_id, kind, public, sealed, created_at, not_after FROM cas WHERE project_id = $1`, projectID)
+}
+
+// AddEvent stores an event outside of what a Change returns, and reports
+// whether it was new: an agent may send its own again.
+func (tx *Tx) AddEvent(e audit.Event) (added bool, err error) {
+	if err := e.Check(); err != nil {
+		return false, err
+	}
+	c, err := tx.exec(`INSERT INTO events (id, at, team, kind, body) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+		e.ID, micros(e.Time), e.Team, string(e.Kind), toJSON(e))
+	return c > 0, err
+}
+
+// Events returns up to count events of a team after the event with the id
+// after, or, descending, before it.
+func (n Notes) Events(team, after string, count int, descending bool) ([]audit.Event, error) {
+	scan := func(s scanner) (e audit.Event, err error) {
+		var body string
+		if err = s.Scan(&body); err == nil {
+			err = json.Unmarshal([]byte(body), &e)
+		}
+		return e, err
+	}
+	if descending {
+		return all(n, scan, `SELECT body FROM events WHERE team = $1 AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3`, team, after, count)
+	}
+	return all(n, scan, `SELECT body FROM events WHERE team = $1 AND id > $2 ORDER BY id LIMIT $3`, team, after, count)
+}

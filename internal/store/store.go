@@ -1,0 +1,247 @@
+// Package store keeps the platform's records in SQLite or PostgreSQL.
+//
+// There is one schema and one text of each query, written in the SQL that the
+// two databases share: $1 parameters, bigint microseconds for time, ids made
+// in Go, order by bytes. What differs is in dialect.go, and nothing else in
+// the program knows which database it runs on. Every test of this package
+// runs on both.
+//
+// Records change only inside Change and Add, which take the change and the
+// audit event that tells of it together. Neither can be stored without the
+// other, and code that forgets the event does not compile. What is not worth
+// an event, such as when a host was last seen, has a Note of its own and can
+// touch nothing else.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/pressly/goose/v3"
+
+	"sft"
+	"sft/internal/audit"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// A DB is the platform's database. Its methods may be used concurrently.
+type DB struct {
+	read, write *sql.DB
+	d           dialect
+}
+
+// Open connects to the database at url, "sqlite:PATH" or "postgres://…", and
+// brings its schema up to date. A SQLite file is made when it is missing.
+func Open(ctx context.Context, url string) (*DB, error) {
+	read, write, d, err := open(url)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db := &DB{read, write, d}
+	dir, err := fs.Sub(migrations, "migrations")
+	if err == nil {
+		var p *goose.Provider
+		if p, err = goose.NewProvider(d.goose, write, dir); err == nil {
+			_, err = p.Up(ctx)
+		}
+	}
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	return db, nil
+}
+
+// Close lets go of the database.
+func (db *DB) Close() error {
+	err := db.write.Close()
+	if db.read != db.write {
+		err = errors.Join(err, db.read.Close())
+	}
+	return err
+}
+
+// Ping tells whether the database answers.
+func (db *DB) Ping(ctx context.Context) error { return db.read.PingContext(ctx) }
+
+// ErrNotFound is returned for a record that is not there.
+var ErrNotFound = errors.New("no such record")
+
+// ErrExists is returned for a record whose name or id is taken.
+var ErrExists = errors.New("the record exists already")
+
+// A Tx is a transaction. Its reading methods are good in Read, Change and
+// Add; those that write are refused by the database in Read.
+type Tx struct {
+	Notes
+	events []audit.Event
+}
+
+// Notes are the records of no consequence: when somebody was last seen,
+// which request ids are used up, which sign-ins are on their way.
+type Notes struct {
+	ctx context.Context
+	tx  *sql.Tx
+	d   dialect
+}
+
+// Read runs fn on one consistent view of the records.
+func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
+	return db.in(ctx, db.read, &sql.TxOptions{ReadOnly: true, Isolation: db.readIsolation()}, "", func(n Notes) error {
+		return fn(&Tx{Notes: n})
+	})
+}
+
+func (db *DB) readIsolation() sql.IsolationLevel {
+	if db.read == db.write {
+		return sql.LevelRepeatableRead
+	}
+	return sql.LevelDefault
+}
+
+// Change runs fn alone: no other Change or Add is under way. What fn wrote is
+// stored together with the event that it returns, or not at all.
+func (db *DB) Change(ctx context.Context, fn func(*Tx) (audit.Event, error)) error {
+	return db.audited(ctx, db.d.change, fn)
+}
+
+// Add is a Change by a fn that only adds records of its own, such as a
+// session. Others may add at the same time, but what fn has read does not
+// change until it is done.
+func (db *DB) Add(ctx context.Context, fn func(*Tx) (audit.Event, error)) error {
+	return db.audited(ctx, db.d.add, fn)
+}
+
+func (db *DB) audited(ctx context.Context, lock string, fn func(*Tx) (audit.Event, error)) error {
+	return db.in(ctx, db.write, nil, lock, func(n Notes) error {
+		tx := &Tx{Notes: n}
+		e, err := fn(tx)
+		if err != nil {
+			return err
+		}
+		for _, e := range append(tx.events, e) {
+			if _, err := tx.AddEvent(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Also records a further event, where one operation is several changes.
+func (tx *Tx) Also(e audit.Event) { tx.events = append(tx.events, e) }
+
+// Note runs fn on what needs no event.
+func (db *DB) Note(ctx context.Context, fn func(Notes) error) error {
+	return db.in(ctx, db.write, nil, "", fn)
+}
+
+func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, lock string, fn func(Notes) error) error {
+	tx, err := pool.BeginTx(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after Commit
+	if lock != "" {
+		if _, err := tx.ExecContext(ctx, lock); err != nil {
+			return err
+		}
+	}
+	if err := fn(Notes{ctx, tx, db.d}); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// exec runs a statement and returns how many rows it touched.
+func (n Notes) exec(query string, args ...any) (int64, error) {
+	r, err := n.tx.ExecContext(n.ctx, query, args...)
+	if err != nil {
+		if n.d.unique(err) {
+			return 0, ErrExists
+		}
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// must runs a statement that has to touch a row: none is ErrNotFound.
+func (n Notes) must(query string, args ...any) error {
+	rows, err := n.exec(query, args...)
+	if err == nil && rows == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+// add runs an INSERT.
+func (n Notes) add(query string, args ...any) error {
+	_, err := n.exec(query, args...)
+	return err
+}
+
+type scanner interface{ Scan(...any) error }
+
+func one[T any](n Notes, scan func(scanner) (T, error), query string, args ...any) (T, error) {
+	v, err := scan(n.tx.QueryRowContext(n.ctx, query, args...))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return v, err
+}
+
+func all[T any](n Notes, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := n.tx.QueryContext(n.ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	list := []T{}
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
+// micros is how a time is stored: microseconds since 1970, UTC.
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func fromMicros(n int64) time.Time { return time.UnixMicro(n).UTC() }
+
+func optMicros(t *time.Time) sql.NullInt64 {
+	if t == nil {
+		return sql.NullInt64{}
+	}
+	return sql.NullInt64{Int64: t.UnixMicro(), Valid: true}
+}
+
+func optTime(n sql.NullInt64) *time.Time {
+	if !n.Valid {
+		return nil
+	}
+	t := fromMicros(n.Int64)
+	return &t
+}
+
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("store: " + err.Error()) // our own types: cannot happen
+	}
+	return string(b)
+}
+
+// fold is how names are kept unique.
+func fold(name string) string { return sft.Fold(name) }
