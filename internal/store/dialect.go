@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -48,6 +49,12 @@ func open(rawURL string) (read, write *sql.DB, d dialect, err error) {
 		if path == "" || strings.ContainsAny(path, "?#") {
 			return nil, nil, d, fmt.Errorf("database %q has no usable path; give sqlite:PATH", rawURL)
 		}
+		// Made here, so that it is private from the first byte.
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, nil, d, err
+		}
+		f.Close()
 		q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
 		q.Set("_txlock", "immediate")
 		if write, err = sql.Open("sqlite", "file:"+path+"?"+q.Encode()); err != nil {

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sft/internal/ca"
+	"sft/internal/platform"
+	"sft/internal/store"
+	"sft/internal/webapi"
+)
+
+func serveCommand() *cobra.Command {
+	var d data
+	var listen, cert, key, level string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the platform until it is told to stop",
+		Long: `Serve runs the platform. It listens with TLS: with the certificate that it is
+given, or with one by its own CA, whose fingerprint is in enrollment tokens
+and in the line that init printed. On SIGTERM or Ctrl-C it finishes the
+requests under way and ends.
+
+GET /healthz answers while the program runs, GET /readyz while the database
+answers too.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var l slog.Level
+			if err := l.UnmarshalText([]byte(level)); err != nil {
+				return usage{fmt.Errorf("--log-level is %q; use debug, info, warn or error", level)}
+			}
+			if (cert == "") != (key == "") {
+				return usage{errors.New("--tls-cert and --tls-key go together")}
+			}
+			return serve(cmd.Context(), d, listen, cert, key, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+		},
+	}
+	d.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&listen, "listen", ":443", "address to listen on")
+	f.StringVar(&cert, "tls-cert", "", "certificate chain, PEM, for a platform made with --public-certificate")
+	f.StringVar(&key, "tls-key", "", "its private key, PEM")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func serve(ctx context.Context, d data, listen, certFile, keyFile string, log1 *slog.Logger) error {
+	sealer, err := ca.OpenSealer(d.masterKey())
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", d.dir)
+	}
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(ctx, d.url())
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	p, err := platform.New(ctx, db, sealer, log1, nil)
+	if err != nil {
+		return err
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	if certFile != "" {
+		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return fmt.Errorf("read the certificate: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	} else if conf.GetCertificate, err = p.Certificate(ctx); err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	// Hanging requests end with this context, so that stopping does not wait
+	// for them.
+	base, hangUp := context.WithCancel(context.Background())
+	defer hangUp()
+	srv := &http.Server{
+		Handler:           webapi.New(p, log1),
+		TLSConfig:         conf,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          log.New(debugWriter{log1}, "", 0),
+	}
+	go p.Run(base)
+	log1.Info("serving", "url", p.URL, "listen", ln.Addr().String())
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(ln, "", "") }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	log1.Info("stopping")
+	hangUp()
+	grace, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	return srv.Shutdown(grace)
+}
+
+// debugWriter logs what net/http has to say of its peers: their bad
+// handshakes are not the operator's errors.
+type debugWriter struct{ log *slog.Logger }
+
+func (w debugWriter) Write(b []byte) (int, error) {
+	w.log.Debug("http", "message", string(b))
+	return len(b), nil
+}

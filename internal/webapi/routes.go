@@ -1,0 +1,88 @@
+package webapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"sft"
+	"sft/internal/platform"
+)
+
+// info is GET /v1/info: what anybody may know.
+type info struct {
+	Version string    `json:"version"`
+	Time    time.Time `json:"time"`
+	URL     string    `json:"url"`
+}
+
+// routes is the whole API.
+func routes(p *platform.Platform) []route {
+	const (
+		ok      = http.StatusOK
+		created = http.StatusCreated
+		none    = http.StatusNoContent
+		team    = "/v1/teams/{team}"
+		project = team + "/projects/{project}"
+	)
+	return []route{
+		{"GET", "/v1/info", anyone, call(ok, func(context.Context, platform.Actor, struct{}) (info, error) {
+			return info{sft.Version, p.Now().UTC(), p.URL}, nil
+		})},
+
+		// Agents.
+		{"POST", "/v1/servers/enroll", anyone, call(created, p.EnrollServer)}, // the token in the body is the proof
+		{"GET", "/v1/agent/state", agent, call(ok, p.State)},
+		{"POST", "/v1/agent/report", agent, call(ok, p.Report)},
+		{"POST", "/v1/agent/events", agent, call(none, p.Events)},
+
+		// Clients.
+		{"POST", "/v1/clients/enroll", anyone, call(created, p.EnrollClient)}, // the code in the body is the proof
+		{"POST", "/v1/clients/device_code", anyone, call(ok, p.DeviceCode)},   // opens nothing until a person approves
+		{"POST", "/v1/clients/login", device, call(ok, p.LoginClient)},
+		{"POST", "/v1/clients/logout", device, call(none, p.LogoutClient)},
+		{"POST", team + "/connect", signedIn, call(ok, p.Connect)},
+		{"GET", team + "/resolve", signedIn, call(ok, p.Resolve)},
+
+		// Everybody, and administration.
+		{"POST", team + "/service_token", anyone, call(ok, p.ServiceToken)}, // the key in the body is the proof
+		{"GET", team + "/auditsV2", person, list(p.ListEvents)},
+		{"GET", team + "/clients", person, list(p.ListClients)},
+		{"DELETE", team + "/clients/{id}", deviceOrKey, call(none, p.DeleteClient)},
+		{"GET", team + "/servers", person, list(p.ListServers)},
+		{"GET", team + "/users", person, list(p.ListUsers)},
+		{"POST", team + "/users", person, call(created, p.CreateUser)},
+		{"GET", team + "/users/{user}", person, call(ok, p.GetUser)},
+		{"PUT", team + "/users/{user}", person, call(none, p.UpdateUser)},
+		{"POST", team + "/users/{user}/first_use", person, call(created, p.ResetUser)},
+		{"GET", team + "/service_users", person, list(p.ListServiceUsers)},
+		{"POST", team + "/service_users", person, call(created, p.CreateServiceUser)},
+		{"GET", team + "/service_users/{user}/keys", person, list(p.ListKeys)},
+		{"POST", team + "/service_users/{user}/keys", person, call(created, p.RotateKey)},
+		{"DELETE", team + "/service_users/{user}/keys/{key}", person, call(none, p.DeleteKey)},
+		{"GET", team + "/groups", person, list(p.ListGroups)},
+		{"POST", team + "/groups", person, call(created, p.CreateGroup)},
+		{"GET", team + "/groups/{group}", person, call(ok, p.GetGroup)},
+		{"PUT", team + "/groups/{group}", person, call(none, p.UpdateGroup)},
+		{"DELETE", team + "/groups/{group}", person, call(none, p.DeleteGroup)},
+		{"GET", team + "/groups/{group}/users", person, list(p.ListMembers)},
+		{"POST", team + "/groups/{group}/users", person, call(none, p.AddMember)},
+		{"DELETE", team + "/groups/{group}/users/{user}", person, call(none, p.RemoveMember)},
+		{"GET", team + "/projects", person, list(p.ListProjects)},
+		{"POST", team + "/projects", person, call(created, p.CreateProject)},
+		{"GET", project, person, call(ok, p.GetProject)},
+		{"PUT", project, person, call(none, p.UpdateProject)},
+		{"DELETE", project, person, call(none, p.DeleteProject)},
+		{"GET", project + "/groups", person, list(p.ListProjectGroups)},
+		{"POST", project + "/groups", person, call(created, p.AddProjectGroup)},
+		{"PUT", project + "/groups/{group}", person, call(none, p.UpdateProjectGroup)},
+		{"DELETE", project + "/groups/{group}", person, call(none, p.RemoveProjectGroup)},
+		{"GET", project + "/server_enrollment_tokens", person, list(p.ListTokens)},
+		{"POST", project + "/server_enrollment_tokens", person, call(created, p.CreateToken)},
+		{"DELETE", project + "/server_enrollment_tokens/{id}", person, call(none, p.DeleteToken)},
+		{"GET", project + "/server_users", person, list(p.ListServerUsers)},
+		{"GET", project + "/servers", person, list(p.ListServers)},
+		{"GET", project + "/servers/{id}", person, call(ok, p.GetServer)},
+		{"DELETE", project + "/servers/{id}", person, call(none, p.DeleteServer)},
+	}
+}

@@ -1,0 +1,294 @@
+// Package webapi puts the platform's operations on HTTP: the REST API under
+// /v1, and the few pages that a person needs to sign in and approve a device.
+//
+// What there is, is one table of routes (routes.go). Each row has an access
+// rule, which says what kind of caller it takes; the zero rule is none, and
+// nobody is let in. Who may do what is not decided here but by the operation
+// itself, in package platform.
+package webapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"reflect"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/platform"
+)
+
+// maxBody caps the body of a request, in bytes.
+const maxBody = 1 << 20
+
+// An access is the kind of caller that a route takes.
+type access int
+
+const (
+	noRule   access = iota // nobody: a route must have a rule
+	anyone                 // no caller is asked for; the body or the page is the proof
+	agent                  // signed by an enrolled server
+	device                 // signed by an enrolled client, signed in or not
+	signedIn               // signed by a client that is signed in
+	person                 // a client that is signed in, or a service user
+	deviceOrKey            // a client, signed in or not, or a service user
+)
+
+// A route is one row of the table.
+type route struct {
+	method, path string
+	access       access
+	handle       handler
+}
+
+// A handler carries out one operation. It returns the reply's status and
+// body.
+type handler func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error)
+
+// A Server answers HTTP requests for a platform.
+type Server struct {
+	p   *platform.Platform
+	log *slog.Logger
+	mux *http.ServeMux
+}
+
+// New returns the platform's HTTP handler.
+func New(p *platform.Platform, log *slog.Logger) *Server {
+	s := &Server{p: p, log: log, mux: http.NewServeMux()}
+	for _, rt := range routes(p) {
+		s.mux.Handle(rt.method+" "+rt.path, s.api(rt))
+	}
+	s.pages()
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
+	s.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		if err := p.Healthy(ctx); err != nil {
+			s.log.Error("the database does not answer", "error", err)
+			http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	s.mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &sft.Error{Code: sft.NotFound, Msg: "there is no such route", Hint: "see the API's reference"})
+	})
+	return s
+}
+
+// ServeHTTP logs each request and lives through a panic of any.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	sw := &statusWriter{ResponseWriter: w}
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler {
+			s.log.Error("a request failed badly", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+			if sw.status == 0 {
+				s.fail(sw, r, errors.New("panic"))
+			}
+		}
+		// The path alone: a query may hold a secret.
+		s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "status", sw.status, "addr", addr(r), "took", time.Since(began))
+	}()
+	sw.Header().Set("Strict-Transport-Security", "max-age=31536000")
+	sw.Header().Set("X-Content-Type-Options", "nosniff")
+	sw.Header().Set("Cache-Control", "no-store")
+	s.mux.ServeHTTP(sw, r)
+}
+
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// addr is the address that a request came from, without its port.
+func addr(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// api carries out a route of the API.
+func (s *Server) api(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			s.fail(w, r, &sft.Error{Code: sft.Invalid, Msg: "the request's body is too long or did not arrive", Hint: "send at most 1 MiB"})
+			return
+		}
+		ctx := r.Context()
+		a, err := s.p.Authenticate(ctx, r.Header.Get("Authorization"), r.Method, r.URL.RequestURI(), body, addr(r))
+		if err == nil {
+			err = s.admit(ctx, rt.access, a)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		status, reply, err := rt.handle(ctx, a, r, body)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		if status == http.StatusNoContent {
+			w.WriteHeader(status)
+			return
+		}
+		s.reply(w, status, reply)
+	})
+}
+
+// admit checks the caller against the route's rule.
+func (s *Server) admit(ctx context.Context, rule access, a platform.Actor) error {
+	nobody := &sft.Error{Code: sft.SignIn, Msg: "the request is not signed by anybody who may make it", Hint: "sign in, or send a service user's token"}
+	switch rule {
+	case anyone:
+		return nil
+	case agent:
+		if a.Server != "" {
+			return nil
+		}
+	case device:
+		if a.Client != "" {
+			return nil
+		}
+	case signedIn:
+		if a.Client != "" {
+			return s.p.SignedIn(ctx, a)
+		}
+	case person:
+		if a.Client != "" {
+			return s.p.SignedIn(ctx, a)
+		}
+		if a.Key != "" {
+			return nil
+		}
+	case deviceOrKey:
+		if a.Client != "" || a.Key != "" {
+			return nil
+		}
+	}
+	return nobody
+}
+
+func (s *Server) reply(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		s.log.Error("encode a reply", "error", err)
+		status, b = http.StatusInternalServerError, []byte(`{"error":{"code":"unknown_error","message":"the reply cannot be encoded"}}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}
+
+// public returns the error that the caller may see. Any other goes to the
+// log.
+func (s *Server) public(r *http.Request, err error) *sft.Error {
+	if e, ok := errors.AsType[*sft.Error](err); ok {
+		return e
+	}
+	if r.Context().Err() == nil {
+		s.log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	return &sft.Error{Code: sft.Internal, Msg: "the platform failed", Hint: "ask its operator: the log says why"}
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := s.public(r, err)
+	if e.Code == sft.TooMany {
+		w.Header().Set("Retry-After", "60")
+	}
+	s.reply(w, e.Code.Info().Status, api.ErrorReply{Error: *e, Time: s.p.Now().UTC()})
+}
+
+// call adapts an operation to HTTP: the request's struct is filled from the
+// path, the query and the body, by its tags.
+func call[Req, Reply any](status int, op func(context.Context, platform.Actor, Req) (Reply, error)) handler {
+	return func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error) {
+		var req Req
+		if err := bind(&req, r, body); err != nil {
+			return 0, nil, err
+		}
+		reply, err := op(ctx, a, req)
+		return status, reply, err
+	}
+}
+
+// list is call for operations that return many: {"list": [...]}.
+func list[Req, T any](op func(context.Context, platform.Actor, Req) ([]T, error)) handler {
+	return call(http.StatusOK, func(ctx context.Context, a platform.Actor, req Req) (api.List[T], error) {
+		l, err := op(ctx, a, req)
+		return api.List[T]{List: l}, err
+	})
+}
+
+// bind fills v, a pointer to a struct. An unknown field of the body is
+// ignored; a wrong type is refused.
+func bind(v any, r *http.Request, body []byte) error {
+	if len(body) > 0 && r.Method != http.MethodGet && r.Method != http.MethodDelete {
+		if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); ct != "application/json" {
+			return &sft.Error{Code: sft.Invalid, Msg: "the body's type is " + sft.Quote(ct), Hint: "send Content-Type: application/json"}
+		}
+		if err := json.Unmarshal(body, v); err != nil {
+			msg := "the body is not the JSON of this request"
+			if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && t.Field != "" {
+				msg = "the field " + sft.Quote(t.Field) + " has the wrong type"
+			}
+			return &sft.Error{Code: sft.Invalid, Msg: msg, Hint: "compare it with the API's reference", Err: err}
+		}
+	}
+	rv := reflect.ValueOf(v).Elem()
+	for i := range rv.NumField() {
+		f := rv.Type().Field(i)
+		var s string
+		if name := f.Tag.Get("path"); name != "" {
+			s = r.PathValue(name)
+		} else if name = f.Tag.Get("query"); name != "" {
+			s = r.URL.Query().Get(name)
+		} else {
+			continue
+		}
+		if len(s) > 5000 {
+			return &sft.Error{Code: sft.Invalid, Msg: "a part of the request's address is too long"}
+		}
+		switch fv := rv.Field(i); fv.Kind() {
+		case reflect.String:
+			fv.SetString(s)
+		case reflect.Int:
+			if s == "" {
+				continue
+			}
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				return &sft.Error{Code: sft.Invalid, Msg: sft.Quote(s) + " is not a number"}
+			}
+			fv.SetInt(int64(n))
+		}
+	}
+	return nil
+}
