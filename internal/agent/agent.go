@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sft"
+	"sft/internal/accounts"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/broker"
+	"sft/internal/conf"
+	"sft/internal/privsep"
+)
+
+// An Agent is sftd's monitor on one host.
+type Agent struct {
+	conf     Config
+	log      *slog.Logger
+	clock    *api.Clock
+	acc      *accounts.Manager
+	events   *spool
+	sessions *sessions
+	self     string // the program to run as the broker; empty: the running one
+	lock     *conf.Lock
+
+	who      atomic.Pointer[identity]
+	verifier atomic.Pointer[broker.Verifier]
+	tlsKey   atomic.Pointer[ecdsa.PrivateKey]
+	chain    atomic.Pointer[[][]byte] // the broker's certificate
+	child    atomic.Pointer[privsep.Child]
+	layers   atomic.Pointer[[]privsep.Layer]
+	counters atomic.Pointer[privsep.Report]
+	revoked  atomic.Bool
+	retry    atomic.Bool // an account failed: reconcile again
+
+	mu          sync.Mutex
+	state       *api.State
+	heard       time.Time     // when the platform last answered
+	news        chan struct{} // closed when state changes
+	changed     chan struct{} // closed when the broker's configuration changes
+	renew       time.Time     // when the broker's certificate is renewed
+	certUntil   time.Time
+	badAccounts map[string]error
+	told        map[string]string
+	trouble     map[string]error // what is wrong, by part
+}
+
+// New readies an agent in its state folder, which is made private. Only one
+// agent can hold it.
+func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Agent, error) {
+	if err := conf.PrivateDir(c.state); err != nil {
+		return nil, err
+	}
+	lock, err := conf.TryLock(c.file("lock"))
+	if errors.Is(err, conf.ErrLocked) {
+		return nil, &sft.Error{Code: sft.Exists, Msg: "another sftd runs on " + c.state, Hint: "stop it first"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	acc, err := accounts.Open(c.state, b)
+	if err != nil {
+		return nil, err
+	}
+	events, err := openSpool(c.BufferFile, log)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock,
+		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
+	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), now: a.now, log: log, event: a.event, path: c.file(sessionsFile),
+		end: func(id uint64, why string) {
+			if child := a.child.Load(); child != nil {
+				go child.End(id, why) // the broker may be slow to read
+			}
+		},
+		kill: func() {
+			if child := a.child.Load(); child != nil {
+				child.Kill()
+			}
+		},
+		limit: func() (time.Duration, time.Duration) {
+			st, _ := a.current()
+			if st == nil {
+				return 0, 0
+			}
+			return time.Duration(st.Settings.MaxSession) * time.Second, time.Duration(st.Settings.DisconnectedSession) * time.Second
+		}})
+	return a, nil
+}
+
+func (a *Agent) now() time.Time { return a.clock.Now() }
+
+// event stores an event, and says it in the log too.
+func (a *Agent) event(e api.Event) error {
+	e.Time = a.now().UTC()
+	if e.Outcome == "" {
+		e.Outcome = audit.Success
+	}
+	attrs := []any{"kind", e.Kind, "user", e.User, "session", e.Session}
+	for _, k := range slices.Sorted(maps.Keys(e.Detail)) {
+		attrs = append(attrs, k, e.Detail[k])
+	}
+	a.log.Info("event", attrs...)
+	return a.events.add(e)
+}
+
+// setProblem notes what is wrong with a part of the agent, or that nothing is.
+func (a *Agent) setProblem(part string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		delete(a.trouble, part)
+	} else {
+		a.trouble[part] = err
+	}
+}
+
+// problems lists what is wrong, each with what to do.
+func (a *Agent) problems() []string {
+	if a.sessions == nil {
+		return nil
+	}
+	a.mu.Lock()
+	var list []string
+	for _, part := range slices.Sorted(maps.Keys(a.trouble)) {
+		list = append(list, part+": "+explain(a.trouble[part]))
+	}
+	for _, login := range slices.Sorted(maps.Keys(a.badAccounts)) {
+		list = append(list, "account "+login+": "+explain(a.badAccounts[login]))
+	}
+	a.mu.Unlock()
+	if !a.conf.DisableBroker {
+		if _, err := a.rdpCertificate(); err != nil {
+			list = append(list, "rdp: "+err.Error()+"; install xrdp, or set RDPCertificateFile in sftd.yaml")
+		}
+	}
+	if p := a.events.problem(); p != "" {
+		list = append(list, "events: "+p)
+	}
+	return list
+}
+
+func explain(err error) string {
+	if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint != "" {
+		return err.Error() + "; " + e.Hint
+	}
+	return err.Error()
+}
+
+// Run is the agent's work until ctx ends. ready is called when the host is
+// under its care: accounts that were left open are shut.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	defer a.lock.Release()
+	if keys := a.conf.Later(); len(keys) > 0 {
+		a.log.Warn("these settings do nothing in this version", "keys", keys)
+	}
+	if err := a.sessions.recover(ctx); err != nil {
+		a.log.Error("shut the accounts that were left open", "error", err)
+		a.setProblem("accounts", err)
+	}
+	a.loadState()
+	ready()
+	var wg sync.WaitGroup
+	wg.Go(func() { a.runTicks(ctx) })
+	wg.Go(func() { a.runStatus(ctx) })
+	for ctx.Err() == nil {
+		err := a.enrolled(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		a.log.Error("not enrolled", "error", err)
+		a.setProblem("enrolment", err)
+	}
+	wg.Wait()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	err := a.sessions.shutAll(stop, "sftd was stopped")
+	a.writeStatus()
+	return err
+}
+
+// enrolled enrols the host if it has to, and then works for the platform
+// until ctx ends or the platform has deleted the host's record.
+func (a *Agent) enrolled(ctx context.Context) error {
+	var wait backoff
+	var id *identity
+	var key *ecdsa.PrivateKey
+	for {
+		var err error
+		if id, key, err = readIdentity(a.conf); err == nil && id == nil {
+			if err = a.enroll(ctx); err == nil {
+				continue
+			}
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.log.Error("not enrolled", "error", err)
+		a.setProblem("enrolment", err)
+		if _, serr := os.Stat(a.conf.EnrollmentTokenFile); serr != nil {
+			a.waitToken(ctx)
+			wait.reset()
+		} else if !wait.sleep(ctx) {
+			return ctx.Err()
+		}
+	}
+	a.setProblem("enrolment", nil)
+	hc, err := a.http(id.CA)
+	if err != nil {
+		return err
+	}
+	c := &api.Client{URL: id.URL, Key: key, Issuer: "server:" + id.ServerID, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
+	a.revoked.Store(false)
+	a.verifier.Store(a.verifierFor(id))
+	a.who.Store(id)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { a.runReports(ctx, c) })
+	wg.Go(func() {
+		a.events.run(ctx, func(ctx context.Context, list []api.Event) error {
+			return c.Do(ctx, "POST", "/v1/agent/events", api.EventsRequest{Events: list}, nil)
+		})
+	})
+	if !a.conf.DisableBroker {
+		wg.Go(func() { a.runBroker(ctx) })
+	}
+	err = a.runSync(ctx, c)
+	if sft.CodeOf(err) == sft.Revoked {
+		a.leave(context.WithoutCancel(ctx))
+	}
+	cancel()
+	wg.Wait()
+	hc.CloseIdleConnections()
+	return err
+}
+
+// leave ends everything on a host whose record was deleted. The identity is
+// put aside, so that a new enrollment token can enrol the host anew.
+func (a *Agent) leave(ctx context.Context) {
+	a.log.Error("the platform has deleted this host's record: all access ends")
+	a.revoked.Store(true)
+	a.sessions.endWhere(func(*session) string { return "the host's record was deleted" })
+	a.acc.Reconcile(ctx, nil, accounts.Limits{}, false)
+	if err := os.Rename(a.conf.TokenFile, a.conf.TokenFile+".deleted"); err != nil {
+		a.log.Error("put the identity aside", "error", err)
+	}
+	if err := os.Remove(a.conf.file(stateFile)); err != nil {
+		a.log.Error("forget what the platform said", "error", err)
+	}
+	a.mu.Lock()
+	a.state = nil
+	a.mu.Unlock()
+	a.who.Store(nil)
+}
+
+// waitToken waits until there is a token file.
+func (a *Agent) waitToken(ctx context.Context) {
+	for t := time.NewTicker(time.Second); ; {
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+			if _, err := os.Stat(a.conf.EnrollmentTokenFile); err == nil {
+				t.Stop()
+				return
+			}
+		}
+	}
+}
+
+// runTicks does what time brings about.
+func (a *Agent) runTicks(ctx context.Context) {
+	t := time.NewTicker(500 * time.Millisecond)
+	defer t.Stop()
+	again := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		a.sessions.tick(ctx)
+		if again++; again >= 60 && a.retry.Load() {
+			again = 0
+			if st, _ := a.current(); st != nil {
+				a.reconcile(ctx, st)
+			}
+		}
+	}
+}
+
+// LockAccounts shuts every account of ours, for when the agent is not there
+// to do it: after it has ended, and before it has started.
+func LockAccounts(ctx context.Context, c Config, b accounts.Backend) error {
+	if err := accounts.LockAll(ctx, c.state, b); err != nil {
+		return fmt.Errorf("shut the accounts: %w", err)
+	}
+	return nil
+}

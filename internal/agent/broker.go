@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/broker"
+	"sft/internal/frame"
+	"sft/internal/privsep"
+)
+
+// newsPatience is how long a sign-in waits for the platform's news of the
+// person who signs in.
+const newsPatience = 5 * time.Second
+
+// Sign proves the host to a client: by the TLS host key, over 32 bytes.
+func (a *Agent) Sign(_ context.Context, digest [32]byte) ([]byte, error) {
+	key := a.tlsKey.Load()
+	if key == nil {
+		return nil, errors.New("there is no host key yet")
+	}
+	return ecdsa.SignASN1(rand.Reader, key, digest[:])
+}
+
+// Report takes the broker's counters, for status.
+func (a *Agent) Report(r privsep.Report) { a.counters.Store(&r) }
+
+// Close undoes Open.
+func (a *Agent) Close(_ context.Context, c privsep.Close) {
+	a.sessions.closed(c.Stream, c.BytesIn, c.BytesOut, c.Why)
+}
+
+// Open decides whether to let one person in. It believes the certificate and
+// the proof, after checking them, and the platform's last State; of the broker
+// it takes the remote address, for the records.
+func (a *Agent) Open(ctx context.Context, o privsep.Open) (privsep.OpenReply, *os.File, error) {
+	id := a.who.Load()
+	if id == nil {
+		return privsep.OpenReply{}, nil, errNoToken
+	}
+	v := a.verifier.Load()
+	g, err := v.Verify(o.Certificates, o.Frame)
+	if err != nil {
+		a.refused(g, o, err)
+		return privsep.OpenReply{}, nil, err
+	}
+	reply, f, err := a.admit(ctx, id, g, o)
+	if err != nil {
+		a.refused(g, o, err)
+	}
+	return reply, f, err
+}
+
+// refused records that somebody was not let in. What was never proven is
+// worth a line in the log, not a place on the disk: anybody could fill it.
+func (a *Agent) refused(g broker.Grant, o privsep.Open, err error) {
+	a.log.Info("refused", "remote", o.Remote, "user", g.User, "session", g.Session, "code", sft.CodeOf(err), "why", err)
+	if g.User != "" {
+		_ = a.events.add(api.Event{Time: a.now(), Kind: string(audit.SessionRefused), User: g.User, Session: g.Session, Outcome: audit.Refused,
+			Detail: map[string]string{"service": g.Service, "remote": o.Remote, "code": string(sft.CodeOf(err)), "why": err.Error()}})
+	}
+}
+
+func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privsep.Open) (privsep.OpenReply, *os.File, error) {
+	none := privsep.OpenReply{}
+	if err := a.waitFor(ctx, g.Revision); err != nil {
+		return none, nil, err
+	}
+	u, err := a.mayOpen(g)
+	if err != nil {
+		return none, nil, err
+	}
+	if g.Service == frame.Ping {
+		b, err := json.Marshal(frame.Reply{Ping: &frame.PingReply{Server: id.ServerID, Login: u.Login}})
+		return privsep.OpenReply{Reply: b}, nil, err
+	}
+	if err := a.events.ready(); err != nil {
+		return none, nil, err
+	}
+	fingerprint, err := a.rdpCertificate()
+	if err != nil {
+		return none, nil, errRDP(err, "set RDPCertificateFile in sftd.yaml to the certificate of the RDP service")
+	}
+	// The socket first: an account is not opened for a service that is down.
+	sock, err := a.dialRDP(ctx)
+	if err != nil {
+		return none, nil, err
+	}
+	stream, password, err := a.sessions.open(ctx, u, g.Session, g.Service, o.Remote, func() error {
+		_, err := a.mayOpen(g)
+		return err
+	})
+	if err != nil {
+		sock.Close()
+		return none, nil, err
+	}
+	b, err := json.Marshal(frame.Reply{RDP: &frame.RDPReply{SignIn: SignInDeliver, Login: u.Login, CertificateSHA256: fingerprint, Secret: &frame.Secret{Secret: password}}})
+	if err != nil {
+		sock.Close()
+		a.sessions.closed(stream, 0, 0, "error")
+		return none, nil, err
+	}
+	return privsep.OpenReply{Stream: stream, Reply: b}, sock, nil
+}
+
+// waitFor waits until the host has heard of a revision.
+func (a *Agent) waitFor(ctx context.Context, revision int64) error {
+	t := time.NewTimer(newsPatience)
+	defer t.Stop()
+	for {
+		st, news := a.current()
+		if st != nil && st.Revision >= revision {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-t.C:
+			return &sft.Error{Code: sft.NotReady, Msg: "the host has not heard of this grant from the platform yet", Hint: "try again in a moment; if it stays so, look at \"sftd status\" on the host"}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// mayOpen looks a grant's person up in what the platform last said.
+func (a *Agent) mayOpen(g broker.Grant) (api.StateUser, error) {
+	st, _ := a.current()
+	no := func(msg, hint string) (api.StateUser, error) {
+		return api.StateUser{}, &sft.Error{Code: sft.Denied, Msg: msg, Hint: hint}
+	}
+	if st == nil || a.revoked.Load() {
+		return no("the platform has deleted this host's record", "ask an administrator to enrol the host again")
+	}
+	if grace := time.Duration(a.conf.OfflineGrace); grace >= 0 && a.now().Sub(a.heardAt()) > grace+hangLimit {
+		return no(fmt.Sprintf("the host has not heard from the platform for %s", a.now().Sub(a.heardAt()).Round(time.Second)), "let the host reach the platform again; OfflineGrace in sftd.yaml sets how long it may be away")
+	}
+	for _, s := range st.EndedSessions {
+		if s == g.Session {
+			return api.StateUser{}, errSessionOver
+		}
+	}
+	for _, u := range st.Users {
+		if u.ID != g.User {
+			continue
+		}
+		if !st.Settings.CreateServerUsers && g.Service != frame.Ping {
+			return no("the project does not let sftd manage accounts, and signing in needs that", "set create_server_users in the project")
+		}
+		if g.Service != frame.Ping {
+			if err := a.accountProblem(u.Login); err != nil {
+				return api.StateUser{}, err
+			}
+		}
+		return u, nil
+	}
+	return no("you have no access to this host, or no longer", "ask an administrator of the project")
+}
+
+// verifierFor builds what judges certificates for this host.
+func (a *Agent) verifierFor(id *identity) *broker.Verifier {
+	return &broker.Verifier{Server: id.ServerID, Team: id.Team, Project: id.Project, Now: a.now, CAs: func() []*x509.Certificate {
+		st, _ := a.current()
+		if st == nil {
+			return nil
+		}
+		var list []*x509.Certificate
+		for _, der := range st.AccessCAs {
+			if c, err := x509.ParseCertificate(der); err == nil {
+				list = append(list, c)
+			}
+		}
+		return list
+	}}
+}
+
+// runBroker keeps a broker running until ctx ends: it holds the listener,
+// starts the child, tells it what to serve with, and starts another when it
+// has died.
+func (a *Agent) runBroker(ctx context.Context) {
+	var wait backoff
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := a.oneBroker(ctx)
+		a.child.Store(nil)
+		if ctx.Err() != nil {
+			return
+		}
+		a.log.Error("the broker is not running", "error", err)
+		a.setProblem("broker", err)
+		if time.Since(began) > time.Minute {
+			wait.reset()
+		}
+		wait.sleep(ctx)
+	}
+}
+
+func (a *Agent) oneBroker(ctx context.Context) error {
+	uid, gid, err := brokerAccount(a.conf.BrokerUser)
+	if err != nil {
+		return err
+	}
+	cfg, err := a.configuration(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(a.conf.BrokerListenHost, strconv.Itoa(a.conf.BrokerListenPort)))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	child, err := privsep.Start(ctx, privsep.Config{UID: uid, GID: gid, Path: a.self, Argv: []string{"sftd", "broker"}, Log: a.log}, a)
+	if err != nil {
+		return err
+	}
+	if err := child.Configure(cfg, f); err != nil {
+		child.Kill()
+		child.Wait()
+		return err
+	}
+	a.layers.Store(ptr(child.Layers()))
+	a.child.Store(child)
+	a.setProblem("broker", nil)
+	a.log.Info("the broker is running", "listen", l.Addr().String(), "pid", child.PID())
+	for {
+		changed := a.configChanged()
+		select {
+		case <-child.Done():
+			return child.Wait()
+		case <-changed:
+			if cfg, err = a.configuration(ctx); err == nil {
+				err = child.Configure(cfg, nil)
+			}
+			if err != nil {
+				a.log.Error("tell the broker of a change", "error", err)
+			}
+		case <-ctx.Done():
+			child.Kill()
+			return child.Wait()
+		}
+	}
+}
+
+// configuration waits until there is everything that a broker needs.
+func (a *Agent) configuration(ctx context.Context) (privsep.Configuration, error) {
+	for {
+		changed := a.configChanged()
+		st, _ := a.current()
+		if chain := a.chain.Load(); chain != nil && st != nil {
+			return privsep.Configuration{HostCertificates: *chain, ClientCAs: st.AccessCAs, ClockOffset: a.clock.Offset()}, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return privsep.Configuration{}, ctx.Err()
+		}
+	}
+}
+
+// brokerAccount finds the account that the broker runs as.
+func brokerAccount(name string) (uid, gid int, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, &sft.Error{Code: sft.Invalid, Msg: "there is no account " + sft.Quote(name) + " for the broker", Hint: "make it: useradd --system --no-create-home --shell /usr/sbin/nologin " + name + ", or set BrokerUser in sftd.yaml"}
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	return uid, gid, errors.Join(err1, err2)
+}
+
+func ptr[T any](v T) *T { return &v }

@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"reflect"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/conf"
+)
+
+// Config is sftd.yaml. Every key is optional; a file that is not there is all
+// defaults. Keys with the tag later are known and checked, and do nothing in
+// this version: Later names those that are set.
+type Config struct {
+	AccessAddress   string   `yaml:"AccessAddress"`   // IP that clients use instead of the detected one
+	AccessInterface string   `yaml:"AccessInterface"` // take the address from this interface
+	AltNames        []string `yaml:"AltNames"`
+	CanonicalName   string   `yaml:"CanonicalName"` // what people see and type instead of the host name
+	Bastion         string   `yaml:"Bastion"`
+
+	AutoEnroll          bool   `yaml:"AutoEnroll" later:"x"`
+	EnrollmentTokenFile string `yaml:"EnrollmentTokenFile"`
+	InitialURL          string `yaml:"InitialURL" later:"x"`
+	ServerFile          string `yaml:"ServerFile"` // the platform's URL
+	TokenFile           string `yaml:"TokenFile"`  // this host's identity
+	BufferFile          string `yaml:"BufferFile"` // prefix of the spool of events
+	ForwardProxy        string `yaml:"ForwardProxy"`
+
+	BrokerAccessPort                  int    `yaml:"BrokerAccessPort"` // port that clients are told
+	BrokerListenHost                  string `yaml:"BrokerListenHost"`
+	BrokerListenPort                  int    `yaml:"BrokerListenPort"`
+	BrokeredLoginGracePeriodInSeconds int    `yaml:"BrokeredLoginGracePeriodInSeconds"`
+	BrokerUser                        string `yaml:"BrokerUser"`
+	DisableBroker                     bool   `yaml:"DisableBroker"`
+
+	RDPAddress         string `yaml:"RDPAddress"`
+	RDPCertificateFile string `yaml:"RDPCertificateFile"`
+	RDPSignIn          string `yaml:"RDPSignIn"` // deliver
+
+	OfflineGrace  Duration `yaml:"OfflineGrace"` // 0: none, -1: no limit
+	AllowAdmin    bool     `yaml:"AllowAdmin"`
+	AllowedLogins []string `yaml:"AllowedLogins"` // globs
+	MaxUsers      int      `yaml:"MaxUsers"`      // 0: no limit
+
+	Labels                   map[string]string `yaml:"Labels" later:"x"`
+	AuthorizedPrincipalsFile string            `yaml:"AuthorizedPrincipalsFile" later:"x"`
+	SSHDConfigFile           string            `yaml:"SSHDConfigFile" later:"x"`
+	SSHDPort                 int               `yaml:"SSHDPort" later:"x"`
+	TrustedUserCAKeysFile    string            `yaml:"TrustedUserCAKeysFile" later:"x"`
+
+	LogLevel string `yaml:"LogLevel"` // warn, info, debug
+
+	state string // folder of the TokenFile: everything else that is kept is beside it
+}
+
+// A Duration is written as in "24h", "90m" or "-1".
+type Duration time.Duration
+
+// UnmarshalYAML reads a duration, or a whole number of seconds.
+func (d *Duration) UnmarshalYAML(b []byte) error {
+	s := strings.Trim(strings.TrimSpace(string(b)), `"'`)
+	if s == "-1" {
+		*d = -1
+		return nil
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		v, err = time.ParseDuration(s + "s")
+	}
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is no duration; use one such as 24h, 0 or -1", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// SignInDeliver hands the account's password to the client for the life of
+// the session.
+const SignInDeliver = "deliver"
+
+// Defaults returns the configuration of a host without sftd.yaml.
+func Defaults() Config {
+	p := conf.AgentPaths()
+	file := func(name string) string { return path.Join(p.State, name) }
+	return Config{
+		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
+		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, BrokerUser: "sftd-broker", state: p.State,
+		RDPAddress: "127.0.0.1:3389", RDPSignIn: SignInDeliver, OfflineGrace: Duration(24 * time.Hour), AllowAdmin: true,
+		AuthorizedPrincipalsFile: file("principals/%u"), SSHDConfigFile: "/etc/ssh/sshd_config", TrustedUserCAKeysFile: file("ssh_ca.pub"), LogLevel: "INFO",
+	}
+}
+
+// ReadConfig reads sftd.yaml at file, strictly. A file that does not exist is
+// all defaults, unless it was named by hand.
+func ReadConfig(file string, named bool) (Config, error) {
+	c := Defaults()
+	if err := conf.ReadYAML(file, &c); err != nil && (named || !errors.Is(err, fs.ErrNotExist)) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return c, &sft.Error{Code: sft.Invalid, Msg: "there is no " + file, Hint: "check --conf"}
+		}
+		return c, err
+	}
+	c.state = path.Dir(c.TokenFile)
+	if c.BrokerAccessPort == 0 {
+		c.BrokerAccessPort = c.BrokerListenPort
+	}
+	if err := c.check(); err != nil {
+		if e, ok := errors.AsType[*sft.Error](err); ok {
+			e.Msg = file + ": " + e.Msg
+		}
+		return c, err
+	}
+	return c, nil
+}
+
+func (c Config) check() error {
+	bad := func(key string, v any, hint string) error {
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is %s", key, sft.Quote(fmt.Sprint(v))), Hint: hint}
+	}
+	for _, p := range []struct {
+		key string
+		v   int
+	}{{"BrokerListenPort", c.BrokerListenPort}, {"BrokerAccessPort", c.BrokerAccessPort}} {
+		if p.v < 1 || p.v > 65535 {
+			return bad(p.key, p.v, "use 1 to 65535")
+		}
+	}
+	if c.AccessAddress != "" {
+		if _, err := netip.ParseAddr(c.AccessAddress); err != nil {
+			return bad("AccessAddress", c.AccessAddress, "use an IP address")
+		}
+	}
+	if c.BrokerListenHost != "" {
+		if _, err := netip.ParseAddr(c.BrokerListenHost); err != nil {
+			return bad("BrokerListenHost", c.BrokerListenHost, "use an IP address of this host")
+		}
+	}
+	for _, n := range append([]string{c.CanonicalName, c.Bastion}, c.AltNames...) {
+		if n != "" && sft.CheckHostname(n) != nil {
+			return bad("the name", n, "use letters, digits, \".\", \"-\" and \"_\"")
+		}
+	}
+	if host, _, err := net.SplitHostPort(c.RDPAddress); err != nil || !isLoopback(host) {
+		return bad("RDPAddress", c.RDPAddress, "use an address of this host itself, as in 127.0.0.1:3389")
+	}
+	if c.RDPSignIn != SignInDeliver {
+		return bad("RDPSignIn", c.RDPSignIn, "use deliver; this version has no other")
+	}
+	if n := c.BrokeredLoginGracePeriodInSeconds; n < 0 || n > 3600 {
+		return bad("BrokeredLoginGracePeriodInSeconds", n, "use 0 to 3600")
+	}
+	if c.MaxUsers < 0 {
+		return bad("MaxUsers", c.MaxUsers, "use 0 for no limit, or more")
+	}
+	for _, g := range c.AllowedLogins {
+		if _, err := path.Match(g, ""); err != nil {
+			return bad("AllowedLogins", g, "use a pattern such as dev-*")
+		}
+	}
+	if c.ForwardProxy != "" {
+		if u, err := url.Parse(c.ForwardProxy); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return bad("ForwardProxy", c.ForwardProxy, "use http://HOST:PORT")
+		}
+	}
+	if _, err := c.Level(); err != nil {
+		return bad("LogLevel", c.LogLevel, "use warn, info or debug")
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+// Level is the log level.
+func (c Config) Level() (slog.Level, error) {
+	var l slog.Level
+	err := l.UnmarshalText([]byte(c.LogLevel))
+	return l, err
+}
+
+// Later names the keys that are set and do nothing yet.
+func (c Config) Later() (keys []string) {
+	def := reflect.ValueOf(Defaults())
+	v := reflect.ValueOf(c)
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if _, ok := f.Tag.Lookup("later"); ok && !reflect.DeepEqual(v.Field(i).Interface(), def.Field(i).Interface()) {
+			keys = append(keys, f.Tag.Get("yaml"))
+		}
+	}
+	return keys
+}
+
+// file is a path in the state folder.
+func (c Config) file(name string) string { return path.Join(c.state, name) }
+
+func (c Config) grace() time.Duration {
+	return time.Duration(c.BrokeredLoginGracePeriodInSeconds) * time.Second
+}

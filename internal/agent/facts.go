@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"bufio"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/frame"
+)
+
+// facts collects what the host is.
+func (a *Agent) facts() (api.Facts, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		return api.Facts{}, err
+	}
+	f := api.Facts{Hostname: name, CanonicalName: a.conf.CanonicalName, AltNames: a.conf.AltNames, AccessAddress: a.conf.AccessAddress,
+		BrokerPort: a.conf.BrokerAccessPort, Bastion: a.conf.Bastion, OS: osName(), OSType: runtime.GOOS, Version: sft.Version, Problems: a.problems()}
+	if !a.conf.DisableBroker {
+		f.Services = []string{frame.RDP}
+	}
+	if f.AccessAddress == "" {
+		f.AccessAddress, err = accessAddress(a.conf.AccessInterface)
+	}
+	return f, err
+}
+
+// DeviceInfo is facts, for sftd --debug-device-info.
+func DeviceInfo(c Config) (api.Facts, error) {
+	a := &Agent{conf: c}
+	return a.facts()
+}
+
+// accessAddress picks the address that clients use: the lowest public IPv4,
+// else the lowest private one, else an IPv6; of one interface, if named.
+func accessAddress(iface string) (string, error) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return "", err
+	}
+	var found []netip.Addr
+	for _, i := range list {
+		if iface != "" && i.Name != iface || i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			return "", err
+		}
+		for _, n := range addrs {
+			if p, err := netip.ParsePrefix(n.String()); err == nil && p.Addr().IsGlobalUnicast() {
+				found = append(found, p.Addr())
+			}
+		}
+	}
+	if len(found) == 0 {
+		if iface != "" {
+			return "", &sft.Error{Code: sft.Invalid, Msg: "interface " + sft.Quote(iface) + " has no address", Hint: "check AccessInterface in sftd.yaml"}
+		}
+		return "", nil // the platform takes the one that the request came from
+	}
+	rank := func(a netip.Addr) int {
+		switch {
+		case a.Is4() && !a.IsPrivate():
+			return 0
+		case a.Is4():
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(found, func(a, b netip.Addr) int {
+		if d := rank(a) - rank(b); d != 0 {
+			return d
+		}
+		return a.Compare(b)
+	})
+	return found[0].String(), nil
+}
+
+// osName is the system's name for people, from os-release(5).
+func osName() string {
+	f, err := os.Open("/etc/os-release")
+	if err != nil {
+		return runtime.GOOS
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if v, ok := strings.CutPrefix(s.Text(), "PRETTY_NAME="); ok {
+			if v = strings.Trim(v, `"`); len(v) <= 100 {
+				return v
+			}
+		}
+	}
+	return runtime.GOOS
+}

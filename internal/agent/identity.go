@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"unicode/utf16"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/conf"
+)
+
+// An identity is what an enrolled host is to the platform. It is one file, so
+// that a host is enrolled or it is not.
+type identity struct {
+	ServerID string `json:"server_id"`
+	Team     string `json:"team"`
+	Project  string `json:"project"`
+	URL      string `json:"url"`
+	CA       []byte `json:"platform_ca,omitempty"` // DER
+	Key      []byte `json:"device_key"`            // PKCS #8, DER: signs requests, and nothing else
+}
+
+// readIdentity returns the identity in the TokenFile, or nothing on a host
+// that is not enrolled.
+func readIdentity(c Config) (*identity, *ecdsa.PrivateKey, error) {
+	b, err := conf.ReadPrivate(c.TokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var id identity
+	if err := json.Unmarshal(b, &id); err != nil || id.ServerID == "" {
+		return nil, nil, &sft.Error{Code: sft.Invalid, Msg: c.TokenFile + " is not readable", Hint: "remove it and enrol the server again"}
+	}
+	k, err := x509.ParsePKCS8PrivateKey(id.Key)
+	key, ok := k.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return nil, nil, &sft.Error{Code: sft.Invalid, Msg: c.TokenFile + " holds no usable key", Hint: "remove it and enrol the server again"}
+	}
+	return &id, key, nil
+}
+
+// maxTokenFile caps the enrollment token file, in bytes.
+const maxTokenFile = 16 << 10
+
+// parseToken reads an enrollment token as people write it to a file: ASCII,
+// UTF-8 or UTF-16 with a byte order mark (as PowerShell does), any line end,
+// blanks around it.
+func parseToken(b []byte) (api.EnrollmentToken, error) {
+	var t api.EnrollmentToken
+	bad := func(msg string) (api.EnrollmentToken, error) {
+		return api.EnrollmentToken{}, &sft.Error{Code: sft.Invalid, Msg: msg, Hint: "write the token to the file as the platform showed it, in one line"}
+	}
+	if len(b) > maxTokenFile {
+		return bad("the enrollment token file is too long")
+	}
+	switch {
+	case bytes.HasPrefix(b, []byte{0xff, 0xfe}), bytes.HasPrefix(b, []byte{0xfe, 0xff}):
+		le := b[0] == 0xff
+		var u []uint16
+		for i := 2; i+1 < len(b); i += 2 {
+			lo, hi := b[i], b[i+1]
+			if !le {
+				lo, hi = hi, lo
+			}
+			u = append(u, uint16(lo)|uint16(hi)<<8)
+		}
+		b = []byte(string(utf16.Decode(u)))
+	case bytes.HasPrefix(b, []byte{0xef, 0xbb, 0xbf}):
+		b = b[3:]
+	}
+	b = bytes.TrimSpace(b)
+	if len(b) == 0 {
+		return bad("the enrollment token file is empty")
+	}
+	raw, err := base64.StdEncoding.DecodeString(string(b))
+	if err != nil {
+		if raw, err = base64.RawStdEncoding.DecodeString(string(b)); err != nil {
+			return bad("the enrollment token file holds no enrollment token")
+		}
+	}
+	if err := json.Unmarshal(raw, &t); err != nil || t.Secret == "" || t.URL == "" {
+		return bad("the enrollment token file holds no enrollment token")
+	}
+	if t.URL, err = api.CheckURL(t.URL); err != nil {
+		return bad("the enrollment token names no usable platform")
+	}
+	return t, nil
+}
+
+// errNoToken says that a host is not enrolled and cannot enrol.
+var errNoToken = &sft.Error{Code: sft.SignIn, Msg: "this host is not enrolled", Hint: "write an enrollment token of its project to the token file"}
+
+// enroll enrols the host with the token file. Nothing is written before the
+// platform has said yes; then the identity, whole; then the token file goes.
+func (a *Agent) enroll(ctx context.Context) error {
+	b, err := os.ReadFile(a.conf.EnrollmentTokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		e := *errNoToken
+		e.Hint = "write an enrollment token of its project to " + a.conf.EnrollmentTokenFile
+		return &e
+	}
+	if err != nil {
+		return err
+	}
+	t, err := parseToken(b)
+	if err != nil {
+		return err
+	}
+	var ca []byte
+	if t.Fingerprint != "" {
+		if ca, err = api.FetchCA(ctx, t.URL, t.Fingerprint, a.clock); err != nil {
+			return err
+		}
+	}
+	hc, err := a.http(ca)
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return err
+	}
+	facts, err := a.facts()
+	if err != nil {
+		return err
+	}
+	// A platform never heard of must not cost a record: try the disk first.
+	if err := a.writable(); err != nil {
+		return err
+	}
+	c := api.Client{URL: t.URL, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
+	var reply api.EnrollServerReply
+	if err := c.Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: t.Secret, DeviceKey: spki, Facts: facts}, &reply); err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	id := identity{ServerID: reply.ServerID, Team: reply.Team, Project: reply.Project, URL: t.URL, CA: ca, Key: der}
+	if reply.URL != "" && reply.URL != t.URL {
+		return &sft.Error{Code: sft.Invalid, Msg: "the platform at " + t.URL + " calls itself " + sft.Quote(reply.URL), Hint: "make a new enrollment token"}
+	}
+	if err := a.forget(); err != nil {
+		return err
+	}
+	j, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	if err := conf.WriteFile(a.conf.ServerFile, []byte(id.URL+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := conf.WriteSecret(a.conf.TokenFile, j); err != nil {
+		return err
+	}
+	if err := os.Remove(a.conf.EnrollmentTokenFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.Warn("remove the enrollment token file by hand: it can still enrol servers", "error", err)
+	}
+	a.log.Info("enrolled", "server", id.ServerID, "team", id.Team, "project", id.Project, "platform", id.URL)
+	return nil
+}
+
+// forget removes what belonged to the host's former record.
+func (a *Agent) forget() error {
+	for _, f := range []string{stateFile, brokerKeyFile, sessionsFile} {
+		if err := os.Remove(a.conf.file(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return a.events.forget()
+}
+
+// writable tells whether the state folder takes files.
+func (a *Agent) writable() error {
+	probe := a.conf.file(".probe")
+	defer os.Remove(probe)
+	if err := conf.WriteSecret(probe, make([]byte, 8<<10)); err != nil {
+		return fmt.Errorf("write to the state folder: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) http(ca []byte) (*http.Client, error) {
+	var proxy *url.URL
+	if a.conf.ForwardProxy != "" {
+		proxy, _ = url.Parse(a.conf.ForwardProxy) // checked by ReadConfig
+	}
+	return api.NewHTTP(ca, proxy, a.clock)
+}
+
+// brokerKeyFile holds the TLS host key, which proves the broker and is never
+// used for anything else.
+const brokerKeyFile = "broker.key"
+
+// hostKey returns the TLS host key, made on first use.
+func (a *Agent) hostKey() (*ecdsa.PrivateKey, error) {
+	path := a.conf.file(brokerKeyFile)
+	b, err := conf.ReadPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		return key, conf.WriteSecret(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(b); block != nil {
+		if k, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+			if key, ok := k.(*ecdsa.PrivateKey); ok && key.Curve == elliptic.P256() {
+				return key, nil
+			}
+		}
+	}
+	return nil, &sft.Error{Code: sft.Invalid, Msg: path + " holds no usable key", Hint: "remove it: a new one is made"}
+}
+
+var userAgent = strings.Join([]string{"sftd", sft.Version}, "/")

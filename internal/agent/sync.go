@@ -1,0 +1,356 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	mrand "math/rand/v2"
+	"slices"
+	"time"
+
+	"sft"
+	"sft/internal/accounts"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/conf"
+)
+
+// stateFile holds what the platform last said, for when it is gone.
+const stateFile = "state.json"
+
+// hangLimit is how long a state request may hang.
+const hangLimit = 55 * time.Second
+
+// A kept is the content of the stateFile.
+type kept struct {
+	HeardAt time.Time `json:"heard_at"`
+	State   api.State `json:"state"`
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d/2 + time.Duration(mrand.Int64N(int64(d)/2+1))
+}
+
+// current returns what the platform last said, nil before it said anything,
+// and a channel that is closed when it says something else.
+func (a *Agent) current() (*api.State, <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state, a.news
+}
+
+func (a *Agent) heardAt() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.heard
+}
+
+// configChanged returns a channel that is closed when the broker is to be
+// told something new.
+func (a *Agent) configChanged() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}
+
+func (a *Agent) tellConfig() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// loadState takes up what the platform said before the agent started.
+func (a *Agent) loadState() {
+	b, err := conf.ReadPrivate(a.conf.file(stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var k kept
+	if err == nil {
+		err = json.Unmarshal(b, &k)
+	}
+	if err != nil {
+		a.log.Error("read what the platform said before; waiting for it to say it again", "error", err)
+		return
+	}
+	a.mu.Lock()
+	a.state, a.heard = &k.State, k.HeardAt
+	a.mu.Unlock()
+}
+
+// heardFrom notes that the platform answered, and stores what it said.
+func (a *Agent) heardFrom(st *api.State) {
+	a.mu.Lock()
+	now := a.now()
+	before := a.heard
+	same := a.state != nil && a.state.Revision == st.Revision
+	a.heard = now
+	if !same {
+		a.state = st
+		close(a.news)
+		a.news = make(chan struct{})
+	}
+	a.mu.Unlock()
+	if same && now.Sub(before) < time.Minute && now.After(before) {
+		return
+	}
+	b, err := json.Marshal(kept{now, *st})
+	if err == nil {
+		err = conf.WriteSecret(a.conf.file(stateFile), b)
+	}
+	if err != nil { // what was said is done all the same: it may take access away
+		a.log.Error("store what the platform said", "error", err)
+	}
+	a.setProblem("state", err)
+}
+
+// runSync follows the platform until ctx ends or the host's record is
+// deleted.
+func (a *Agent) runSync(ctx context.Context, c *api.Client) error {
+	var wait backoff
+	offset := a.clock.Offset()
+	first := true
+	for ctx.Err() == nil {
+		var st api.State
+		after := ""
+		if cur, _ := a.current(); cur != nil && !first {
+			after = fmt.Sprint(cur.Revision)
+		}
+		rctx, cancel := context.WithTimeout(ctx, hangLimit+20*time.Second)
+		err := c.Do(rctx, "GET", "/v1/agent/state?after="+after, nil, &st)
+		cancel()
+		if sft.CodeOf(err) == sft.Revoked && err != nil {
+			return err
+		}
+		if err == nil && (st.Revision < 1 || len(st.AccessCAs) == 0) {
+			cur, _ := a.current()
+			if cur == nil || st.Revision != cur.Revision {
+				err = errors.New("the platform's state is not complete")
+			}
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				a.log.Warn("no news from the platform", "error", err)
+				a.setProblem("platform", err)
+			}
+			wait.sleep(ctx)
+			continue
+		}
+		wait.reset()
+		a.setProblem("platform", nil)
+		if o := a.clock.Offset(); o != offset {
+			offset = o
+			a.warnClock(o)
+			a.tellConfig()
+		}
+		a.apply(ctx, &st, first)
+		first = false
+	}
+	return ctx.Err()
+}
+
+func (a *Agent) warnClock(o time.Duration) {
+	var err error
+	if o > api.WarnSkew || o < -api.WarnSkew {
+		err = fmt.Errorf("this host's clock is off by %s; set it", (-o).Round(time.Second))
+		a.log.Warn("the clock is off", "by", (-o).String())
+	}
+	a.setProblem("clock", err)
+}
+
+// apply makes the host match what the platform said. Access is taken before
+// any is given.
+func (a *Agent) apply(ctx context.Context, st *api.State, always bool) {
+	cur, _ := a.current()
+	same := cur != nil && cur.Revision == st.Revision
+	if same && !always {
+		a.heardFrom(cur)
+		return
+	}
+	if len(st.AccessCAs) == 0 {
+		st = cur // the reply to "nothing new" has no body worth keeping
+	}
+	a.heardFrom(st)
+	if same {
+		a.mu.Lock()
+		a.state = st
+		a.mu.Unlock()
+	}
+	in := map[string]bool{}
+	for _, u := range st.Users {
+		in[u.ID] = true
+	}
+	a.sessions.endWhere(func(s *session) string {
+		switch {
+		case !in[s.User]:
+			return "access was taken away"
+		case slices.Contains(st.EndedSessions, s.ID):
+			return "the client was deleted"
+		}
+		return ""
+	})
+	a.sessions.tick(ctx)
+	a.tellConfig()
+	a.reconcile(ctx, st)
+}
+
+// reconcile makes the accounts match.
+func (a *Agent) reconcile(ctx context.Context, st *api.State) {
+	var wants []accounts.Want
+	if st.Settings.CreateServerUsers {
+		for _, u := range st.Users {
+			wants = append(wants, accounts.Want{Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin})
+		}
+	}
+	byLogin := map[string]string{}
+	for _, u := range st.Users {
+		byLogin[u.Login] = u.ID
+	}
+	lim := accounts.Limits{AllowAdmin: a.conf.AllowAdmin, AllowedLogins: a.conf.AllowedLogins, MaxUsers: a.conf.MaxUsers}
+	out := a.acc.Reconcile(ctx, wants, lim, st.Settings.DeleteServerUsers)
+	bad := map[string]error{}
+	retry := false
+	for _, o := range out {
+		if o.Err != nil {
+			a.log.Warn("account", "login", o.Login, "change", string(o.Change), "error", o.Err)
+		} else if o.Change != accounts.Kept {
+			a.log.Info("account", "login", o.Login, "change", string(o.Change))
+		}
+		switch o.Change {
+		case accounts.Conflict, accounts.Refused, accounts.Failed:
+			bad[o.Login] = o.Err
+			retry = retry || o.Change == accounts.Failed
+		}
+		a.accountEvent(byLogin[o.Login], o)
+	}
+	a.mu.Lock()
+	a.badAccounts = bad
+	a.mu.Unlock()
+	a.retry.Store(retry)
+}
+
+// accountEvents are the audit events of what Reconcile did. What stays as it
+// is, is told once.
+var accountEvents = map[accounts.Change]audit.Kind{
+	accounts.Created: audit.AccountCreated, accounts.Updated: audit.AccountUpdated, accounts.Removed: audit.AccountRemoved, accounts.Disabled: audit.AccountDisabled,
+	accounts.Conflict: audit.AccountConflict, accounts.Refused: audit.AccountRefused, accounts.Failed: audit.AccountFailed,
+}
+
+func (a *Agent) accountEvent(user string, o accounts.Outcome) {
+	kind, ok := accountEvents[o.Change]
+	if !ok {
+		return
+	}
+	text := o.String()
+	a.mu.Lock()
+	told := a.told[o.Login] == text && (o.Change == accounts.Conflict || o.Change == accounts.Refused || o.Change == accounts.Failed)
+	a.told[o.Login] = text
+	a.mu.Unlock()
+	if told {
+		return
+	}
+	e := api.Event{Kind: string(kind), User: user, Outcome: audit.Success, Detail: map[string]string{"login": o.Login}}
+	if o.Err != nil {
+		e.Detail["why"] = o.Err.Error()
+		e.Outcome = audit.Failed
+	}
+	_ = a.event(e)
+}
+
+// accountProblem is why nobody can sign in as login.
+func (a *Agent) accountProblem(login string) error {
+	a.mu.Lock()
+	err, bad := a.badAccounts[login]
+	a.mu.Unlock()
+	if !bad {
+		return nil
+	}
+	if e, ok := errors.AsType[*sft.Error](err); ok {
+		return e
+	}
+	return &sft.Error{Code: sft.Conflict, Msg: "the account " + sft.Quote(login) + " cannot be used on this host", Err: err, Hint: "ask the host's administrator to look at \"sftd status\""}
+}
+
+// runReports tells the platform what the host is, when that has changed, and
+// renews the broker's certificate when half of its life is over.
+func (a *Agent) runReports(ctx context.Context, c *api.Client) {
+	var wait backoff
+	var last string
+	for ctx.Err() == nil {
+		facts, err := a.facts()
+		if err == nil {
+			var j []byte
+			j, err = json.Marshal(facts)
+			if renew := !a.conf.DisableBroker && !a.now().Before(a.renewAt()); err == nil && (string(j) != last || renew) {
+				err = a.report(ctx, c, facts, renew)
+				if err == nil {
+					last = string(j)
+				}
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("report to the platform", "error", err)
+			a.setProblem("report", err)
+			wait.sleep(ctx)
+			continue
+		}
+		a.setProblem("report", nil)
+		wait.reset()
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+func (a *Agent) renewAt() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.renew
+}
+
+func (a *Agent) report(ctx context.Context, c *api.Client, f api.Facts, renew bool) error {
+	req := api.ReportRequest{Facts: f}
+	key, err := a.hostKey()
+	if err != nil {
+		return err
+	}
+	if renew {
+		if req.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key); err != nil {
+			return err
+		}
+	}
+	var reply api.ReportReply
+	if err := c.Do(ctx, "POST", "/v1/agent/report", req, &reply); err != nil || !renew {
+		return err
+	}
+	return a.takeCertificate(key, reply.BrokerCertificate)
+}
+
+// takeCertificate puts a new certificate of the broker to use.
+func (a *Agent) takeCertificate(key *ecdsa.PrivateKey, chain [][]byte) error {
+	if len(chain) == 0 || len(chain) > 4 {
+		return errors.New("the platform sent no certificate for the broker")
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("read the broker's new certificate: %w", err)
+	}
+	if !key.PublicKey.Equal(leaf.PublicKey) {
+		return errors.New("the platform's certificate for the broker is for another key")
+	}
+	a.tlsKey.Store(key)
+	a.chain.Store(&chain)
+	a.mu.Lock()
+	a.renew = leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
+	a.certUntil = leaf.NotAfter
+	a.mu.Unlock()
+	a.tellConfig()
+	return nil
+}

@@ -1,0 +1,23 @@
+// Package daemon is what a service says to the system that runs it.
+package daemon
+
+import (
+	"net"
+	"os"
+)
+
+// Notify tells systemd the state of this service, as in "READY=1" or
+// "STOPPING=1" (sd_notify(3)). Without systemd it does nothing.
+func Notify(state string) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(state))
+	return err
+}
