@@ -1,0 +1,73 @@
+# The commands of the repository. Each sets up what it needs on a fresh Debian
+# or Ubuntu machine that has Go, curl, git and make.
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
+LDFLAGS   = -s -w -X sft.Version=$(VERSION)
+GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+DESTDIR  ?=
+PREFIX   ?= /usr/local
+
+# What also runs on people's own machines has to compile there.
+PORTABLE  = . ./cmd/sft ./internal/accounts ./internal/api ./internal/audit ./internal/broker ./internal/client \
+            ./internal/conf ./internal/frame ./internal/launch ./internal/privsep ./internal/tunnel
+
+.PHONY: all setup build build-race demo test quick vet install uninstall clean
+
+all: build
+
+setup:
+	@scripts/setup.sh
+
+build:
+	@mkdir -p build/bin
+	$(GOBUILD) -o build/bin/ ./cmd/...
+
+# The programs with the race detector, for the end-to-end tests.
+build-race:
+	@mkdir -p build/race
+	CGO_ENABLED=1 go build -race -o build/race/ ./cmd/...
+
+# One command to a desktop: a platform, two servers and a person's machine in
+# namespaces, "sft rdp web01", a screenshot, and nothing left behind. KEEP=1
+# leaves it running, and says how to play with it.
+demo: setup build
+	@go build -o build/demo-run ./e2e/demo
+	@build/demo-run -bin build/bin -out build/demo $(if $(KEEP),-keep)
+
+vet:
+	@test -z "$$(gofmt -l . )" || { gofmt -l .; echo "run gofmt -w on these files"; exit 1; }
+	go vet ./...
+	GOOS=windows go vet $(PORTABLE)
+	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/tunnel
+
+# Everything: vet, unit tests, both databases, namespaced end-to-end tests.
+# It needs root, for the namespaces.
+test: setup vet build build-race
+	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -json -count=1 -timeout 20m ./... | go run ./scripts/testsum
+
+# What works in under a minute without root, for working.
+quick:
+	go vet ./...
+	@set -o pipefail; go test -short -json $$(go list ./... | grep -v /e2e) | go run ./scripts/testsum
+
+# The server's part of a release, by hand: sftd with its unit. Packages come
+# later; this is what they will do.
+install: build
+	install -D -m 755 build/bin/sftd $(DESTDIR)$(PREFIX)/sbin/sftd
+	install -D -m 755 build/bin/sft $(DESTDIR)$(PREFIX)/bin/sft
+	install -D -m 755 build/bin/sft-platform $(DESTDIR)$(PREFIX)/bin/sft-platform
+	install -d $(DESTDIR)/etc/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|g' packaging/sftd.service > $(DESTDIR)/etc/systemd/system/sftd.service
+	install -D -m 644 packaging/sftd.sysusers $(DESTDIR)/usr/lib/sysusers.d/sftd.conf
+	@test -n "$(DESTDIR)" || { systemd-sysusers /usr/lib/sysusers.d/sftd.conf && systemctl daemon-reload; }
+	@echo 'Installed. Write an enrollment token to /var/lib/sftd/enrollment.token, then: systemctl enable --now sftd'
+
+uninstall:
+	-systemctl disable --now sftd
+	rm -f $(DESTDIR)$(PREFIX)/sbin/sftd $(DESTDIR)$(PREFIX)/bin/sft $(DESTDIR)$(PREFIX)/bin/sft-platform
+	rm -f $(DESTDIR)/etc/systemd/system/sftd.service $(DESTDIR)/usr/lib/sysusers.d/sftd.conf
+
+clean:
+	rm -rf build
+
+SHELL := /bin/bash
