@@ -1,0 +1,198 @@
+package broker
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// lingerIdle is how long a stream that one side has finished may be idle.
+	// Without it a client that is gone would keep a silent service for ever.
+	lingerIdle = 2 * time.Minute
+	// partingTime bounds the last words to a client.
+	partingTime = time.Second
+)
+
+// buffers are of the size of two TLS records.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// A stream carries bytes between a client and a service until both are done.
+// Each side may finish first and still listen to the other.
+type stream struct {
+	client  *tls.Conn
+	service net.Conn
+
+	in, out    atomic.Uint64
+	sumIn      *atomic.Uint64 // of all streams
+	sumOut     *atomic.Uint64
+	halfClosed atomic.Bool
+	end        sync.Once
+
+	mu  sync.Mutex
+	why string
+}
+
+// run copies both ways, closes both ends, and returns why it is over.
+func (s *stream) run() string {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.copyOut()
+	}()
+	s.copyIn()
+	<-done
+	s.service.Close()
+	s.part()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.why
+}
+
+// part closes the client's end politely, and anyhow soon.
+func (s *stream) part() {
+	raw := s.client.NetConn()
+	t := time.AfterFunc(partingTime, func() { raw.Close() })
+	defer t.Stop()
+	s.client.Close()
+}
+
+// because records why the stream ends. The first reason stays.
+func (s *stream) because(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why == "" {
+		s.why = why
+	}
+}
+
+// stop ends the stream at once: nothing more reaches the service, and the
+// client has a moment to take what was on its way.
+func (s *stream) stop(why string) {
+	s.because(why)
+	s.end.Do(func() {
+		s.service.Close()
+		raw := s.client.NetConn()
+		raw.SetReadDeadline(time.Unix(1, 0))
+		time.AfterFunc(partingTime, func() { raw.Close() })
+	})
+}
+
+// copyIn carries bytes from the client to the service. A close_notify alert
+// means that the client has finished and listens on; the end of its TCP
+// stream, with or without the alert, means that it is gone.
+func (s *stream) copyIn() {
+	readErr, writeErr := s.pump(s.service, s.client, &s.in, s.sumIn)
+	switch {
+	case writeErr != nil:
+		// The service reads no more. What it has said is still on its way, and
+		// reaches the client only if nothing of the client's is left unread.
+		s.because(ServiceClosed)
+		s.finished(s.service)
+		io.Copy(io.Discard, s.client)
+	case readErr == io.EOF:
+		s.because(ClientClosed)
+		if closeWrite(s.service) != nil {
+			s.stop(ServiceClosed)
+			return
+		}
+		s.finished(s.service)
+		if _, err := io.Copy(io.Discard, s.client.NetConn()); !timedOut(err) {
+			s.stop(ClientClosed)
+		}
+	default: // nobody is there to hear the service
+		s.stop(clientWhy(readErr))
+	}
+}
+
+// copyOut carries bytes from the service to the client.
+func (s *stream) copyOut() {
+	readErr, writeErr := s.pump(s.client, s.service, &s.out, s.sumOut)
+	switch {
+	case writeErr != nil:
+		s.stop(clientWhy(writeErr))
+	case readErr == io.EOF:
+		s.because(ServiceClosed)
+		if s.client.CloseWrite() != nil {
+			s.stop(ClientClosed)
+			return
+		}
+		s.finished(s.client)
+	default: // a service that breaks off takes nothing any more either
+		s.stop(serviceWhy(readErr))
+	}
+}
+
+// finished is called at the end of each direction, with what the other one
+// reads from. The first call bounds the idle time of the other direction; the
+// second gives the client a moment to close, too.
+func (s *stream) finished(other net.Conn) {
+	if s.halfClosed.Swap(true) {
+		s.client.SetReadDeadline(time.Now().Add(partingTime))
+	} else {
+		other.SetReadDeadline(time.Now().Add(lingerIdle))
+	}
+}
+
+// pump copies until src ends or dst takes no more.
+func (s *stream) pump(dst io.Writer, src net.Conn, n, sum *atomic.Uint64) (readErr, writeErr error) {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer func() {
+		clear(buf[:])
+		buffers.Put(buf)
+	}()
+	for {
+		if s.halfClosed.Load() {
+			src.SetReadDeadline(time.Now().Add(lingerIdle))
+		}
+		r, err := src.Read(buf[:])
+		if r > 0 {
+			w, werr := dst.Write(buf[:r])
+			n.Add(uint64(w))
+			sum.Add(uint64(w))
+			if werr != nil {
+				return nil, werr
+			}
+		}
+		if err != nil {
+			return err, nil
+		}
+	}
+}
+
+// clientWhy says why a client's connection broke. A client that is killed
+// leaves a bare end of the TCP stream, or a reset.
+func clientWhy(err error) string {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return ClientClosed
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "read" || op.Op == "write") && !timedOut(err) {
+		return ClientClosed
+	}
+	return Failed
+}
+
+// serviceWhy says why a service's connection broke.
+func serviceWhy(err error) string {
+	if timedOut(err) {
+		return Failed
+	}
+	return ServiceClosed
+}
+
+func timedOut(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
+
+// closeWrite says to c that nothing more comes.
+func closeWrite(c net.Conn) error {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return errors.New("connection cannot be closed for writing")
+}
