@@ -1,0 +1,190 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+)
+
+// Asking is how a Device may ask its person to sign in.
+type Asking int
+
+// The ways of asking.
+const (
+	Never     Asking = iota // it may not: the person is told what to run
+	InBrowser               // a browser on this machine
+	ByCode                  // a code that is typed into a browser anywhere
+)
+
+// A Device is this machine, used by one person. Its fields are set before
+// its methods are called, and not after.
+type Device struct {
+	Store *Store
+	Info  api.DeviceInfo
+	// Ask is how the person may be asked; Open opens their browser.
+	Ask  Asking
+	Open func(url string) error
+	// Say tells the person something while they wait.
+	Say func(line string)
+	// Timeout is how long the person may take to sign in; 0 is no limit.
+	Timeout time.Duration
+	Proxy   *url.URL         // nil: what the environment says
+	Machine func() time.Time // the machine's clock; nil: time.Now
+	Log     *slog.Logger     // never nil
+
+	warned bool // of the clock
+}
+
+// requestTime is how long the platform may take for one answer.
+const requestTime = 60 * time.Second
+
+// newAPI returns a way to talk to the platform of a, as nobody yet.
+func (d *Device) newAPI(a Account) (*api.Client, error) {
+	clock := &api.Clock{Machine: d.Machine}
+	if a.ClockOffset != 0 {
+		now := time.Now()
+		if d.Machine != nil {
+			now = d.Machine()
+		}
+		// What was learnt before may no longer hold: the platform says so
+		// if it does not.
+		if err := clock.Correct(now.Add(time.Duration(a.ClockOffset) * time.Millisecond)); err != nil {
+			d.Log.Debug("stored clock offset", "error", err)
+		}
+	}
+	http, err := api.NewHTTP(a.CA, d.Proxy, clock)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Client{URL: a.URL, Audience: a.Audience, UserAgent: "sft/" + sft.Version, Clock: clock, HTTP: http}, nil
+}
+
+// A Session is one account, in use. Its methods ask the person to sign in
+// when that is needed and allowed.
+type Session struct {
+	Account Account
+	d       *Device
+	c       *api.Client
+	saved   time.Duration // the clock offset in the store
+}
+
+// Session opens an account: its device key is read.
+func (d *Device) Session(a Account) (*Session, error) {
+	key, err := d.Store.keys.load(a)
+	if err != nil {
+		return nil, err
+	}
+	return d.session(a, key)
+}
+
+func (d *Device) session(a Account, key *ecdsa.PrivateKey) (*Session, error) {
+	c, err := d.newAPI(a)
+	if err != nil {
+		return nil, err
+	}
+	c.Key, c.Issuer = key, "client:"+a.ClientID
+	return &Session{Account: a, d: d, c: c, saved: c.Clock.Offset()}, nil
+}
+
+// do sends one signed request.
+func (s *Session) do(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTime, &sft.Error{Code: sft.Unavailable,
+		Msg: "the platform at " + s.Account.URL + " did not answer in time", Hint: "try again; if it stays so, ask its administrator"})
+	defer cancel()
+	err := s.c.Do(ctx, method, path, in, out)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = cmp.Or(context.Cause(ctx), err)
+	}
+	s.noteClock()
+	if sft.CodeOf(err) == sft.Revoked {
+		return &sft.Error{Code: sft.Revoked, Msg: "this device was removed from team " + s.Account.Team, Err: err,
+			Hint: "run \"sft enroll --force --url " + s.Account.URL + " --team " + s.Account.Team + "\" to enrol it again"}
+	}
+	return err
+}
+
+// noteClock keeps what the platform said of the clocks, and warns once if
+// they differ much.
+func (s *Session) noteClock() {
+	offset := s.c.Clock.Offset()
+	if offset.Abs() > api.WarnSkew && !s.d.warned {
+		s.d.warned = true
+		s.d.Say("warning: this machine's clock is " + offset.Abs().Round(10*time.Second).String() + " " + fastOrSlow(offset) + "; set it")
+	}
+	if (offset - s.saved).Abs() < time.Second {
+		return
+	}
+	s.saved = offset
+	s.Account.ClockOffset = offset.Milliseconds()
+	if err := s.d.Store.put(s.Account); err != nil {
+		s.d.Log.Debug("store the clock offset", "error", err)
+	}
+}
+
+func fastOrSlow(offset time.Duration) string {
+	if offset > 0 {
+		return "slow"
+	}
+	return "fast"
+}
+
+// Do sends a request of the signed-in person. When nobody is signed in any
+// more, it has them sign in, if they may be asked, and asks once more.
+func (s *Session) Do(ctx context.Context, method, path string, in, out any) error {
+	err := s.do(ctx, method, path, in, out)
+	if sft.CodeOf(err) != sft.SignIn {
+		return err
+	}
+	if s.d.Ask == Never {
+		return &sft.Error{Code: sft.SignIn, Msg: s.Account.User + " is not signed in to team " + s.Account.Team + ", or no longer", Err: err,
+			Hint: "run \"sft login --team " + s.Account.Team + "\""}
+	}
+	if err := s.Login(ctx); err != nil {
+		return err
+	}
+	return s.do(ctx, method, path, in, out)
+}
+
+// team returns the path of a route of the account's team.
+func (s *Session) team(rest string) string {
+	return "/v1/teams/" + url.PathEscape(s.Account.Team) + rest
+}
+
+// Servers returns the servers that the person may reach, in project if that
+// is not empty.
+func (s *Session) Servers(ctx context.Context, project string) ([]sft.Server, error) {
+	path := s.team("/servers")
+	if project != "" {
+		if err := sft.CheckName("project", project); err != nil {
+			return nil, err
+		}
+		path += "?" + url.Values{"project_name": {project}}.Encode()
+	}
+	var l api.List[sft.Server]
+	err := s.Do(ctx, "GET", path, nil, &l)
+	return l.List, err
+}
+
+// Projects returns the projects that the person is in.
+func (s *Session) Projects(ctx context.Context) ([]sft.Project, error) {
+	var l api.List[sft.Project]
+	err := s.Do(ctx, "GET", s.team("/projects?self=true"), nil, &l)
+	return l.List, err
+}
+
+// Resolve returns what a name means to the person. Nothing is issued.
+func (s *Session) Resolve(ctx context.Context, target string) (api.ResolveReply, error) {
+	var r api.ResolveReply
+	if err := sft.CheckTarget(target); err != nil {
+		return r, err
+	}
+	err := s.Do(ctx, "GET", s.team("/resolve?"+url.Values{"target": {target}}.Encode()), nil, &r)
+	return r, err
+}

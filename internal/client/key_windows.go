@@ -1,0 +1,3 @@
+package client
+
+func ringLikely(func(string) string) bool { return true } // the Credential Manager

@@ -1,0 +1,418 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sft"
+)
+
+// A Stream is a connection to the RDP service of a server. It can be closed
+// for writing alone.
+type Stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// What the RDP service must have sent for a session to count as established:
+// the stream is sealed between it and the RDP client, so that the number of
+// bytes is all there is to go by. A certificate that is not the pinned one
+// ends a connection at about 2 KiB, a password that NLA refuses at 4; the
+// smallest desktop on record took 9. A FreeRDP that says it could not connect
+// is believed unless the stream went on for longer than connecting does.
+const (
+	shown  = 6 << 10
+	proven = 3 * time.Second
+)
+
+// patience is how long a later socket waits for its stream while the server
+// cannot be reached. An RDP client that reconnects tries a few times only, and
+// at once after each other.
+const patience = 6 * time.Second
+
+// maxStreams caps the sockets that are served at once.
+const maxStreams = 16
+
+// endTime is how long streams may take to end when nobody reads them any
+// more.
+const endTime = 2 * time.Second
+
+// A Desktop is one run of an RDP client. All fields but Program, Log and Mark
+// are required.
+type Desktop struct {
+	Listener *Listener
+	// First is the stream for the first socket: it was opened before the RDP
+	// client is started, so that a refusal is told without a window.
+	First Stream
+	// Open makes a stream for each later socket, with the secret that is
+	// good now. An error that Final says is final ends the session.
+	Open  func(context.Context) (Stream, sft.Secret, error)
+	Final func(error) bool
+
+	Program *Program // nil: the person starts one
+	Target  Target
+	View    View
+	Secret  sft.Secret
+	RunBase string    // folder for a connection file, if the program needs one
+	Output  io.Writer // what the program writes; nil keeps it for an error alone
+
+	Say  func(line string) // tells the person what happened
+	Mark func(step string) // "client_started", "first_socket", "first_server_byte"
+
+	first   sync.Once    // the first byte from the server
+	shown   atomic.Bool  // a stream brought enough for a picture
+	longest atomic.Int64 // how long a stream went on after that, in nanoseconds
+	refusal atomic.Value // string: the last one that was told
+
+	mu      sync.Mutex   // guards Secret, once Run has begun, and next
+	next    Stream       // for the next socket; nil: Open one
+	renewed chan renewal // of capacity 1
+}
+
+// A renewal is a stream that came with another secret than the RDP client was
+// started with.
+type renewal struct {
+	stream Stream
+	secret sft.Secret
+}
+
+// maxRenewals caps how often an RDP client is started anew in one session.
+const maxRenewals = 20
+
+// Run serves sockets until the RDP client has ended and closed them, or ctx
+// has ended. It closes everything, and removes what it wrote. The error says
+// why a session never came to be; once one was established, there is none.
+//
+// A host that was away for long has set another password, which the RDP
+// client does not know. It is then ended, and started anew with that.
+func (d *Desktop) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer d.Listener.Close()
+	d.next, d.renewed = d.First, make(chan renewal, 1)
+	defer func() {
+		if s := d.take(); s != nil {
+			s.Close()
+		}
+		select {
+		case r := <-d.renewed:
+			r.stream.Close()
+		default:
+		}
+	}()
+	var open sync.WaitGroup // sockets whose other end may still write
+	var all sync.WaitGroup  // streams
+	accepting := make(chan struct{})
+	listen := func() {
+		go func() {
+			defer close(accepting)
+			d.accept(ctx, cancel, &open, &all)
+		}()
+	}
+	var p *process
+	if d.Program == nil {
+		listen()
+		<-ctx.Done()
+	}
+	for n := 0; d.Program != nil; n++ {
+		var err error
+		var renew renewal
+		if p, renew, err = d.runProgram(ctx, func() {
+			if n == 0 {
+				d.mark("client_started")
+				listen()
+			}
+		}); err != nil {
+			if n > 0 {
+				d.say(err.Error())
+				break
+			}
+			return err
+		}
+		if renew.stream == nil {
+			break
+		}
+		if n == maxRenewals {
+			renew.stream.Close()
+			break
+		}
+		d.say("the server has set a new password; starting " + d.Program.Name + " anew")
+		d.mu.Lock()
+		d.Secret, d.next = renew.secret, renew.stream
+		d.mu.Unlock()
+	}
+	d.Listener.Close()
+	<-accepting
+	// A program may have handed over to another and ended: its sockets
+	// count, not it.
+	gone := make(chan struct{})
+	go func() { open.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	}
+	rest := make(chan struct{})
+	go func() { all.Wait(); close(rest) }()
+	select {
+	case <-rest:
+	case <-ctx.Done():
+	case <-time.After(endTime):
+	}
+	why := context.Cause(ctx)
+	cancel(nil) // closes what is still open
+	<-rest
+	return d.outcome(p, why)
+}
+
+// take returns the stream that waits for a socket, or nil.
+func (d *Desktop) take() Stream {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.next
+	d.next = nil
+	return s
+}
+
+// runProgram runs the RDP client once, until it has ended. It is made to end
+// by a renewal, which is returned.
+func (d *Desktop) runProgram(ctx context.Context, started func()) (*process, renewal, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p, dir, err := d.start(ctx)
+	if err != nil {
+		return nil, renewal{}, err
+	}
+	if dir != nil {
+		defer dir.Remove()
+	}
+	started()
+	select {
+	case <-p.done:
+		return p, renewal{}, nil
+	case r := <-d.renewed:
+		cancel()
+		<-p.done
+		return p, r, nil
+	}
+}
+
+func (d *Desktop) outcome(p *process, why error) error {
+	switch {
+	case d.established(p):
+		if p != nil && !d.Program.quiet(p.status) {
+			d.say(d.reason(p))
+		}
+		return nil
+	case why != nil:
+		return why
+	case p == nil:
+		return nil
+	}
+	return &sft.Error{Code: sft.Invalid, Msg: "no session on " + d.Target.Server + ": " + d.reason(p),
+		Hint: "run it again with --debug to see all that " + d.Program.Name + " says"}
+}
+
+// reason says why the program ended. What it wrote may be shown, so a
+// password that it repeated is taken out.
+func (d *Desktop) reason(p *process) string {
+	return d.Program.reason(p.status, strings.ReplaceAll(p.output.String(), d.Secret.Reveal(), d.Secret.String()))
+}
+
+// established reports whether there was a session.
+func (d *Desktop) established(p *process) bool {
+	if p != nil && d.Program.couldNotConnect(p.status) {
+		return time.Duration(d.longest.Load()) >= proven
+	}
+	return d.shown.Load()
+}
+
+// start starts the RDP client. The folder, if there is one, is the caller's
+// to remove.
+func (d *Desktop) start(ctx context.Context) (*process, *RunDir, error) {
+	if err := d.Target.Check(); err != nil {
+		return nil, nil, err
+	}
+	if !d.Program.needsFile() {
+		p, err := start(ctx, d.Program.argv(d.Target, d.View, ""), d.Secret, d.Output)
+		return p, nil, err
+	}
+	dir, err := NewRunDir(d.RunBase)
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := writeConnectionFile(dir, d.Target, d.View)
+	if err == nil {
+		var p *process
+		if p, err = start(ctx, d.Program.argv(d.Target, d.View, file), d.Secret, d.Output); err == nil {
+			return p, dir, nil
+		}
+	}
+	dir.Remove()
+	return nil, nil, err
+}
+
+// accept gives each socket a stream until the listener is closed.
+func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, open, all *sync.WaitGroup) {
+	places := make(chan struct{}, maxStreams)
+	for {
+		c, err := d.Listener.Accept()
+		if s, ok := errors.AsType[*StrangerError](err); ok {
+			d.say(s.Error())
+			continue
+		}
+		if err != nil {
+			return
+		}
+		select {
+		case places <- struct{}{}:
+		default:
+			c.Close()
+			d.say("refused a connection: there are too many at once")
+			continue
+		}
+		d.mark("first_socket")
+		stream := d.take()
+		open.Add(1)
+		all.Go(func() {
+			defer func() { <-places }()
+			if stream == nil {
+				if stream, err = d.another(ctx); err != nil {
+					c.Close()
+					open.Done()
+					if ctx.Err() == nil && d.Final(err) {
+						cancel(err)
+					}
+					return
+				}
+			}
+			d.copy(ctx, c, stream, open.Done)
+		})
+	}
+}
+
+// errRenewed says that the RDP client is started anew.
+var errRenewed = errors.New("the password is another now")
+
+// another opens a stream for a later socket, and tells of a refusal; of the
+// same one in a row only once.
+func (d *Desktop) another(ctx context.Context) (Stream, error) {
+	for end := time.Now().Add(patience); ; {
+		s, secret, err := d.Open(ctx)
+		if err == nil {
+			d.refusal.Store("")
+			return d.current(s, secret)
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if d.refusal.Swap(err.Error()) != err.Error() {
+			d.say(err.Error())
+		}
+		if d.Final(err) || time.Now().After(end) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(patience / 8):
+		}
+	}
+}
+
+// current returns s if the RDP client can use it.
+func (d *Desktop) current(s Stream, secret sft.Secret) (Stream, error) {
+	d.mu.Lock()
+	same := secret == d.Secret
+	d.mu.Unlock()
+	switch {
+	case same:
+		return s, nil
+	case d.Program == nil:
+		d.say("the server has set a new password: end this with Ctrl-C and run the command again")
+		s.Close()
+		return nil, errRenewed
+	}
+	select {
+	case d.renewed <- renewal{s, secret}:
+	default: // one is on its way
+		s.Close()
+	}
+	return nil, errRenewed
+}
+
+// copy passes bytes both ways until both ways have ended, or ctx has. An end
+// of one way is passed on as such. silent is called when the RDP client will
+// write no more.
+func (d *Desktop) copy(ctx context.Context, c *net.TCPConn, s Stream, silent func()) {
+	stop := context.AfterFunc(ctx, func() { c.Close(); s.Close() })
+	defer stop()
+	defer c.Close()
+	defer s.Close()
+	var up sync.WaitGroup
+	up.Go(func() {
+		defer silent()
+		if _, err := io.Copy(s, c); err != nil {
+			s.Close() // a broken socket is no end that the server may answer to
+			return
+		}
+		s.CloseWrite()
+	})
+	n := &counter{Writer: c, d: d}
+	_, err := io.Copy(n, s)
+	n.end()
+	if err != nil {
+		c.Close()
+	} else {
+		c.CloseWrite()
+	}
+	up.Wait()
+}
+
+// counter counts what a server sends on one stream.
+type counter struct {
+	io.Writer
+	d     *Desktop
+	n     int
+	shown time.Time // when it was enough
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	if len(b) > 0 {
+		c.d.first.Do(func() { c.d.mark("first_server_byte") })
+	}
+	n, err := c.Writer.Write(b)
+	if c.n += n; c.n >= shown && c.shown.IsZero() {
+		c.shown = time.Now()
+		c.d.shown.Store(true)
+	}
+	return n, err
+}
+
+// end is called when the server sends no more.
+func (c *counter) end() {
+	if c.shown.IsZero() {
+		return
+	}
+	lived := int64(time.Since(c.shown))
+	for old := c.d.longest.Load(); lived > old && !c.d.longest.CompareAndSwap(old, lived); {
+		old = c.d.longest.Load()
+	}
+}
+
+func (d *Desktop) say(line string) {
+	if d.Say != nil {
+		d.Say(line)
+	}
+}
+
+func (d *Desktop) mark(step string) {
+	if d.Mark != nil {
+		d.Mark(step)
+	}
+}

@@ -1,0 +1,65 @@
+package launch
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// A Listener accepts sockets on a random port of 127.0.0.1, from the person
+// who runs this process alone.
+type Listener struct {
+	l *net.TCPListener
+}
+
+// Listen opens the port, exclusively.
+func Listen(ctx context.Context) (*Listener, error) {
+	l, err := exclusive().Listen(ctx, "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{l.(*net.TCPListener)}, nil
+}
+
+// Addr returns where the listener listens.
+func (l *Listener) Addr() netip.AddrPort { return addrPort(l.l.Addr()) }
+
+// Accept waits for a socket. One that is not the person's is returned as an
+// error that is a *StrangerError; any other error is the listener's end.
+//
+// The peer is looked up in the system's table of sockets by both its ends, so
+// that a process cannot pass for the person by anything that it sends.
+func (l *Listener) Accept() (*net.TCPConn, error) {
+	c, err := l.l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	peer := addrPort(c.RemoteAddr())
+	if err := checkPeer(peer, addrPort(c.LocalAddr())); err != nil {
+		c.Close()
+		return nil, &StrangerError{Peer: peer, Err: err}
+	}
+	return c, nil
+}
+
+// Close ends the listener.
+func (l *Listener) Close() error { return l.l.Close() }
+
+// A StrangerError says that a socket was refused because it is not the
+// person's, or because it could not be found out whose it is.
+type StrangerError struct {
+	Peer netip.AddrPort
+	Err  error
+}
+
+func (e *StrangerError) Error() string {
+	return "refused a connection from " + e.Peer.String() + ": " + e.Err.Error()
+}
+
+// Unwrap returns the reason.
+func (e *StrangerError) Unwrap() error { return e.Err }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	p := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}

@@ -1,0 +1,9 @@
+//go:build unix
+
+package launch
+
+import "net"
+
+// exclusive is the default: a port that somebody listens on cannot be
+// listened on again.
+func exclusive() *net.ListenConfig { return &net.ListenConfig{} }

@@ -1,0 +1,25 @@
+package launch
+
+import (
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// soExclusiveAddrUse is SO_EXCLUSIVEADDRUSE, ^SO_REUSEADDR.
+const soExclusiveAddrUse = -5
+
+// exclusive keeps other processes from listening on the same port with
+// SO_REUSEADDR, which Windows otherwise lets them.
+func exclusive() *net.ListenConfig {
+	return &net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) {
+			err = windows.SetsockoptInt(windows.Handle(fd), windows.SOL_SOCKET, soExclusiveAddrUse, 1)
+		}); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+}

@@ -1,0 +1,13 @@
+package launch
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// prepare puts the program into a process group of its own, so that Ctrl-C
+// reaches it through us alone.
+func prepare(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+}
