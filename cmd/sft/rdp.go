@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/api"
+	"sft/internal/client"
 	"sft/internal/conf"
 	"sft/internal/frame"
 	"sft/internal/launch"
@@ -193,7 +195,26 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 			return err
 		}
 	}
-	return d.Run(ctx)
+	err = d.Run(ctx)
+	if err == nil && ctx.Err() == nil {
+		p.lost(ctx, c.Target())
+	}
+	return err
+}
+
+// lost says so when the person may no longer reach the server: then it was
+// not they who ended the session, and an RDP client tells no reason.
+func (p *program) lost(ctx context.Context, h api.Hop) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s, err := p.session(client.Never)
+	if err == nil {
+		_, err = s.Resolve(ctx, h.ServerID)
+	}
+	switch sft.CodeOf(err) {
+	case sft.Denied, sft.Revoked, sft.NotFound:
+		p.voice.say("the session on " + h.Name + " has ended: " + err.Error())
+	}
 }
 
 // delivered returns what the host says of signing in, if this version can do

@@ -52,6 +52,7 @@ type StrangerError struct {
 	Err  error
 }
 
+// Error says who was refused.
 func (e *StrangerError) Error() string {
 	return "refused a connection from " + e.Peer.String() + ": " + e.Err.Error()
 }

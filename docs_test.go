@@ -1,0 +1,64 @@
+package sft
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestCodes holds the error table of docs/protocol.md to the one in the code,
+// both ways.
+func TestCodes(t *testing.T) {
+	b, err := os.ReadFile("docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(b), "| code | HTTP | exit | meaning |\n|---|---|---|---|\n")
+	if !ok {
+		t.Fatal("docs/protocol.md has no table of codes")
+	}
+	table, _, _ := strings.Cut(rest, "\n\n")
+	var want []string
+	seen := map[Code]bool{}
+	for _, c := range Codes {
+		if seen[c.Code] || c.Status < 400 || c.Exit < 1 || c.Exit > 6 || c.Meaning == "" {
+			t.Errorf("the row %+v is not whole, or there twice", c)
+		}
+		seen[c.Code] = true
+		want = append(want, fmt.Sprintf("| `%s` | %d | %d | %s |", c.Code, c.Status, c.Exit, c.Meaning))
+	}
+	if got, want := strings.TrimSpace(table), strings.Join(want, "\n"); got != want {
+		t.Errorf("docs/protocol.md has\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestDocsAreTrue holds small promises of the documents: their lengths, links
+// to files that exist, and that nothing speaks of where they were written.
+func TestDocsAreTrue(t *testing.T) {
+	for file, max := range map[string]int{"README.md": 150, "ARCHITECTURE.md": 200, "DEVELOPING.md": 150, "docs/attack-surface.md": 120,
+		"docs/issuance.md": 40, "docs/cli.md": 150, "docs/admin-settings.md": 80, "docs/protocol.md": 200} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if n := strings.Count(string(b), "\n"); n > max {
+			t.Errorf("%s has %d lines, want %d at most", file, n, max)
+		}
+		for _, part := range strings.Split(string(b), "](")[1:] {
+			link, _, _ := strings.Cut(part, ")")
+			link, _, _ = strings.Cut(link, "#")
+			if link == "" || strings.HasPrefix(link, "http") {
+				continue
+			}
+			dir := ""
+			if i := strings.LastIndex(file, "/"); i >= 0 {
+				dir = file[:i+1]
+			}
+			if _, err := os.Stat(dir + link); err != nil {
+				t.Errorf("%s links to %s: %v", file, link, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,297 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sft/e2e/lab"
+	"sft/e2e/stage"
+	"sft/internal/api"
+	"sft/internal/audit"
+)
+
+// unitServer makes a stage with a server under systemd: ann may use it, eve
+// is an administrator of it.
+func unitServer(t *testing.T) (*stage.Stage, *stage.Server) {
+	t.Helper()
+	s := newStage(t)
+	s.Project("prod", false)
+	s.Do("POST", "/groups", map[string]any{"name": "admins"}, nil)
+	s.Do("POST", "/projects/prod/groups", map[string]any{"name": "admins", "server_access": true, "server_admin": true}, nil)
+	s.Person("ann", "Ann Example", "prod")
+	s.Person("eve", "Eve Example", "admins")
+	return s, s.SystemdServer("web01", "prod", "..")
+}
+
+// password is what /etc/shadow has for a login: "*" at rest.
+func password(h *lab.Host, login string) string {
+	out, _ := h.Run("", "getent", "shadow", login)
+	if f := strings.Split(out, ":"); len(f) > 1 {
+		return f[1]
+	}
+	return "none"
+}
+
+// sandbox runs a script under every restriction of a unit.
+func sandbox(h *lab.Host, unit, script string) (string, error) {
+	b, err := h.Read("/etc/systemd/system/" + unit + ".service")
+	if err != nil {
+		return "", err
+	}
+	own := regexp.MustCompile(`(?m)^(Type|NotifyAccess|Exec\w+|Restart\w*|Before|After|Wants|EnvironmentFile)=.*$`)
+	text := own.ReplaceAllString(string(b), "")
+	text = strings.Replace(text, "[Service]", "[Service]\nType=oneshot\nExecStart=/bin/sh -c '. /etc/probe.sh'\nStandardOutput=truncate:/etc/probe.out\nStandardError=inherit", 1)
+	h.Write("/etc/systemd/system/probe.service", 0o644, []byte(text))
+	h.Write("/etc/probe.sh", 0o755, []byte(script))
+	h.Systemctl("daemon-reload")
+	_, err = h.Run("", "systemctl", "start", "probe")
+	out, _ := h.Read("/etc/probe.out")
+	if err != nil {
+		return string(out), fmt.Errorf("%w\n%s", err, h.Journal("probe"))
+	}
+	return string(out), nil
+}
+
+// exposure is the figure of systemd-analyze security, from 0 to 10.
+func exposure(t *testing.T, h *lab.Host, unit string) float64 {
+	t.Helper()
+	out := h.Must("", "systemd-analyze", "--no-pager", "security", unit)
+	m := regexp.MustCompile(`Overall exposure level for .*: ([\d.]+)`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("systemd-analyze security %s prints %q", unit, out)
+	}
+	t.Log(m[0])
+	f, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// The agent works as a unit of a real systemd: with everything that the unit
+// forbids it, every part of its work is done.
+func TestUnit(t *testing.T) {
+	s, web := unitServer(t)
+	if got := web.Systemctl("show", "-P", "Type", "-P", "ActiveState", "-P", "SubState", "sftd"); got != "notify\nactive\nrunning\n" {
+		t.Errorf("the unit is %q", got)
+	}
+	for unit, most := range map[string]float64{"sftd": 4.1, "sftd-lock": 9.9} {
+		if got := exposure(t, web.Host, unit); got > most {
+			t.Errorf("the exposure of %s is %v, and was %v before", unit, got, most)
+		}
+	}
+
+	// The broker has lost all that it should, and says so.
+	layers := map[string]bool{}
+	b, _ := web.Status()["broker"].(map[string]any)
+	list, _ := b["layers"].([]any)
+	for _, l := range list {
+		l := l.(map[string]any)
+		layers[fmt.Sprint(l["name"])] = l["ok"] == true
+	}
+	for _, want := range []string{"account", "capabilities", "no_new_privs", "seccomp", "network namespace", "IPC namespace", "memory", "descriptors", "landlock"} {
+		if !layers[want] {
+			t.Errorf("the broker is without %s: %v", want, layers)
+		}
+	}
+	if got := web.Must("", "ss", "-Hltn", "sport = :4421"); !strings.Contains(got, " 4096 ") {
+		t.Errorf("few may wait for the broker: %s", got)
+	}
+
+	// Accounts: made, with homes, and an administrator who can use sudo.
+	s.Wait("ann and eve have accounts at rest", 10*time.Second, func() bool { return password(web.Host, "ann") == "*" && password(web.Host, "eve") == "*" })
+	s.WaitEvent("eve's account was made", func(e audit.Event) bool { return e.Kind == audit.AccountCreated && e.Detail["login"] == "eve" })
+	if got := web.Must("", "stat", "-c", "%U %G %a", "/home/ann", "/home/ann/.bashrc"); got != "ann ann 700\nann ann 600\n" {
+		t.Errorf("ann's home is %q", got)
+	}
+	if got := web.Must("eve", "sudo", "-n", "id", "-u"); got != "0\n" {
+		t.Errorf("eve is %q with sudo", got)
+	}
+	if _, err := web.Run("ann", "sudo", "-n", "true"); err == nil {
+		t.Error("ann may use sudo")
+	}
+	tools(t, web)
+	removal(t, s, web)
+	end(t, s, web)
+	t.Run("name", func(t *testing.T) {
+		web.Must("", "hostname", "web09")
+		s.Wait("the platform knows the host's new name", 10*time.Second, func() bool {
+			var servers struct{ List []struct{ Hostname string } }
+			s.Do("GET", "/projects/prod/servers", nil, &servers)
+			return len(servers.List) == 1 && servers.List[0].Hostname == "web09"
+		})
+	})
+	if bad := regexp.MustCompile(`(?m)^.*level=(WARN|ERROR).*$`).FindAllString(web.Journal("sftd"), -1); bad != nil {
+		t.Logf("the log has:\n%s", strings.Join(bad, "\n"))
+	}
+}
+
+// tools tries, in the unit's sandbox, what the agent runs there when people
+// come, and what nobody should be able to.
+func tools(t *testing.T, web *stage.Server) {
+	out, err := sandbox(web.Host, "sftd", `set -e
+echo 'ann:aVeryLongPassw0rdThatNobodyKnows' | chpasswd
+faillock --user ann --reset
+loginctl --no-pager list-users >/dev/null
+visudo -c
+chage -E -1 -I -1 -m 0 -M -1 -- ann
+touch /home/ann/probe; chown ann:ann /home/ann/probe; chmod 600 /home/ann/probe; rm /home/ann/probe
+`)
+	if err != nil {
+		t.Errorf("a tool fails in the sandbox: %v: %s", err, out)
+	}
+	if got := password(web.Host, "ann"); !strings.HasPrefix(got, "$y$") {
+		t.Errorf("chpasswd left %q", got)
+	}
+	web.Write("/root/secret", 0o644, []byte("x"))
+	for name, script := range map[string]string{
+		"write to /usr":          "touch /usr/probe",
+		"write to /boot":         "touch /boot/probe",
+		"write to /var/lib":      "touch /var/lib/probe",
+		"write a kernel setting": "echo 1 > /proc/sys/kernel/sysrq",
+		"see root's files":       "cat /root/secret",
+		"mount":                  "mount -t tmpfs tmpfs /mnt",
+		"make a mount namespace": "unshare -m true",
+		"make a user namespace":  "unshare -U true",
+		"change the host name":   "hostname other",
+		"make a raw socket":      "python3 -c 'import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)'",
+		"make a setuid program":  "cp /bin/true /home/probe && chmod 4755 /home/probe",
+		"make a device":          "mknod /home/probe-null c 1 3",
+		"trace a process":        "gdb -p 1 -batch 2>&1 | grep -q 'Operation not permitted' && false",
+	} {
+		if out, err := sandbox(web.Host, "sftd", script); err == nil {
+			t.Errorf("the unit may %s: %s", name, out)
+		}
+	}
+	web.Must("", "usermod", "-p", "*", "ann")
+}
+
+// removal ends a person's account, with the home.
+func removal(t *testing.T, s *stage.Stage, web *stage.Server) {
+	s.Person("bob", "Bob Example", "prod")
+	s.Wait("bob has an account", 10*time.Second, func() bool { return password(web.Host, "bob") == "*" })
+	web.Write("/srv/drive/precious", 0o644, []byte("of another machine"))
+	web.Write("/var/mail/bob", 0o600, nil)
+	web.Write("/var/spool/cron/crontabs/bob", 0o600, nil)
+	web.Must("", "chown", "bob", "/var/mail/bob", "/var/spool/cron/crontabs/bob")
+	web.Must("bob", "mkdir", "-p", "drive", "tmp/deep")
+	web.Must("bob", "chmod", "1777", "tmp")
+	web.Must("bob", "touch", "tmp/deep/file")
+	web.Must("", "mount", "--bind", "/srv/drive", "/home/bob/drive")
+	web.Must("", "systemd-run", "--unit=bob-desk", "--uid=bob", "sh", "-c", "trap '' TERM; while :; do sleep 1; done")
+	s.Do("PUT", "/projects/prod", map[string]any{"delete_server_users": true}, nil)
+	s.Leave("bob", "prod")
+	s.Wait("bob and his files are gone", 30*time.Second, func() bool {
+		_, err := web.Run("", "sh", "-c", "for f in /home/bob /var/mail/bob /var/spool/cron/crontabs/bob; do [ ! -e $f ] || exit 1; done")
+		return err == nil && password(web.Host, "bob") == "none"
+	})
+	if _, err := web.Read("/srv/drive/precious"); err != nil {
+		t.Errorf("what was mounted in the home is gone too: %v", err)
+	}
+	if out := web.Must("", "cat", "/proc/self/mountinfo"); strings.Contains(out, "/home/bob") {
+		t.Errorf("a mount of bob's is left:\n%s", out)
+	}
+	if out, _ := web.Run("", "systemctl", "is-active", "bob-desk"); out == "active\n" {
+		t.Error("bob's programs still run")
+	}
+	s.WaitEvent("the platform knows", func(e audit.Event) bool { return e.Kind == audit.AccountRemoved && e.Detail["login"] == "bob" })
+	s.Do("PUT", "/projects/prod", map[string]any{"delete_server_users": false}, nil)
+}
+
+// end ends sftd in every way there is. No account is left open, and nobody's
+// work ends.
+func end(t *testing.T, s *stage.Stage, web *stage.Server) {
+	open := func() {
+		web.SetPassword("ann", "an account that somebody is using")
+		if got := password(web.Host, "ann"); got == "*" {
+			t.Fatal("the account could not be opened")
+		}
+	}
+	web.Must("", "systemd-run", "--unit=ann-desk", "--uid=ann", "sleep", "1000")
+
+	open()
+	web.Systemctl("stop", "sftd")
+	if got := password(web.Host, "ann"); got != "*" {
+		t.Errorf("after the stop ann's password is %q", got)
+	}
+
+	// As after a power cut: before sftd starts, and without it.
+	open()
+	if got := web.Systemctl("is-enabled", "sftd-lock"); got != "enabled\n" {
+		t.Errorf("sftd-lock is %q", got)
+	}
+	if got := web.Systemctl("show", "-P", "Before", "sftd-lock"); !strings.Contains(got, "systemd-user-sessions.service") || !strings.Contains(got, "sftd.service") {
+		t.Errorf("sftd-lock comes before %q", got)
+	}
+	web.Systemctl("start", "sftd-lock")
+	if got := password(web.Host, "ann"); got != "*" {
+		t.Errorf("after sftd-lock ann's password is %q", got)
+	}
+
+	web.Systemctl("start", "sftd")
+	web.WaitBroker()
+	before := web.MainPID()
+	open()
+	web.Systemctl("kill", "--kill-who=main", "-s", "KILL", "sftd")
+	// Before it is started again, so not by the new sftd.
+	s.Wait("sftd-lock's work is done", 10*time.Second, func() bool {
+		return web.Systemctl("show", "-P", "SubState", "sftd") == "auto-restart\n"
+	})
+	if got := password(web.Host, "ann"); got != "*" {
+		t.Errorf("after the kill ann's password is %q", got)
+	}
+	s.Wait("sftd is back", 10*time.Second, func() bool { pid := web.MainPID(); return pid != 0 && pid != before })
+	web.WaitBroker()
+
+	open()
+	web.Write("/etc/sft/sftd.yaml", 0o644, []byte("NoSuchKey: 1\n"))
+	if out, err := web.Run("", "systemctl", "restart", "sftd"); err == nil {
+		t.Errorf("sftd starts with a broken sftd.yaml: %s", out)
+	}
+	if got := web.Systemctl("show", "-P", "ActiveState", "sftd"); got != "failed\n" {
+		t.Errorf("with a broken sftd.yaml the unit is %q", got)
+	}
+	if got := password(web.Host, "ann"); got != "*" {
+		t.Errorf("with a broken sftd.yaml ann's password is %q", got)
+	}
+	web.Must("", "rm", "/etc/sft/sftd.yaml")
+	web.Systemctl("start", "sftd")
+	web.WaitBroker()
+
+	if got := web.Systemctl("is-active", "ann-desk"); got != "active\n" {
+		t.Errorf("ann's programs are %q", got)
+	}
+}
+
+// The platform works as a unit, without any right but to listen on 443.
+func TestPlatformUnit(t *testing.T) {
+	s := newStage(t)
+	h := s.SystemdHost("control", "..")
+	url := "https://" + h.IP()
+	h.Must("sft-platform", "sft-platform", "init", "--url", url, "--owner", "olga")
+	h.Systemctl("enable", "--now", "sft-platform")
+	h.WaitListen("0.0.0.0:443")
+	if _, err := api.FetchCA(t.Context(), url, "", &api.Clock{}); err == nil {
+		t.Error("the platform proves itself to somebody who does not know its fingerprint")
+	}
+	for unit, most := range map[string]float64{"sft-platform": 1.6} {
+		if got := exposure(t, h, unit); got > most {
+			t.Errorf("the exposure of %s is %v, and was %v before", unit, got, most)
+		}
+	}
+	for _, p := range h.Processes("sft-platform") {
+		t.Logf("%+v", p)
+	}
+	h.Systemctl("restart", "sft-platform")
+	h.WaitListen("0.0.0.0:443")
+	h.Systemctl("stop", "sft-platform")
+	if got := h.Systemctl("show", "-P", "Result", "sft-platform"); got != "success\n" {
+		t.Errorf("the platform ended with %q", got)
+	}
+}
