@@ -11,7 +11,7 @@ PREFIX   ?= /usr/local
 PORTABLE  = . ./cmd/sft ./internal/accounts ./internal/api ./internal/audit ./internal/broker ./internal/client \
             ./internal/conf ./internal/frame ./internal/launch ./internal/privsep ./internal/tunnel
 
-.PHONY: all setup build build-race demo test quick vet install uninstall clean
+.PHONY: all setup build build-race demo test quick vet install install-files uninstall clean
 
 all: build
 
@@ -50,22 +50,29 @@ quick:
 	go vet ./...
 	@set -o pipefail; go test -short -json $$(go list ./... | grep -v /e2e) | go run ./scripts/testsum
 
-# The server's part of a release, by hand: sftd with its unit. Packages come
-# later; this is what they will do.
+# The server's part of a release, by hand: programs, units and accounts. Packages
+# come later; this is what they will do. Nothing is enabled or started.
 install: build
-	install -D -m 755 build/bin/sftd $(DESTDIR)$(PREFIX)/sbin/sftd
-	install -D -m 755 build/bin/sft $(DESTDIR)$(PREFIX)/bin/sft
-	install -D -m 755 build/bin/sft-platform $(DESTDIR)$(PREFIX)/bin/sft-platform
-	install -d $(DESTDIR)/etc/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|g' packaging/sftd.service > $(DESTDIR)/etc/systemd/system/sftd.service
-	install -D -m 644 packaging/sftd.sysusers $(DESTDIR)/usr/lib/sysusers.d/sftd.conf
-	@test -n "$(DESTDIR)" || { systemd-sysusers /usr/lib/sysusers.d/sftd.conf && systemctl daemon-reload; }
+	@$(MAKE) --no-print-directory install-files BIN=build/bin
+	@test -n "$(DESTDIR)" || { systemd-sysusers sftd.conf sft-platform.conf && systemd-tmpfiles --create sftd.conf sft-platform.conf && systemctl daemon-reload; }
 	@echo 'Installed. Write an enrollment token to /var/lib/sftd/enrollment.token, then: systemctl enable --now sftd'
 
+UNITS = sftd.service sftd-lock.service sft-platform.service
+
+# The files alone, from programs that are built already: in BIN.
+install-files:
+	install -D -m 755 $(BIN)/sftd $(DESTDIR)$(PREFIX)/sbin/sftd
+	install -D -m 755 $(BIN)/sft $(DESTDIR)$(PREFIX)/bin/sft
+	install -D -m 755 $(BIN)/sft-platform $(DESTDIR)$(PREFIX)/bin/sft-platform
+	install -d $(addprefix $(DESTDIR),/etc/systemd/system /usr/lib/sysusers.d /usr/lib/tmpfiles.d)
+	@for u in $(UNITS); do sed 's|@PREFIX@|$(PREFIX)|g' packaging/$$u > $(DESTDIR)/etc/systemd/system/$$u && chmod 644 $(DESTDIR)/etc/systemd/system/$$u || exit 1; done
+	for n in sftd sft-platform; do for d in sysusers tmpfiles; do install -m 644 packaging/$$n.$$d $(DESTDIR)/usr/lib/$$d.d/$$n.conf || exit 1; done; done
+
 uninstall:
-	-systemctl disable --now sftd
+	@test -n "$(DESTDIR)" || systemctl disable --now $(UNITS) || true
 	rm -f $(DESTDIR)$(PREFIX)/sbin/sftd $(DESTDIR)$(PREFIX)/bin/sft $(DESTDIR)$(PREFIX)/bin/sft-platform
-	rm -f $(DESTDIR)/etc/systemd/system/sftd.service $(DESTDIR)/usr/lib/sysusers.d/sftd.conf
+	rm -f $(addprefix $(DESTDIR)/etc/systemd/system/,$(UNITS)) $(foreach d,sysusers.d tmpfiles.d,$(DESTDIR)/usr/lib/$(d)/sftd.conf $(DESTDIR)/usr/lib/$(d)/sft-platform.conf)
+	@test -n "$(DESTDIR)" || systemctl daemon-reload
 
 clean:
 	rm -rf build

@@ -34,7 +34,7 @@ var mayImport = map[string]string{
 	"internal/client":    ". internal/api internal/conf internal/frame internal/tunnel",
 	"cmd/sft":            ". internal/api internal/client internal/conf internal/frame internal/launch internal/tunnel",
 	"cmd/sftd":           ". internal/accounts internal/agent internal/api internal/broker internal/conf internal/daemon internal/privsep",
-	"cmd/sft-platform":   ". internal/api internal/ca internal/conf internal/platform internal/store internal/webapi",
+	"cmd/sft-platform":   ". internal/api internal/ca internal/conf internal/daemon internal/platform internal/store internal/webapi",
 	"e2e/lab":            "",
 	"e2e/stage":          "e2e/lab internal/api internal/audit",
 	"e2e/demo":           "e2e/lab e2e/stage internal/audit",

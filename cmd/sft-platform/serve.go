@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft/internal/ca"
+	"sft/internal/daemon"
 	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/webapi"
@@ -54,7 +55,7 @@ answers too.`,
 	return cmd
 }
 
-func serve(ctx context.Context, d data, listen, certFile, keyFile string, log1 *slog.Logger) error {
+func serve(ctx context.Context, d data, listen, certFile, keyFile string, logger *slog.Logger) error {
 	sealer, err := ca.OpenSealer(d.masterKey())
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", d.dir)
@@ -67,7 +68,7 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile string, log1 *
 		return err
 	}
 	defer db.Close()
-	p, err := platform.New(ctx, db, sealer, log1, nil)
+	p, err := platform.New(ctx, db, sealer, logger, nil)
 	if err != nil {
 		return err
 	}
@@ -90,17 +91,20 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile string, log1 *
 	base, hangUp := context.WithCancel(context.Background())
 	defer hangUp()
 	srv := &http.Server{
-		Handler:           webapi.New(p, log1),
+		Handler:           webapi.New(p, logger),
 		TLSConfig:         conf,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ErrorLog:          log.New(debugWriter{log1}, "", 0),
+		ErrorLog:          log.New(debugWriter{logger}, "", 0),
 	}
 	go p.Run(base)
-	log1.Info("serving", "url", p.URL, "listen", ln.Addr().String())
+	if err := daemon.Notify("READY=1"); err != nil {
+		logger.Warn("tell systemd", "error", err)
+	}
+	logger.Info("serving", "url", p.URL, "listen", ln.Addr().String())
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(ln, "", "") }()
 	select {
@@ -108,7 +112,7 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile string, log1 *
 		return err
 	case <-ctx.Done():
 	}
-	log1.Info("stopping")
+	logger.Info("stopping")
 	hangUp()
 	grace, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()

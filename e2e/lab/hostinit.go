@@ -99,7 +99,7 @@ func furnish(b blueprint) error {
 	if _, err := io.Copy(io.Discard, os.NewFile(fdNetwork, "network")); err != nil {
 		return err
 	}
-	return ip(nil, "link set lo up", "addr add "+b.IP+"/24 dev eth0", "link set eth0 up")
+	return ip(nil, "link set lo up", "link set eth0 addrgenmode none", "addr add "+b.IP+"/24 dev eth0", "link set eth0 up")
 }
 
 // layers mounts a tmpfs over the machine's root: the host sees what is

@@ -444,7 +444,7 @@ func (l *Linux) Delete(ctx context.Context, a Account, home bool) error {
 		return fmt.Errorf("delete account %s: it is not one that sftd makes; look at the record of accounts", a.Login)
 	}
 	if home {
-		if err := removeFiles(a); err != nil {
+		if err := l.removeFiles(ctx, a); err != nil {
 			return fmt.Errorf("delete the files of %s: %w", a.Login, err)
 		}
 	}

@@ -111,7 +111,7 @@ var spools = []string{"/var/mail", "/var/spool/mail", "/var/spool/cron/crontabs"
 //
 // Whatever is mounted inside the home is taken off first, or its files would
 // be deleted too: RDP servers mount the person's own drives there.
-func removeFiles(a Account) error {
+func (l *Linux) removeFiles(ctx context.Context, a Account) error {
 	for _, dir := range spools {
 		p := filepath.Join(dir, a.Login)
 		if st, err := os.Lstat(p); err == nil && st.Mode().IsRegular() && owner(st) == a.UID {
@@ -131,16 +131,36 @@ func removeFiles(a Account) error {
 	if !st.IsDir() || owner(st) != a.UID {
 		return nil // not ours to delete
 	}
+	if err := l.unmountBelow(ctx, home); err != nil {
+		return err
+	}
+	return os.RemoveAll(home)
+}
+
+// unmountBelow takes off whatever is mounted inside dir.
+//
+// As a unit, sftd has a view of its own of the host's mounts. What it takes
+// off there stays everywhere else, and may keep the folder busy: so systemd,
+// which has the host's view, is asked first.
+func (l *Linux) unmountBelow(ctx context.Context, dir string) error {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
 	}
-	for _, p := range mountsBelow(data, home) {
-		if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("unmount %s: %w; unmount it by hand", p, err)
+	_, noSystemd := os.Stat("/run/systemd/system")
+	for _, p := range mountsBelow(data, dir) {
+		if noSystemd == nil {
+			_ = l.tool(ctx, "systemctl", "--no-ask-password", "stop", "--", p)
 		}
+		_ = unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // the unit forbids it
 	}
-	return os.RemoveAll(home)
+	if data, err = os.ReadFile("/proc/self/mountinfo"); err != nil {
+		return err
+	}
+	if left := mountsBelow(data, dir); len(left) > 0 {
+		return fmt.Errorf("unmount %s: it is still mounted; unmount it by hand", left[0])
+	}
+	return nil
 }
 
 func owner(st fs.FileInfo) int { return int(st.Sys().(*syscall.Stat_t).Uid) }
