@@ -1,7 +1,7 @@
 # The commands of the repository. Each sets up what it needs on a fresh Debian
 # or Ubuntu machine that has Go, curl, git and make.
 
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
+VERSION  ?= $(shell git describe --tags 2>/dev/null || echo 0.1.0)
 LDFLAGS   = -s -w -X sft.Version=$(VERSION)
 GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 DESTDIR  ?=

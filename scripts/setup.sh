@@ -17,7 +17,7 @@ system() { # prints what this machine runs, as ID VERSION_ID
 }
 
 packages="
-	ca-certificates openssl jq procps util-linux iproute2 sudo tcpdump
+	gcc libc6-dev ca-certificates openssl jq procps util-linux iproute2 sudo tcpdump
 	xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 winpr-utils
 	xvfb openbox xterm imagemagick x11-utils x11-apps x11-xserver-utils xdotool fonts-dejavu-core
 	openssh-server openssh-client systemd dbus postgresql libnss3-tools
