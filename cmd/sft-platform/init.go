@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/ca"
 	"sft/internal/conf"
 	"sft/internal/platform"
@@ -57,7 +59,11 @@ both up, and keep the backups apart.`,
 			if r.URL == "" {
 				return usage{fmt.Errorf("--url is missing: say how people and servers reach the platform, as in https://sft.example.com")}
 			}
-			r.OwnCA = !public
+			u, err := api.CheckURL(r.URL)
+			if err != nil {
+				return err
+			}
+			r.URL, r.OwnCA = u, !public
 			if r.Owner == "" {
 				r.Owner = me()
 			}
@@ -68,12 +74,13 @@ both up, and keep the backups apart.`,
 			if err != nil {
 				return err
 			}
+			var unwritten error
 			if tokenFile != "" {
-				if err := conf.WriteSecret(tokenFile, []byte(reply.Token+"\n")); err != nil {
-					return err
+				if unwritten = conf.WriteSecret(tokenFile, []byte(reply.Token+"\n")); unwritten != nil {
+					tokenFile = "" // so it is shown: like the rest, there is no second time
 				}
 			}
-			return printInit(cmd.OutOrStdout(), d, r, reply, tokenFile, asJSON)
+			return errors.Join(printInit(cmd.OutOrStdout(), d, r, reply, tokenFile, asJSON), unwritten)
 		},
 	}
 	d.flags(cmd)

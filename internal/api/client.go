@@ -78,7 +78,7 @@ type Client struct {
 // compared and stored.
 func CheckURL(raw string) (string, error) {
 	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") || u.User != nil ||
 		(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return "", &sft.Error{Code: sft.Invalid, Msg: sft.Quote(raw) + " is not a platform's URL",
 			Hint: "give it as https://HOST or https://HOST:PORT"}
@@ -156,6 +156,10 @@ func FetchCA(ctx context.Context, rawURL, fingerprint string, clock *Clock) ([]b
 				inter.AddCert(c)
 			}
 			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: pool, Intermediates: inter, CurrentTime: clock.Now()})
+			if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+				return &sft.Error{Code: sft.Invalid, Msg: u.Host + " has a certificate that the CA with this fingerprint did not sign", Err: err,
+					Hint: "do not go on: somebody is between you and the platform"}
+			}
 			return err
 		}
 	}

@@ -81,7 +81,7 @@ func Verify(header, audience, method, path string, body []byte, now time.Time, k
 		return Claims{}, &sft.Error{Code: sft.SignIn, Msg: msg, Hint: "sign in again"}
 	}
 	token, ok := strings.CutPrefix(header, "Bearer ")
-	if !ok || len(token) > 4096 {
+	if !ok || len(token) > 16<<10 { // it holds the path and query
 		return bad("the request is not signed")
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
@@ -95,6 +95,11 @@ func Verify(header, audience, method, path string, body []byte, now time.Time, k
 	if err := json.Unmarshal(jws.UnsafePayloadWithoutVerification(), &c); err != nil {
 		return bad("the request's token is not readable")
 	}
+	// Before the issuer is looked for: the platform must not tell the devices
+	// of another that they were deleted.
+	if c.Audience != audience {
+		return bad("the request is for another platform")
+	}
 	pub, err := key(c.Issuer)
 	if err != nil {
 		return Claims{}, err
@@ -104,8 +109,6 @@ func Verify(header, audience, method, path string, body []byte, now time.Time, k
 	}
 	issued, expires := time.Unix(c.Issued, 0), time.Unix(c.Expires, 0)
 	switch {
-	case c.Audience != audience:
-		return bad("the request is for another platform")
 	case c.Method != method || c.Path != path || c.Body != hash(body):
 		return bad("the request is not the one that was signed")
 	case len(c.ID) < 16 || len(c.ID) > 64:

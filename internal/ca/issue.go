@@ -172,7 +172,7 @@ func (a *Authority) check(p profile, key *ecdsa.PublicKey, t, c *x509.Certificat
 		return fmt.Errorf("the uses are others")
 	case c.NotAfter.Sub(c.NotBefore) > p.life || c.NotAfter.After(a.cert.NotAfter) || !c.NotAfter.After(c.NotBefore):
 		return fmt.Errorf("it would be good from %s to %s, and the profile allows %s inside the CA's life", c.NotBefore, c.NotAfter, p.life)
-	case !slices.Equal(uris(c.URIs), uris(t.URIs)) || !slices.Equal(c.DNSNames, t.DNSNames) || len(c.IPAddresses) != len(t.IPAddresses) || len(c.EmailAddresses) != 0:
+	case !slices.Equal(uris(c.URIs), uris(t.URIs)) || !slices.Equal(c.DNSNames, t.DNSNames) || !slices.EqualFunc(c.IPAddresses, t.IPAddresses, net.IP.Equal) || len(c.EmailAddresses) != 0:
 		return fmt.Errorf("the names are others")
 	case len(c.URIs)+len(c.DNSNames)+len(c.IPAddresses) == 0:
 		return fmt.Errorf("it names nobody")

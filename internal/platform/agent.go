@@ -168,7 +168,7 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 	if len(r.Events) == 0 || len(r.Events) > maxEvents {
 		return struct{}{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the batch has %d events", len(r.Events)), Hint: fmt.Sprintf("send 1 to %d", maxEvents)}
 	}
-	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		s, err := p.server(tx.Notes, a)
 		if err != nil {
 			return audit.Event{}, err
@@ -181,20 +181,19 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 		seq := s.LastSeq
 		var list []audit.Event
 		for _, ev := range r.Events {
-			if _, err := uuid.Parse(ev.ID); err != nil || !audit.FromAgent[audit.Kind(ev.Kind)] || ev.Time.IsZero() || ev.Time.UnixMicro() <= 0 || len(ev.Detail) > 32 {
-				return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(ev.ID) + " of kind " + sft.Quote(ev.Kind) + " is not one that agents send"}
-			}
-			if ev.Seq <= seq {
-				continue // sent before
+			if err := checkEvent(ev); err != nil {
+				return audit.Event{}, err
 			}
 			e := p.event(a, audit.Kind(ev.Kind), team.Name, s.Project, name)
-			if ev.Seq != seq+1 {
+			if ev.Seq > seq+1 {
 				gap := p.event(a, audit.EventsLost, team.Name, s.Project, name)
 				gap.Outcome = audit.Failed
 				gap.Detail = map[string]string{"from": fmt.Sprint(seq + 1), "to": fmt.Sprint(ev.Seq - 1)}
 				list = append(list, gap)
 			}
-			seq = ev.Seq
+			// One with an old number was sent before, and the store leaves it out;
+			// or the agent has lost count, and it must not be lost too.
+			seq = max(seq, ev.Seq)
 			e.ID, e.Time, e.Session, e.Outcome, e.Detail = ev.ID, ev.Time.UTC(), ev.Session, ev.Outcome, ev.Detail
 			if e.Detail == nil {
 				e.Detail = map[string]string{}
@@ -206,19 +205,19 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 			}
 			list = append(list, e)
 		}
-		if len(list) == 0 {
-			return audit.Event{}, errNothingNew
-		}
 		for _, e := range list[:len(list)-1] {
 			tx.Also(e)
 		}
 		return list[len(list)-1], tx.SetLastSeq(s.ID, seq)
 	})
-	if errors.Is(err, errNothingNew) {
-		err = nil
-	}
-	return struct{}{}, err
 }
 
-// errNothingNew undoes a transaction that had nothing to do.
-var errNothingNew = errors.New("nothing new")
+// checkEvent refuses an event that no agent sends.
+func checkEvent(e api.Event) error {
+	id, err := uuid.Parse(e.ID)
+	known := audit.FromAgent[audit.Kind(e.Kind)] && (e.Outcome == audit.Success || e.Outcome == audit.Refused || e.Outcome == audit.Failed)
+	if err != nil || id.Version() != 7 || id.String() != e.ID || !known || e.Seq < 1 || e.Time.UnixMicro() <= 0 || e.Time.Year() > 9999 || len(e.Detail) > 32 {
+		return &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(e.ID) + " of kind " + sft.Quote(e.Kind) + " is not one that agents send"}
+	}
+	return nil
+}

@@ -80,8 +80,13 @@ func (p *Platform) ServiceToken(ctx context.Context, a Actor, r ServiceTokenRequ
 		return reply, err
 	}
 	wrong := &sft.Error{Code: sft.SignIn, Msg: "the team, key id or key secret is wrong", Hint: "rotate the service user's key for a new one"}
-	refused := p.event(a, audit.AuthTokenIssue, r.Team, "", "service token")
+	refused := p.event(a, audit.AuthTokenIssue, "", "", "service token")
 	err = p.DB.Add(ctx, func(tx *store.Tx) (audit.Event, error) {
+		asked, err := tx.Team(r.Team)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return audit.Event{}, err
+		}
+		refused.Team = asked.Name
 		k, err := tx.Key(r.KeyID)
 		if errors.Is(err, store.ErrNotFound) {
 			return audit.Event{}, wrong
@@ -98,7 +103,7 @@ func (p *Platform) ServiceToken(ctx context.Context, a Actor, r ServiceTokenRequ
 			return audit.Event{}, err
 		}
 		now := p.Now()
-		if subtle.ConstantTimeCompare(tokenHash(r.KeySecret), k.SecretHash) != 1 || sft.Fold(team.Name) != sft.Fold(r.Team) ||
+		if subtle.ConstantTimeCompare(tokenHash(r.KeySecret), k.SecretHash) != 1 || team.ID != asked.ID ||
 			u.Status != sft.StatusActive || k.ExpiresAt != nil && !k.ExpiresAt.After(now) {
 			return audit.Event{}, wrong
 		}

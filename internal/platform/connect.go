@@ -55,6 +55,10 @@ func (p *Platform) resolve(tx *store.Tx, k asker, target string) (store.ServerRe
 	if err != nil {
 		return none, policy.Decision{}, err
 	}
+	// A name that looks like the id of another server takes nobody there.
+	if i := slices.IndexFunc(found, func(s store.ServerRecord) bool { return s.ID == name }); i >= 0 {
+		found = found[i : i+1]
+	}
 	var active []store.ServerRecord
 	var silent, closed *store.ServerRecord
 	for _, s := range found {
@@ -102,7 +106,7 @@ func lastSeen(s store.ServerRecord) string {
 	return s.LastSeen.Format(time.RFC3339)
 }
 
-// connectRequest is POST /v1/teams/{team}/connect.
+// ConnectRequest is POST /v1/teams/{team}/connect.
 type ConnectRequest struct {
 	Team string `path:"team" json:"-"`
 	api.ConnectRequest
@@ -115,20 +119,23 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 	if a.Client == "" {
 		return reply, &sft.Error{Code: sft.SignIn, Msg: "only an enrolled client can connect", Hint: "run \"sft enroll\" first"}
 	}
-	key, err := ca.RequestKey(r.CSR)
-	if err != nil {
-		return reply, err
-	}
-	refused := p.event(a, audit.UserCredsIssue, r.Team, "", sft.Quote(r.Target))
-	err = p.add(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+	refused := p.event(a, audit.UserCredsIssue, "", "", sft.Quote(r.Target))
+	err := p.add(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.OwnClient)
+		refused.Team = k.team.Name // the asker's own, whatever was asked for
 		if err != nil {
 			return audit.Event{}, err
 		}
 		if err := p.signedIn(tx.Notes, a); err != nil {
 			return audit.Event{}, err
 		}
-		refused.Team = k.team.Name
+		if err := tx.ClientSeen(a.Client, p.Now()); err != nil {
+			return audit.Event{}, err
+		}
+		key, err := ca.RequestKey(r.CSR)
+		if err != nil {
+			return audit.Event{}, err
+		}
 		s, d, err := p.resolve(tx, k, r.Target)
 		if err != nil {
 			return audit.Event{}, err

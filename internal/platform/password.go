@@ -34,8 +34,45 @@ func hashPassword(pw sft.Secret) sft.Secret {
 	salt := make([]byte, 16)
 	rand.Read(salt)
 	key := argon2.IDKey([]byte(pw.Reveal()), salt, argonTime, argonMemory, argonThreads, argonKey)
+	return sft.NewSecret(phc{argonMemory, argonTime, argonThreads, salt, key}.encode())
+}
+
+// A phc is a stored password: the cost, the salt and the key (the PHC string
+// format).
+type phc struct {
+	memory, time uint32
+	threads      uint8
+	salt, key    []byte
+}
+
+func (h phc) encode() string {
 	b64 := base64.RawStdEncoding.EncodeToString
-	return sft.NewSecret(fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, b64(salt), b64(key)))
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.memory, h.time, h.threads, b64(h.salt), b64(h.key))
+}
+
+// maxMemory and maxTime cap what a stored hash may cost to check.
+const (
+	maxMemory = 1 << 18 // KiB
+	maxTime   = 16
+)
+
+// parsePHC reads what encode has written, and nothing else.
+func parsePHC(s string) (h phc, ok bool) {
+	parts := strings.Split(s, "$")
+	if len(s) > 512 || len(parts) != 6 {
+		return h, false
+	}
+	var err1, err2 error
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &h.memory, &h.time, &h.threads); err != nil {
+		return h, false
+	}
+	h.salt, err1 = base64.RawStdEncoding.DecodeString(parts[4])
+	h.key, err2 = base64.RawStdEncoding.DecodeString(parts[5])
+	if err1 != nil || err2 != nil || len(h.salt) < 8 || len(h.key) != argonKey ||
+		h.memory > maxMemory || h.time < 1 || h.time > maxTime || h.threads < 1 {
+		return h, false
+	}
+	return h, h.encode() == s
 }
 
 // noHash is compared with where there is no user or no password, so that the
@@ -49,28 +86,14 @@ func checkPassword(hash, pw sft.Secret) bool {
 	if !real {
 		hash = noHash()
 	}
-	var v int
-	var m, t uint32
-	var p uint8
-	parts := strings.Split(hash.Reveal(), "$")
-	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false
-	}
-	if _, err := fmt.Sscanf(parts[2], "v=%d", &v); err != nil || v != argon2.Version {
-		return false
-	}
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &m, &t, &p); err != nil || m > 1<<20 || t > 16 || t < 1 || p < 1 {
-		return false
-	}
-	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
-	want, err2 := base64.RawStdEncoding.DecodeString(parts[5])
-	if err1 != nil || err2 != nil || len(want) != argonKey {
+	h, ok := parsePHC(hash.Reveal())
+	if !ok {
 		return false
 	}
 	hashing <- struct{}{}
 	defer func() { <-hashing }()
-	got := argon2.IDKey([]byte(pw.Reveal()), salt, t, m, p, argonKey)
-	return subtle.ConstantTimeCompare(got, want) == 1 && real
+	got := argon2.IDKey([]byte(pw.Reveal()), h.salt, h.time, h.memory, h.threads, argonKey)
+	return subtle.ConstantTimeCompare(got, h.key) == 1 && real
 }
 
 // checkNewPassword refuses what is too easy to guess. Length counts, rules
@@ -82,7 +105,7 @@ func checkNewPassword(pw sft.Secret, name string) error {
 		return &sft.Error{Code: sft.Invalid, Msg: "the password is too short", Hint: "use at least 12 characters"}
 	case n > 256:
 		return &sft.Error{Code: sft.Invalid, Msg: "the password is too long", Hint: "use at most 256 characters"}
-	case strings.Contains(strings.ToLower(s), strings.ToLower(name)):
+	case len(name) >= 4 && strings.Contains(strings.ToLower(s), strings.ToLower(name)): // a short one is in many words
 		return &sft.Error{Code: sft.Invalid, Msg: "the password holds the user name", Hint: "choose another"}
 	}
 	return nil
@@ -117,7 +140,7 @@ func (l *limits) allow(now time.Time, key string, every time.Duration, burst int
 // tried counts a try at a password or a typed code.
 func (p *Platform) tried(account, addr string) error {
 	now := p.Now()
-	if p.limits.allow(now, "name:"+account, 15*time.Second, 8) && p.limits.allow(now, "addr:"+addr, 2*time.Second, 40) {
+	if p.limits.allow(now, "addr:"+addr, 2*time.Second, 40) && p.limits.allow(now, "name:"+account, 15*time.Second, 8) {
 		return nil
 	}
 	return &sft.Error{Code: sft.TooMany, Msg: "too many tries", Hint: "wait a minute, then try again"}

@@ -228,6 +228,13 @@ func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest)
 			if err := errors.Join(tx.EndWebSessions(u.ID), tx.EndFirstUses(u.ID)); err != nil {
 				return e, err
 			}
+			owners, err := tx.Group(k.team.ID, sft.Owners)
+			if err != nil {
+				return e, err
+			}
+			if err := keepsOwner(tx, owners, u.Name); err != nil {
+				return e, err
+			}
 		}
 		return e, tx.ReviseTeam(k.team.ID)
 	})
@@ -554,16 +561,25 @@ func (p *Platform) RemoveMember(ctx context.Context, a Actor, r MemberRequest) (
 			return audit.Event{}, notFound(err, "member", r.User)
 		}
 		if g.Name == sft.Owners {
-			rest, err := tx.Members(g.ID)
-			if err != nil {
+			if err := keepsOwner(tx, g, u.Name); err != nil {
 				return audit.Event{}, err
-			}
-			if !slices.ContainsFunc(rest, func(u store.UserRecord) bool { return u.Status == sft.StatusActive && u.Type == sft.Human }) {
-				return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: sft.Quote(u.Name) + " is the last owner of the team", Hint: "add another owner first"}
 			}
 		}
 		e := p.event(a, audit.MemberRemove, k.team.Name, "", u.Name)
 		e.Detail = map[string]string{"group": g.Name}
 		return e, tx.ReviseGroup(g.ID)
 	})
+}
+
+// keepsOwner refuses a change after which nobody who can act owns the team;
+// gone is who was taken away.
+func keepsOwner(tx *store.Tx, owners store.GroupRecord, gone string) error {
+	rest, err := tx.Members(owners.ID)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(rest, func(u store.UserRecord) bool { return u.Status == sft.StatusActive && u.Type == sft.Human }) {
+		return &sft.Error{Code: sft.Denied, Msg: sft.Quote(gone) + " is the last owner of the team", Hint: "add another owner first"}
+	}
+	return nil
 }

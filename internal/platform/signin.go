@@ -49,11 +49,11 @@ func (p *Platform) FirstUse(ctx context.Context, secret sft.Secret) (string, err
 // SetFirstPassword ends a one-time link by setting its user's password, and
 // signs the user in. It returns the new web session's secret.
 func (p *Platform) SetFirstPassword(ctx context.Context, a Actor, secret, password sft.Secret) (sft.Secret, error) {
-	if err := p.tried("first-use", a.Addr); err != nil {
-		return sft.Secret{}, err
-	}
 	name, err := p.FirstUse(ctx, secret)
 	if err != nil {
+		return sft.Secret{}, err
+	}
+	if err := p.tried("first-use/"+sft.Fold(name), a.Addr); err != nil {
 		return sft.Secret{}, err
 	}
 	if err := checkNewPassword(password, name); err != nil {
@@ -129,7 +129,15 @@ func (p *Platform) SignIn(ctx context.Context, a Actor, team, user string, passw
 // SignOut ends a web session.
 func (p *Platform) SignOut(ctx context.Context, a Actor, cookie sft.Secret) error {
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		return p.event(a, audit.AuthTokenEnd, "", "", "web"), tx.EndWebSession(tokenHash(cookie.Reveal()))
+		u, err := tx.UserByID(a.User)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		team, err := tx.TeamByID(u.TeamID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		return p.event(a, audit.AuthTokenEnd, team.Name, "", "web"), tx.EndWebSession(tokenHash(cookie.Reveal()))
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		err = nil
@@ -308,8 +316,10 @@ func (p *Platform) DeviceCode(ctx context.Context, a Actor, r api.DeviceCodeRequ
 		if !t.AllowDeviceCode {
 			return &sft.Error{Code: sft.Denied, Msg: "team " + sft.Quote(t.Name) + " does not allow sign-in by a code", Hint: "use a machine with a browser, or ask an administrator"}
 		}
-		if c, err := n.PendingSignIns(p.Now()); err != nil || c >= maxPending {
-			return errors.Join(err, &sft.Error{Code: sft.TooMany, Msg: "too many codes are on their way", Hint: "wait a few minutes, then try again"})
+		if c, err := n.PendingSignIns(p.Now()); err != nil {
+			return err
+		} else if c >= maxPending {
+			return &sft.Error{Code: sft.TooMany, Msg: "too many codes are on their way", Hint: "wait a few minutes, then try again"}
 		}
 		code, hash := newToken()
 		reply = api.DeviceCodeReply{DeviceCode: code.Reveal(), UserCode: newUserCode(), VerificationURI: p.URL + "/device",
@@ -606,6 +616,11 @@ func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientsRequest) 
 		}
 		if err != nil {
 			return audit.Event{}, notFound(err, "client", r.ID)
+		}
+		if a.Client != "" && a.Client != c.ID { // to leave needs no sign-in, to throw out does
+			if err := p.signedIn(tx.Notes, a); err != nil {
+				return audit.Event{}, err
+			}
 		}
 		e := p.event(a, audit.ClientRemove, k.team.Name, "", c.Hostname)
 		e.Detail = map[string]string{"client": c.ID, "user": c.User}

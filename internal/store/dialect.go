@@ -55,15 +55,16 @@ func open(rawURL string) (read, write *sql.DB, d dialect, err error) {
 			return nil, nil, d, err
 		}
 		f.Close()
+		name := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" // a "%" in path is not an escape
 		q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
 		q.Set("_txlock", "immediate")
-		if write, err = sql.Open("sqlite", "file:"+path+"?"+q.Encode()); err != nil {
+		if write, err = sql.Open("sqlite", name+q.Encode()); err != nil {
 			return nil, nil, d, err
 		}
 		write.SetMaxOpenConns(1)
 		q.Del("_txlock")
 		q.Add("_pragma", "query_only(1)")
-		if read, err = sql.Open("sqlite", "file:"+path+"?"+q.Encode()); err != nil {
+		if read, err = sql.Open("sqlite", name+q.Encode()); err != nil {
 			write.Close()
 			return nil, nil, d, err
 		}

@@ -21,7 +21,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pressly/goose/v3"
 
@@ -161,8 +163,25 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, lock st
 	return tx.Commit()
 }
 
+// errText refuses what PostgreSQL has no text for. SQLite would take it.
+var errText = &sft.Error{Code: sft.Invalid, Msg: "the text cannot be stored", Hint: "use UTF-8, without the character 0"}
+
+// storable reports whether both databases can hold every text of args. What
+// one cannot hold is in no record.
+func storable(args []any) bool {
+	for _, a := range args {
+		if s, ok := a.(string); ok && (strings.ContainsRune(s, 0) || !utf8.ValidString(s)) {
+			return false
+		}
+	}
+	return true
+}
+
 // exec runs a statement and returns how many rows it touched.
 func (n Notes) exec(query string, args ...any) (int64, error) {
+	if !storable(args) {
+		return 0, errText
+	}
 	r, err := n.tx.ExecContext(n.ctx, query, args...)
 	if err != nil {
 		if n.d.unique(err) {
@@ -176,7 +195,7 @@ func (n Notes) exec(query string, args ...any) (int64, error) {
 // must runs a statement that has to touch a row: none is ErrNotFound.
 func (n Notes) must(query string, args ...any) error {
 	rows, err := n.exec(query, args...)
-	if err == nil && rows == 0 {
+	if err == errText || err == nil && rows == 0 {
 		return ErrNotFound
 	}
 	return err
@@ -191,6 +210,9 @@ func (n Notes) add(query string, args ...any) error {
 type scanner interface{ Scan(...any) error }
 
 func one[T any](n Notes, scan func(scanner) (T, error), query string, args ...any) (T, error) {
+	if !storable(args) {
+		return *new(T), ErrNotFound
+	}
 	v, err := scan(n.tx.QueryRowContext(n.ctx, query, args...))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
@@ -199,6 +221,9 @@ func one[T any](n Notes, scan func(scanner) (T, error), query string, args ...an
 }
 
 func all[T any](n Notes, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	if !storable(args) {
+		return []T{}, nil
+	}
 	rows, err := n.tx.QueryContext(n.ctx, query, args...)
 	if err != nil {
 		return nil, err

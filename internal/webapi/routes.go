@@ -41,7 +41,7 @@ func routes(p *platform.Platform) []route {
 		{"POST", "/v1/clients/device_code", anyone, call(ok, p.DeviceCode)},   // opens nothing until a person approves
 		{"POST", "/v1/clients/login", device, call(ok, p.LoginClient)},
 		{"POST", "/v1/clients/logout", device, call(none, p.LogoutClient)},
-		{"POST", team + "/connect", signedIn, call(ok, p.Connect)},
+		{"POST", team + "/connect", device, call(ok, p.Connect)}, // looks at the sign-in itself, and records a refusal
 		{"GET", team + "/resolve", signedIn, call(ok, p.Resolve)},
 
 		// Everybody, and administration.

@@ -33,13 +33,13 @@ const maxBody = 1 << 20
 type access int
 
 const (
-	noRule   access = iota // nobody: a route must have a rule
-	anyone                 // no caller is asked for; the body or the page is the proof
-	agent                  // signed by an enrolled server
-	device                 // signed by an enrolled client, signed in or not
-	signedIn               // signed by a client that is signed in
-	person                 // a client that is signed in, or a service user
-	deviceOrKey            // a client, signed in or not, or a service user
+	noRule      access = iota // nobody: a route must have a rule
+	anyone                    // no caller is asked for; the body or the page is the proof
+	agent                     // signed by an enrolled server
+	device                    // signed by an enrolled client, signed in or not
+	signedIn                  // signed by a client that is signed in
+	person                    // a client that is signed in, or a service user
+	deviceOrKey               // a client, signed in or not, or a service user
 )
 
 // A route is one row of the table.
@@ -212,9 +212,10 @@ func (s *Server) public(r *http.Request, err error) *sft.Error {
 	if e, ok := errors.AsType[*sft.Error](err); ok {
 		return e
 	}
-	if r.Context().Err() == nil {
-		s.log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	if r.Context().Err() != nil {
+		return &sft.Error{Code: sft.Unavailable, Msg: "the platform is stopping", Hint: "try again soon"}
 	}
+	s.log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	return &sft.Error{Code: sft.Internal, Msg: "the platform failed", Hint: "ask its operator: the log says why"}
 }
 

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"sft-platform": func() { os.Exit(run(os.Args[1:])) }})
+}
+
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers},
+	})
+}
+
+// exits N COMMAND runs the command, which must end with status N.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		e, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = e.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("the status is %d, want %d", got, want)
+	}
+}
+
+var secretShapes = []struct {
+	re  *regexp.Regexp
+	put string
+}{
+	{regexp.MustCompile(`eyJ[A-Za-z0-9+/]{100,}={0,2}`), "TOKEN"},
+	{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "FINGERPRINT"},
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`), "ID"},
+	{regexp.MustCompile(`\b[A-Za-z0-9_-]{43}(\b|$)`), "SECRET"},
+}
+
+// shape FILE writes what the last command printed to FILE, with the name of
+// its kind for each secret.
+func shape(ts *testscript.TestScript, neg bool, args []string) {
+	s := strings.ReplaceAll(ts.ReadFile("stdout"), ts.Getenv("WORK"), "WORK")
+	for _, r := range secretShapes {
+		s = r.re.ReplaceAllString(s, r.put)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(s), 0o600))
+}
+
+// freeport VAR sets VAR to a port of loopback that nobody listens on.
+func freeport(ts *testscript.TestScript, neg bool, args []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer ln.Close()
+	ts.Setenv(args[0], strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+}
+
+// answers URL waits until the URL answers with success.
+func answers(ts *testscript.TestScript, neg bool, args []string) {
+	c := &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // what is asked for is no secret
+	defer c.CloseIdleConnections()
+	var last error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		resp, err := c.Get(args[0])
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+			err = errors.New(resp.Status)
+		}
+		last = err
+	}
+	ts.Fatalf("%s does not answer: %v", args[0], last)
+}

@@ -1,0 +1,218 @@
+package platform_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/testenv"
+)
+
+func TestLoginNames(t *testing.T) {
+	e := testenv.New(t)
+	for _, tt := range []struct{ name, want string }{
+		{"ann", "ann"},
+		{"Ann.Example", "ann_example"},
+		{"9lives", "lives"},
+		{"12345", "user"},
+		{"54321", "user2"},
+		{"root", "u_root"},
+		{"Administrator", "u_administrator"},
+		{"www-data", "u_www-data"},
+		{"averyveryverylongname1", "averyveryverylongnam"},
+		{"averyveryverylongname2", "averyveryverylongna2"},
+	} {
+		if u := e.User(tt.name); u.Login != tt.want {
+			t.Errorf("user %s has the login name %s, want %s", tt.name, u.Login, tt.want)
+		} else if err := sft.CheckLogin(u.Login); err != nil || len(u.Login) > 20 {
+			t.Error(err)
+		}
+	}
+	// Neither name nor ids of a deleted user come back.
+	old := e.User("Eve")
+	e.Do("PUT", "/users/Eve", map[string]string{"status": "DELETED"}, nil)
+	wantCode(t, "a user of a deleted user's name", e.Service.Do(t.Context(), "POST", base+"/users", map[string]string{"name": "eve"}, nil), sft.Exists)
+	if u := e.User("eve.x"); u.UID == old.UID || u.GID == old.GID {
+		t.Errorf("uid %d or gid %d was given twice", u.UID, u.GID)
+	}
+	wantCode(t, "a deleted user is enabled", e.Service.Do(t.Context(), "PUT", base+"/users/eve", map[string]string{"status": "ACTIVE"}, nil), sft.NotFound)
+}
+
+func TestNamesThatCannotBe(t *testing.T) {
+	e := testenv.New(t)
+	for _, name := range []string{"", "a b", "-a", ".a", "a/b", "a\nb", "a\"b", "a\x00b", "ünal", strings.Repeat("x", 64), strings.Repeat("x", 5000)} {
+		for _, path := range []string{"/users", "/service_users", "/groups", "/projects"} {
+			wantCode(t, fmt.Sprintf("POST %s with the name %.20q", path, name), e.Service.Do(t.Context(), "POST", base+path, map[string]string{"name": name}, nil), sft.Invalid)
+		}
+		wantCode(t, fmt.Sprintf("a member called %.20q", name), e.Service.Do(t.Context(), "POST", base+"/groups/owners/users", map[string]string{"name": name}, nil), sft.NotFound)
+	}
+	for _, full := range []string{"a\nb", "a\x00b", strings.Repeat("x", 201)} {
+		wantCode(t, fmt.Sprintf("a full name %.20q", full), e.Service.Do(t.Context(), "POST", base+"/users", map[string]string{"name": "ann", "full_name": full}, nil), sft.Invalid)
+	}
+}
+
+func TestUsersAndOwners(t *testing.T) {
+	e := testenv.New(t)
+	ctx := t.Context()
+	put := func(user, status string) error {
+		return e.Service.Do(ctx, "PUT", base+"/users/"+user, map[string]string{"status": status}, nil)
+	}
+	wantCode(t, "an unknown status", put("olive", "ASLEEP"), sft.Invalid)
+	wantCode(t, "one's own status", put(testenv.ServiceUser, "DISABLED"), sft.Denied)
+	for _, status := range []string{"DISABLED", "DELETED"} {
+		wantCode(t, "the last owner "+status, put("olive", status), sft.Denied)
+	}
+	out := func(user string) error {
+		return e.Service.Do(ctx, "DELETE", base+"/groups/owners/users/"+user, nil, nil)
+	}
+	wantCode(t, "the last owner leaves", out("olive"), sft.Denied)
+	e.Do("POST", "/groups/owners/users", map[string]string{"name": testenv.ServiceUser}, nil)
+	wantCode(t, "the last person among the owners leaves", out("olive"), sft.Denied)
+	e.User("ann")
+	e.Do("POST", "/groups/owners/users", map[string]string{"name": "ann"}, nil)
+	wantCode(t, "one of two owners disabled", put("olive", "DISABLED"), "")
+	wantCode(t, "the other", put("ann", "DISABLED"), sft.Denied)
+	wantCode(t, "the other leaves", out("ann"), sft.Denied)
+	wantCode(t, "the disabled one leaves", out("olive"), "")
+	wantCode(t, "leaving twice", out("olive"), sft.NotFound)
+
+	for what, err := range map[string]error{
+		"deleting the owners":         e.Service.Do(ctx, "DELETE", base+"/groups/owners", nil, nil),
+		"deleting everyone":           e.Service.Do(ctx, "DELETE", base+"/groups/Everyone", nil, nil),
+		"roles of the owners":         e.Service.Do(ctx, "PUT", base+"/groups/owners", map[string]any{"roles": []string{}}, nil),
+		"adding somebody to everyone": e.Service.Do(ctx, "POST", base+"/groups/everyone/users", map[string]string{"name": "ann"}, nil),
+	} {
+		wantCode(t, what, err, sft.Denied)
+	}
+	wantCode(t, "an unknown role", e.Service.Do(ctx, "POST", base+"/groups", map[string]any{"name": "g", "roles": []string{"root"}}, nil), sft.Invalid)
+	e.Do("POST", "/groups", map[string]any{"name": "g", "roles": []string{"reporting_user"}}, nil)
+	wantCode(t, "a group of the same name", e.Service.Do(ctx, "POST", base+"/groups", map[string]any{"name": "G"}, nil), sft.Exists)
+	e.Do("PUT", "/groups/g", map[string]any{}, nil)
+	var g sft.Group
+	e.Do("GET", "/groups/G", nil, &g)
+	if g.Name != "g" || g.Roles == nil || len(g.Roles) != 0 {
+		t.Errorf("the group is %+v", g)
+	}
+	var members api.List[sft.User]
+	e.Do("GET", "/groups/everyone/users", nil, &members)
+	if len(members.List) != 3 {
+		t.Errorf("everyone is %+v", members.List)
+	}
+}
+
+// Who loses the role loses the right with the next request.
+func TestRolesCountAtOnce(t *testing.T) {
+	e := testenv.New(t)
+	ann := e.Client("ann")
+	users := func() error { return ann.Do(t.Context(), "GET", base+"/users", nil, nil) }
+	tokens := func() error {
+		return ann.Do(t.Context(), "GET", base+"/projects/prod/server_enrollment_tokens", nil, nil)
+	}
+	add := func() error {
+		return ann.Do(t.Context(), "POST", base+"/groups", map[string]string{"name": "x"}, nil)
+	}
+	wantCode(t, "a plain user reads", users(), "")
+	wantCode(t, "a plain user reads tokens", tokens(), sft.Denied)
+	wantCode(t, "a plain user changes", add(), sft.Denied)
+	e.Do("PUT", "/groups/everyone", map[string]any{"roles": []string{}}, nil)
+	wantCode(t, "a user without a role reads", users(), sft.Denied)
+	wantCode(t, "a user without a role lists servers", ann.Do(t.Context(), "GET", base+"/servers", nil, nil), "")
+	e.Do("POST", "/groups", map[string]any{"name": "reporters", "roles": []string{"reporting_user"}}, nil)
+	e.Do("POST", "/groups/reporters/users", map[string]string{"name": "ann"}, nil)
+	wantCode(t, "a reporter reads", users(), "")
+	wantCode(t, "a reporter reads tokens", tokens(), "")
+	wantCode(t, "a reporter changes", add(), sft.Denied)
+	e.Do("PUT", "/groups/reporters", map[string]any{"roles": []string{"access_admin"}}, nil)
+	wantCode(t, "an administrator changes", add(), "")
+	e.Do("DELETE", "/groups/reporters/users/ann", nil, nil)
+	wantCode(t, "a former administrator reads", users(), sft.Denied)
+	e.Do("PUT", "/users/ann", map[string]string{"status": "DISABLED"}, nil)
+	wantCode(t, "a disabled user lists servers", ann.Do(t.Context(), "GET", base+"/servers", nil, nil), sft.Denied)
+}
+
+func TestProjects(t *testing.T) {
+	e := testenv.New(t)
+	ctx := t.Context()
+	for _, tt := range []struct {
+		name string
+		body map[string]any
+		want sft.Code
+	}{
+		{"the same name", map[string]any{"name": "PROD"}, sft.Exists},
+		{"a session of a second", map[string]any{"name": "p", "max_session_seconds": 1}, sft.Invalid},
+		{"a session of a year", map[string]any{"name": "p", "max_session_seconds": 365 * 86400}, sft.Invalid},
+		{"less than no time", map[string]any{"name": "p", "disconnected_session_seconds": -1}, sft.Invalid},
+		{"limits", map[string]any{"name": "p", "max_session_seconds": 60, "disconnected_session_seconds": 0, "create_server_users": false}, ""},
+	} {
+		var p sft.Project
+		wantCode(t, tt.name, e.Service.Do(ctx, "POST", base+"/projects", tt.body, &p), tt.want)
+	}
+	e.Do("PUT", "/projects/p", map[string]any{"delete_server_users": true}, nil)
+	var p sft.Project
+	e.Do("GET", "/projects/p", nil, &p)
+	if p.MaxSession != 60 || p.DisconnectedSession != 0 || p.CreateServerUsers || !p.DeleteServerUsers || p.Revision != 2 {
+		t.Errorf("the project is %+v", p)
+	}
+	wantCode(t, "another name", e.Service.Do(ctx, "PUT", base+"/projects/p", map[string]any{"name": "q"}, nil), sft.Invalid)
+	wantCode(t, "a selector", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "everyone", "servers_selector": "a=b"}, nil), sft.Invalid)
+	wantCode(t, "a group that is not there", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "no"}, nil), sft.NotFound)
+	e.Do("POST", "/projects/p/groups", map[string]any{"name": "everyone", "server_access": true}, nil)
+	wantCode(t, "a group twice", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "everyone"}, nil), sft.Exists)
+	wantCode(t, "changing one that is not in it", e.Service.Do(ctx, "PUT", base+"/projects/p/groups/owners", map[string]any{}, nil), sft.NotFound)
+	wantCode(t, "taking out one that is not in it", e.Service.Do(ctx, "DELETE", base+"/projects/p/groups/owners", nil, nil), sft.NotFound)
+
+	var users api.List[sft.ServerUser]
+	e.User("ann")
+	e.Do("GET", "/projects/p/server_users", nil, &users)
+	var names []string
+	for _, u := range users.List {
+		names = append(names, fmt.Sprint(u.User, " ", u.Login, " ", u.Admin))
+	}
+	if !slices.Equal(names, []string{"ann ann false", "olive olive false"}) { // no service users
+		t.Errorf("the server users are %q", names)
+	}
+
+	s := e.Server("p", testenv.Facts("web01"))
+	wantCode(t, "deleting a project that has servers", e.Service.Do(ctx, "DELETE", base+"/projects/p", nil, nil), sft.Exists)
+	token := e.Token("p")
+	e.Do("DELETE", "/projects/p/servers/"+s.ID, nil, nil)
+	e.Do("DELETE", "/projects/p", nil, nil)
+	for _, path := range []string{"", "/groups", "/servers", "/server_users", "/server_enrollment_tokens"} {
+		wantCode(t, "GET "+path+" of a deleted project", e.Service.Do(ctx, "GET", base+"/projects/p"+path, nil, nil), sft.NotFound)
+	}
+	_, spki := testenv.Key(t)
+	wantCode(t, "its token", e.Anonymous().Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: token, DeviceKey: spki, Facts: testenv.Facts("x")}, nil), sft.Denied)
+	e.Do("POST", "/projects", map[string]any{"name": "p"}, &p)
+	if p.Revision != 1 || p.MaxSession != 12*3600 || p.DisconnectedSession != 8*3600 || !p.CreateServerUsers || p.DeleteServerUsers {
+		t.Errorf("a new project of the name is %+v", p)
+	}
+}
+
+// The audit is read in pages, both ways, by whoever may.
+func TestReadingTheAudit(t *testing.T) {
+	e := testenv.New(t)
+	all := e.Events()
+	page := func(query string) (list api.List[audit.Event], err error) {
+		return list, e.Service.Do(t.Context(), "GET", base+"/auditsV2"+query, nil, &list)
+	}
+	first, err := page("?count=3")
+	if err != nil || len(first.List) != 3 || first.List[0].ID != all[0].ID {
+		t.Fatalf("the first page is %+v, %v", first, err)
+	}
+	next, _ := page("?count=3&offset=" + first.List[2].ID)
+	if len(next.List) == 0 || next.List[0].ID != all[3].ID {
+		t.Errorf("the next page is %+v", next)
+	}
+	last, _ := page("?count=1&descending=true")
+	if len(last.List) != 1 || last.List[0].ID != all[len(all)-1].ID {
+		t.Errorf("the newest is %+v", last)
+	}
+	for _, q := range []string{"?count=-1", "?count=1001", "?count=x"} {
+		_, err := page(q)
+		wantCode(t, q, err, sft.Invalid)
+	}
+}

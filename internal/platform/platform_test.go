@@ -1,0 +1,205 @@
+package platform_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/platform"
+	"sft/internal/store"
+	"sft/internal/testdb"
+	"sft/internal/testenv"
+)
+
+// wantCode compares the code of an error; "" is none.
+func wantCode(t *testing.T, what string, err error, want sft.Code) {
+	t.Helper()
+	switch {
+	case err == nil && want != "":
+		t.Errorf("%s: no error, want %s", what, want)
+	case err != nil && sft.CodeOf(err) != want:
+		t.Errorf("%s: %v (%s), want %q", what, err, sft.CodeOf(err), want)
+	}
+}
+
+// since returns what happened after f began.
+func since(e *testenv.Env, f func()) []audit.Event {
+	n := len(e.Events())
+	f()
+	return e.Events()[n:]
+}
+
+// told describes events in short.
+func told(events []audit.Event) string {
+	var s []string
+	for _, e := range events {
+		s = append(s, string(e.Kind)+" "+e.Outcome)
+	}
+	return strings.Join(s, ", ")
+}
+
+const base = "/v1/teams/" + testenv.Team
+
+func keySealer(t *testing.T) ca.Sealer {
+	t.Helper()
+	path := t.TempDir() + "/master.key"
+	if err := ca.NewMasterKey(path); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ca.OpenSealer(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestInitIsWholeOrNothing(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		db, err := store.Open(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		s := keySealer(t)
+		good := platform.InitRequest{URL: "https://SFT.example.com/", Team: "main", Owner: "olive", ServiceUser: "robot", Project: "prod", OwnCA: true}
+		quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+		for _, tt := range []struct {
+			name   string
+			change func(*platform.InitRequest)
+		}{
+			{"a bad URL", func(r *platform.InitRequest) { r.URL = "http://x" }},
+			{"a bad team", func(r *platform.InitRequest) { r.Team = "a b" }},
+			{"a bad owner", func(r *platform.InitRequest) { r.Owner = "" }},
+			{"a bad service user", func(r *platform.InitRequest) { r.ServiceUser = "a/b" }},
+			{"a service user of the owner's name", func(r *platform.InitRequest) { r.ServiceUser = "OLIVE" }},
+			{"a bad project, which is made last", func(r *platform.InitRequest) { r.Project = "a b" }},
+		} {
+			r := good
+			tt.change(&r)
+			if _, err := platform.Init(t.Context(), db, s, r, nil); err == nil {
+				t.Errorf("Init with %s worked", tt.name)
+			}
+			if _, err := platform.New(t.Context(), db, s, quiet, nil); err == nil || !strings.Contains(err.Error(), "the database is empty") {
+				t.Errorf("after Init with %s something is there: %v", tt.name, err)
+			}
+		}
+		reply, err := platform.Init(t.Context(), db, s, good, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(reply.FirstUseURL, "https://sft.example.com/first-use?secret=") || !strings.HasPrefix(reply.CAFingerprint, "sha256:") ||
+			reply.Key == nil || len(reply.Key.Secret) != 43 || reply.Token == "" {
+			t.Errorf("Init = %+v", reply)
+		}
+		if _, err := platform.Init(t.Context(), db, s, good, nil); err == nil || !strings.Contains(err.Error(), "is a platform's already") {
+			t.Errorf("Init once more: %v", err)
+		}
+		var kinds []string
+		if err := db.Read(t.Context(), func(tx *store.Tx) error {
+			events, err := tx.Events("main", "", 100, false)
+			for _, e := range events {
+				kinds = append(kinds, string(e.Kind)+" "+e.Target+" "+e.Actor.Kind)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		slices.Sort(kinds)
+		if i := slices.IndexFunc(kinds, func(k string) bool { return strings.HasPrefix(k, "server_enrollment_token.create ") }); i < 0 {
+			t.Error("no event tells of the token")
+		} else {
+			kinds = slices.Delete(kinds, i, i+1)
+		}
+		want := []string{"project.create prod platform", "team.create main platform", "user.create olive platform", "user.create robot platform"}
+		if !slices.Equal(kinds, want) {
+			t.Errorf("the events are %q, want %q", kinds, want)
+		}
+		if _, err := platform.New(t.Context(), db, s, quiet, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAnotherMasterKeyOpensNothing(t *testing.T) {
+	e := testenv.New(t)
+	p, err := platform.New(t.Context(), e.DB, keySealer(t), slog.New(slog.NewTextHandler(io.Discard, nil)), e.Clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Certificate(t.Context()); err == nil || !strings.Contains(err.Error(), "the master key does not open the sealed key") {
+		t.Errorf("Certificate = %v", err)
+	}
+}
+
+func TestThePlatformRenewsItsCertificateAtHalfOfItsLife(t *testing.T) {
+	e := testenv.New(t)
+	get, err := e.Platform.Certificate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := func() string {
+		t.Helper()
+		pair, err := get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(pair.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := e.Clock.Now(); now.Before(c.NotBefore) || now.After(c.NotAfter) {
+			t.Errorf("at %s a certificate for %s to %s is served", now, c.NotBefore, c.NotAfter)
+		}
+		return c.SerialNumber.String()
+	}
+	first := serial()
+	e.Clock.Advance(44 * 24 * time.Hour)
+	if serial() != first {
+		t.Error("it was renewed too soon")
+	}
+	e.Clock.Advance(2 * 24 * time.Hour)
+	if serial() == first {
+		t.Error("it was not renewed")
+	}
+}
+
+func TestHousekeepingEndsWithItsContext(t *testing.T) {
+	e := testenv.New(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { e.Platform.Run(ctx); close(done) }()
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("Run goes on")
+	}
+}
+
+// A database that is gone is the platform's fault, and its log has the rest.
+func TestTheDatabaseIsGone(t *testing.T) {
+	e := testenv.New(t)
+	e.DB.Close()
+	err := e.Service.Do(t.Context(), "GET", base+"/users", nil, nil)
+	var got *sft.Error
+	if !errors.As(err, &got) || got.Code != sft.Internal || got.Msg != "the platform failed" || !strings.Contains(e.Log.String(), "database is closed") {
+		t.Errorf("the answer is %+v, the log\n%s", got, e.Log)
+	}
+	resp, err := e.HTTP().Get(e.URL + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 503 {
+		t.Errorf("/readyz answers %s", resp.Status)
+	}
+}

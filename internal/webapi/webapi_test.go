@@ -1,0 +1,533 @@
+package webapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/platform"
+	"sft/internal/store"
+	"sft/internal/testenv"
+	"sft/internal/webapi"
+)
+
+const base = "/v1/teams/" + testenv.Team
+
+// A caller puts something into the Authorization header of a request.
+type caller func(method, path string, body []byte) string
+
+// call sends one request and returns its status and code.
+func call(t *testing.T, e *testenv.Env, as caller, method, path, contentType string, body []byte) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, e.URL+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	if h := as(method, r.URL.RequestURI(), body); h != "" {
+		r.Header.Set("Authorization", h)
+	}
+	resp, err := e.HTTP().Do(r)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reply api.ErrorReply
+	if resp.StatusCode >= 400 {
+		if err := json.Unmarshal(b, &reply); err != nil || reply.Error.Msg == "" || reply.Time.IsZero() || reply.Error.Code.Info().Status != resp.StatusCode {
+			t.Errorf("%s %s: the refusal is %s %s, %v", method, path, resp.Status, b, err)
+		}
+	}
+	return resp.StatusCode, string(reply.Error.Code)
+}
+
+func signer(t *testing.T, c *api.Client) caller {
+	return func(method, path string, body []byte) string {
+		h, err := api.Sign(c.Key, c.Issuer, c.URL, method, path, body, c.Clock.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+}
+
+// foreignAdmin is a client, signed in, of an administrator of another team.
+func foreignAdmin(t *testing.T, e *testenv.Env) *api.Client {
+	t.Helper()
+	key, spki := testenv.Key(t)
+	now := e.Clock.Now()
+	c := store.ClientRecord{DeviceKey: spki}
+	c.ID, c.State, c.EnrolledAt, c.SignedInUntil = audit.NewID(), sft.StateActive, now, now.Add(10*time.Hour)
+	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: now, ClientSession: 36000}
+		u := store.UserRecord{TeamID: team.ID}
+		u.ID, u.Name, u.Type, u.Status, u.Login, u.UID, u.GID, u.CreateAt = audit.NewID(), "zoe", sft.Human, sft.StatusActive, "zoe", 60001, 63001, now
+		g := store.GroupRecord{TeamID: team.ID, Group: sft.Group{ID: audit.NewID(), Name: sft.Owners, Roles: []sft.Role{sft.AccessAdmin}}}
+		c.TeamID, c.UserID = team.ID, u.ID
+		for _, err := range []error{tx.AddTeam(team), tx.AddUser(u), tx.AddGroup(g), tx.AddClient(c)} {
+			if err != nil {
+				return audit.Event{}, err
+			}
+		}
+		_, err := tx.AddMember(g.ID, u.ID)
+		return audit.Event{ID: audit.NewID(), Time: now, Kind: audit.TeamCreate, Team: "other", Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return e.Signed(key, "client:"+c.ID)
+}
+
+func TestEveryRouteHasAnAccessRule(t *testing.T) {
+	e := testenv.New(t)
+	seen := map[string]bool{}
+	for _, r := range webapi.Rows(e.Platform) {
+		if r.Access == "" {
+			t.Errorf("%s %s has no access rule", r.Method, r.Path)
+		}
+		if !strings.HasPrefix(r.Path, "/v1/") || seen[r.Method+r.Path] {
+			t.Errorf("%s %s is twice in the table, or not under /v1", r.Method, r.Path)
+		}
+		seen[r.Method+r.Path] = true
+		if r.Access == "anyone" && !strings.Contains(" /v1/info /v1/servers/enroll /v1/clients/enroll /v1/clients/device_code /v1/teams/{team}/service_token ", " "+r.Path+" ") {
+			t.Errorf("%s %s is open to anyone", r.Method, r.Path)
+		}
+	}
+}
+
+// A made thing is what a path's {word} stands for in the matrix.
+type maker struct {
+	*testenv.Env
+	t *testing.T
+	n int
+}
+
+func (m *maker) id(path string, body any, field string) string {
+	m.t.Helper()
+	var v map[string]any
+	m.Do("POST", path, body, &v)
+	return fmt.Sprint(v[field])
+}
+
+// make returns the value of a {word}, of something that was just made. What
+// comes before it in the path is given.
+func (m *maker) make(word, before string) string {
+	m.t.Helper()
+	m.n++
+	name := fmt.Sprintf("x%d", m.n)
+	switch word {
+	case "team":
+		return testenv.Team
+	case "project":
+		m.Do("POST", "/projects", map[string]string{"name": name}, nil)
+		return name
+	case "user":
+		if strings.Contains(before, "service_users") {
+			m.Do("POST", "/service_users", map[string]string{"name": name}, nil)
+			return name
+		}
+		m.User(name)
+		if strings.Contains(before, "/groups/") {
+			m.Do("POST", strings.TrimPrefix(before, base), map[string]string{"name": name}, nil)
+		}
+		return name
+	case "key":
+		return m.id(strings.TrimPrefix(before, base), nil, "id")
+	case "group":
+		m.Do("POST", "/groups", map[string]string{"name": name}, nil)
+		if strings.Contains(before, "/projects/") {
+			m.Do("POST", strings.TrimPrefix(before, base), map[string]string{"name": name}, nil)
+		}
+		return name
+	case "id":
+		switch {
+		case strings.Contains(before, "/clients"):
+			return m.Client("someone").ID
+		case strings.Contains(before, "/servers"):
+			project, _, _ := strings.Cut(strings.TrimPrefix(before, base+"/projects/"), "/")
+			return m.Enroll(project, testenv.Facts(name)).ID
+		case strings.Contains(before, "_tokens"):
+			return m.id(strings.TrimPrefix(before, base), nil, "id")
+		}
+	}
+	m.t.Fatalf("nothing is known of {%s} after %s", word, before)
+	return ""
+}
+
+// path fills in the words of a route's path.
+func (m *maker) path(pattern string) string {
+	m.t.Helper()
+	var out string
+	for {
+		before, rest, ok := strings.Cut(pattern, "{")
+		out += before
+		if !ok {
+			return out
+		}
+		var word string
+		word, pattern, _ = strings.Cut(rest, "}")
+		out += m.make(word, strings.TrimSuffix(out, "/"))
+	}
+}
+
+// The callers of the matrix, in the order of its columns.
+const (
+	nobody    = iota
+	signedOut // a client of the owner, whose sign-in has ended
+	plain     // a client of a user without a group
+	admin     // a client of the owner
+	robot     // a service user with access_admin
+	host      // an agent
+	stranger  // a client of an administrator of another team
+	callers
+)
+
+var callerNames = [callers]string{"nobody", "a client that is signed out", "a plain user's client", "an administrator's client", "a service user", "an agent", "an administrator of another team"}
+
+// The usual columns.
+var (
+	reads   = [callers]int{401, 401, 200, 200, 200, 401, 404} // everybody in the team
+	secrets = [callers]int{401, 401, 403, 200, 200, 401, 404} // administrators
+	makes   = [callers]int{401, 401, 403, 201, 201, 401, 404}
+	alters  = [callers]int{401, 401, 403, 204, 204, 401, 404}
+)
+
+func all(status int) (a [callers]int) {
+	for i := range a {
+		a[i] = status
+	}
+	return a
+}
+
+// matrix says for each route what each caller gets, and with which body.
+// $N in a body is a new name, $U a new user's.
+var matrix = map[string]struct {
+	body string
+	want [callers]int
+}{
+	"GET /v1/info": {"", all(200)},
+	// Refused for what is in the body, whoever sends it.
+	"POST /v1/servers/enroll":                                                  {`{"token":"x","device_key":"$K","facts":{"hostname":"h","access_address":"10.0.0.1","broker_port":1,"os_type":"linux","services":[]}}`, all(403)},
+	"POST /v1/clients/enroll":                                                  {`{"code":"x","device_key":"$K","device":{"hostname":"h"}}`, all(403)},
+	"POST /v1/clients/device_code":                                             {`{"team":"main","device_key":"$K","device":{"hostname":"h"}}`, all(200)},
+	"POST /v1/teams/{team}/service_token":                                      {`{"key_id":"x","key_secret":"y"}`, all(401)},
+	"GET /v1/agent/state":                                                      {"", [callers]int{401, 401, 401, 401, 401, 200, 401}},
+	"POST /v1/agent/report":                                                    {`{"facts":{"hostname":"web01","access_address":"10.0.0.2","broker_port":1,"os_type":"linux","services":[]}}`, [callers]int{401, 401, 401, 401, 401, 200, 401}},
+	"POST /v1/agent/events":                                                    {`{"events":[{"id":"$E","seq":1,"time":"2026-03-01T09:00:00Z","kind":"session.start","outcome":"success"}]}`, [callers]int{401, 401, 401, 401, 401, 204, 401}},
+	"POST /v1/clients/login":                                                   {`{"code":"x","device":{"hostname":"h"}}`, [callers]int{401, 403, 403, 403, 401, 401, 403}},
+	"POST /v1/teams/{team}/connect":                                            {`{"target":"web01","service":"ping","csr":"$C"}`, [callers]int{401, 401, 403, 200, 401, 401, 404}},
+	"GET /v1/teams/{team}/resolve":                                             {"", [callers]int{401, 401, 403, 200, 401, 401, 404}},
+	"GET /v1/teams/{team}/auditsV2":                                            {"", reads},
+	"GET /v1/teams/{team}/clients":                                             {"", reads},
+	"DELETE /v1/teams/{team}/clients/{id}":                                     {"", [callers]int{401, 401, 404, 204, 204, 401, 404}},
+	"GET /v1/teams/{team}/servers":                                             {"", reads},
+	"GET /v1/teams/{team}/users":                                               {"", reads},
+	"POST /v1/teams/{team}/users":                                              {`{"name":"$N","full_name":"X"}`, makes},
+	"GET /v1/teams/{team}/users/{user}":                                        {"", reads},
+	"PUT /v1/teams/{team}/users/{user}":                                        {`{"status":"DISABLED"}`, alters},
+	"POST /v1/teams/{team}/users/{user}/first_use":                             {"", makes},
+	"GET /v1/teams/{team}/service_users":                                       {"", reads},
+	"POST /v1/teams/{team}/service_users":                                      {`{"name":"$N"}`, makes},
+	"GET /v1/teams/{team}/service_users/{user}/keys":                           {"", secrets},
+	"POST /v1/teams/{team}/service_users/{user}/keys":                          {"", makes},
+	"DELETE /v1/teams/{team}/service_users/{user}/keys/{key}":                  {"", alters},
+	"GET /v1/teams/{team}/groups":                                              {"", reads},
+	"POST /v1/teams/{team}/groups":                                             {`{"name":"$N","roles":["access_user"]}`, makes},
+	"GET /v1/teams/{team}/groups/{group}":                                      {"", reads},
+	"PUT /v1/teams/{team}/groups/{group}":                                      {`{"roles":["access_user"]}`, alters},
+	"DELETE /v1/teams/{team}/groups/{group}":                                   {"", alters},
+	"GET /v1/teams/{team}/groups/{group}/users":                                {"", reads},
+	"POST /v1/teams/{team}/groups/{group}/users":                               {`{"name":"$U"}`, alters},
+	"DELETE /v1/teams/{team}/groups/{group}/users/{user}":                      {"", alters},
+	"GET /v1/teams/{team}/projects":                                            {"", reads},
+	"POST /v1/teams/{team}/projects":                                           {`{"name":"$N","max_session_seconds":60,"create_server_users":true}`, makes},
+	"GET /v1/teams/{team}/projects/{project}":                                  {"", reads},
+	"PUT /v1/teams/{team}/projects/{project}":                                  {`{"max_session_seconds":60}`, alters},
+	"DELETE /v1/teams/{team}/projects/{project}":                               {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/groups":                           {"", reads},
+	"POST /v1/teams/{team}/projects/{project}/groups":                          {`{"name":"everyone","server_access":true}`, makes},
+	"PUT /v1/teams/{team}/projects/{project}/groups/{group}":                   {`{"server_access":true}`, alters},
+	"DELETE /v1/teams/{team}/projects/{project}/groups/{group}":                {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens":         {"", secrets},
+	"POST /v1/teams/{team}/projects/{project}/server_enrollment_tokens":        {`{"description":"x","max_uses":1}`, makes},
+	"DELETE /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}": {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/server_users":                     {"", reads},
+	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", [callers]int{401, 401, 404, 404, 200, 401, 404}}, // clients see what they can reach
+	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
+	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
+	// The last: it ends the sign-ins.
+	"POST /v1/clients/logout": {"", [callers]int{401, 204, 204, 204, 401, 401, 204}},
+}
+
+// cast makes the callers.
+func cast(t *testing.T, e *testenv.Env) [callers]caller {
+	out := e.Client(testenv.Owner)
+	if err := out.Do(t.Context(), "POST", "/v1/clients/logout", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return [callers]caller{
+		nobody:    func(string, string, []byte) string { return "" },
+		signedOut: signer(t, out.Client),
+		plain:     signer(t, e.Client("plain").Client),
+		admin:     signer(t, e.Client(testenv.Owner).Client),
+		robot:     func(string, string, []byte) string { return "Bearer " + e.Service.Token },
+		host:      signer(t, e.Server(testenv.Project, testenv.Facts("web01")).Client),
+		stranger:  signer(t, foreignAdmin(t, e)),
+	}
+}
+
+// body fills in a body.
+func (m *maker) body(s string) []byte {
+	m.t.Helper()
+	m.n++
+	name := fmt.Sprintf("n%d", m.n)
+	if strings.Contains(s, "$U") {
+		m.User(name)
+	}
+	key, spki := testenv.Key(m.t)
+	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
+	return []byte(strings.NewReplacer("$N", name, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID()).Replace(s))
+}
+
+func query(pattern string) string {
+	switch pattern {
+	case "GET /v1/agent/state":
+		return "?after=-1"
+	case "GET /v1/teams/{team}/resolve":
+		return "?target=web01"
+	}
+	return ""
+}
+
+func contentType(body []byte) string {
+	if len(body) == 0 {
+		return ""
+	}
+	return "application/json"
+}
+
+// Every route, every kind of caller: who is let in, who is told to sign in,
+// who may not, and that another team's things read as absent.
+func TestWhoMayCallWhat(t *testing.T) {
+	e := testenv.New(t)
+	as := cast(t, e)
+	m := &maker{Env: e, t: t}
+	rows := webapi.Rows(e.Platform)
+	for i, r := range rows { // logging out comes last
+		if r.Path == "/v1/clients/logout" {
+			rows = append(append(rows[:i:i], rows[i+1:]...), r)
+			break
+		}
+	}
+	for _, r := range rows {
+		pattern := r.Method + " " + r.Path
+		row, ok := matrix[pattern]
+		if !ok {
+			t.Errorf("%s is not in the matrix", pattern)
+			continue
+		}
+		path := ""
+		for who := range as {
+			if path == "" {
+				path = m.path(r.Path) + query(pattern)
+			}
+			body := m.body(row.body)
+			got, code := call(t, e, as[who], r.Method, path, contentType(body), body)
+			if got != row.want[who] {
+				t.Errorf("%s by %s: %d %s, want %d", pattern, callerNames[who], got, code, row.want[who])
+			}
+			if got < 300 && r.Method != "GET" {
+				path = "" // what it was about may be gone
+			}
+		}
+	}
+	if len(rows) != len(matrix) {
+		t.Errorf("there are %d routes, and %d rows in the matrix", len(rows), len(matrix))
+	}
+}
+
+// A body that is not what the route takes is refused, and nothing happens.
+func TestBodiesThatCannotBe(t *testing.T) {
+	e := testenv.New(t)
+	as := cast(t, e)
+	m := &maker{Env: e, t: t}
+	for _, r := range webapi.Rows(e.Platform) {
+		if r.Method != "POST" && r.Method != "PUT" {
+			continue
+		}
+		pattern := r.Method + " " + r.Path
+		row := matrix[pattern]
+		who := admin
+		if r.Access == "agent" {
+			who = host
+		}
+		path := m.path(r.Path)
+		good := m.body(row.body)
+		events := len(e.Events())
+		if len(good) == 0 {
+			good = []byte(`{}`)
+		}
+		bad := map[string][]byte{
+			"over 1 MiB":                    append(append([]byte(`{"x":"`), bytes.Repeat([]byte("x"), 1<<20)...), `"}`...),
+			"not JSON":                      []byte("name=x"),
+			"JSON with something behind it": append(bytes.Clone(good), "{}"...),
+			"cut short":                     good[:len(good)-1],
+			"a list":                        []byte(`[1]`),
+			"a text":                        []byte(`"x"`),
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(good, &fields); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range fields {
+			wrong := map[string]any{name: map[string]any{"x": 1}}
+			switch v.(type) {
+			case map[string]any:
+				wrong[name] = 5
+			}
+			bad["another type for "+name], _ = json.Marshal(wrong)
+		}
+		for what, body := range bad {
+			if got, code := call(t, e, as[who], r.Method, path, "application/json", body); got != 400 {
+				t.Errorf("%s with a body that is %s: %d %s, want 400", pattern, what, got, code)
+			}
+		}
+		for _, ct := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"} {
+			if got, code := call(t, e, as[who], r.Method, path, ct, good); got != 400 {
+				t.Errorf("%s with a body of type %q: %d %s, want 400", pattern, ct, got, code)
+			}
+		}
+		if n := len(e.Events()) - events; n != 0 {
+			t.Errorf("%s: bad bodies left %d events", pattern, n)
+		}
+	}
+	if got, code := call(t, e, as[robot], "POST", base+"/groups", "application/json; charset=utf-8", []byte(`{"name":"x","later":{"a":[1]}}`)); got != 201 {
+		t.Errorf("a body with a field of a later version: %d %s", got, code)
+	}
+	long := base + "/users/" + strings.Repeat("x", 5001)
+	if got, code := call(t, e, as[robot], "GET", long, "", nil); got != 400 {
+		t.Errorf("a long path: %d %s", got, code)
+	}
+	for _, name := range []string{"%00", "%ff", "a%2Fb", "%27", "%22", "..%2f", "%0a"} {
+		for _, path := range []string{"/users/", "/groups/", "/projects/", "/projects/prod/servers/", "/service_users/"} {
+			if strings.Contains(path, "service") {
+				name += "/keys"
+			}
+			if got, code := call(t, e, as[robot], "GET", base+path+name, "", nil); got != 404 {
+				t.Errorf("GET %s%s: %d %s, want 404", path, name, got, code)
+			}
+		}
+	}
+}
+
+func TestUnknownRoutes(t *testing.T) {
+	e := testenv.New(t)
+	for _, tt := range []struct {
+		method, path string
+		want         int
+	}{
+		{"GET", "/v1/", 404}, {"GET", "/v1/nothing", 404}, {"POST", "/v1/info", 404}, {"DELETE", base + "/users", 404}, {"PATCH", base + "/users/x", 404},
+		{"GET", "/v1/teams//users", 404}, {"GET", "/v2/info", 404}, {"GET", "/nothing", 404}, {"GET", "/.git/config", 404}, {"PUT", "/signin", 405}, {"GET", "/signout", 405},
+		{"GET", "/healthz", 200}, {"GET", "/readyz", 200},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), tt.method, e.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL.Path = tt.path
+		resp, err := e.HTTP().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.StatusCode; got != tt.want && !(got == 301 || got == 307) {
+			t.Errorf("%s %s answers %d, want %d", tt.method, tt.path, got, tt.want)
+		}
+		for header, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"} {
+			if got := resp.Header.Get(header); got != want {
+				t.Errorf("%s %s has %s: %q", tt.method, tt.path, header, got)
+			}
+		}
+	}
+}
+
+// A request that fails badly is answered, and the next one too.
+func TestAPanic(t *testing.T) {
+	var log testenv.Log
+	p := &platform.Platform{Now: time.Now} // without a database, which no platform is
+	srv := listen(t, webapi.New(p, slog.New(slog.NewTextHandler(&log, nil))), &http.Server{})
+	resp, err := http.Get(srv + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != 500 || !strings.Contains(string(b), `"unknown_error"`) || strings.Contains(string(b), "nil pointer") || !strings.Contains(log.String(), "nil pointer") {
+		t.Errorf("a panic is answered with %s %s, logged as %s", resp.Status, b, log.String())
+	}
+}
+
+// listen serves plain HTTP/1.1 on loopback, as some proxies speak it.
+func listen(t *testing.T, h http.Handler, srv *http.Server) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Handler = h
+	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	return "http://" + ln.Addr().String()
+}
+
+// A state request hangs for longer than the server waits for what arrives,
+// and ends with an answer when the platform stops.
+func TestAHangingRequestOutlastsTheReadTimeout(t *testing.T) {
+	e := testenv.New(t)
+	s := e.Server(testenv.Project, testenv.Facts("web01"))
+	base, stop := context.WithCancel(context.Background())
+	defer stop()
+	s.Audience, s.URL = e.URL, listen(t, webapi.New(e.Platform, slog.New(slog.DiscardHandler)), &http.Server{
+		ReadTimeout: 200 * time.Millisecond, BaseContext: func(net.Listener) context.Context { return base }})
+	ask := func(after int64) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			var st api.State
+			done <- s.Do(t.Context(), "GET", fmt.Sprint("/v1/agent/state?after=", after), nil, &st)
+		}()
+		select {
+		case err := <-done:
+			t.Fatalf("it ended at once: %v", err)
+		case <-time.After(600 * time.Millisecond):
+		}
+		return done
+	}
+	revision := e.Project(testenv.Project).Revision
+	done := ask(revision)
+	e.User("ann")
+	if err := <-done; err != nil {
+		t.Errorf("on a change: %v", err)
+	}
+	done = ask(revision + 1)
+	stop()
+	if err := <-done; sft.CodeOf(err) != sft.Unavailable || err.Error() != "the platform is stopping" {
+		t.Errorf("when the platform stops: %v", err)
+	}
+}
