@@ -121,13 +121,16 @@ func (p *Platform) add(ctx context.Context, a Actor, fn func(*store.Tx) (audit.E
 }
 
 func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, func(*store.Tx) (audit.Event, error)) error, fn func(*store.Tx) (audit.Event, error)) error {
+	news := false
 	err := in(ctx, func(tx *store.Tx) (audit.Event, error) {
 		if err := p.once(tx, a); err != nil {
 			return audit.Event{}, err
 		}
-		return fn(tx)
+		e, err := fn(tx)
+		news = tx.News()
+		return e, err
 	})
-	if err == nil {
+	if err == nil && news {
 		p.news.tell()
 	}
 	return err

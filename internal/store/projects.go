@@ -64,16 +64,19 @@ func (n Notes) Projects(teamID string) ([]ProjectRecord, error) {
 
 // Revise counts a project's revision up: its agents are to hear of a change.
 func (tx *Tx) Revise(projectID string) error {
+	tx.news = true
 	return tx.must(`UPDATE projects SET revision = revision + 1 WHERE id = $1`, projectID)
 }
 
 // ReviseGroup is Revise for each project that a group is in.
 func (tx *Tx) ReviseGroup(groupID string) error {
+	tx.news = true
 	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE id IN (SELECT project_id FROM project_groups WHERE group_id = $1)`, groupID)
 }
 
 // ReviseTeam is Revise for each project of a team.
 func (tx *Tx) ReviseTeam(teamID string) error {
+	tx.news = true
 	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE team_id = $1`, teamID)
 }
 
@@ -284,6 +287,7 @@ func (tx *Tx) TakeNames(projectID, serverID string, names []string) (taken []str
 
 // RemoveServer marks a server as deleted and frees its names.
 func (tx *Tx) RemoveServer(id string, at time.Time) error {
+	tx.news = true
 	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
 		return err
 	}

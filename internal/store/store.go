@@ -85,7 +85,12 @@ var ErrExists = errors.New("the record exists already")
 type Tx struct {
 	Notes
 	events []audit.Event
+	news   bool
 }
+
+// News reports whether the transaction has changed something that agents wait
+// to hear of: a project's revision, or that their server is still there.
+func (tx *Tx) News() bool { return tx.news }
 
 // Notes are the records of no consequence: when somebody was last seen,
 // which request ids are used up, which sign-ins are on their way.
