@@ -1,6 +1,9 @@
 package sft
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A Status is the life of a user.
 type Status string
@@ -168,12 +171,17 @@ type Server struct {
 	NameConflict []string `json:"name_conflict,omitempty"`
 }
 
-// Name is what people call the server: its canonical name, else its host name.
+// Name is what people call the server: its canonical name, else its host
+// name; its id where another server holds that name.
 func (s Server) Name() string {
-	if s.CanonicalName != "" {
-		return s.CanonicalName
+	name := s.CanonicalName
+	if name == "" {
+		name = s.Hostname
 	}
-	return s.Hostname
+	if slices.Contains(s.NameConflict, name) {
+		return s.ID
+	}
+	return name
 }
 
 // A ServerUser is the local account that a user has on a project's servers.

@@ -90,18 +90,21 @@ type Actor struct {
 
 // An Event is one thing that happened. Nothing in it is secret.
 type Event struct {
-	ID      string            `json:"id"` // UUIDv7
-	Time    time.Time         `json:"timestamp"`
-	Kind    Kind              `json:"type"`
-	Team    string            `json:"team_name,omitempty"`
-	Project string            `json:"project_name,omitempty"`
-	Actor   Actor             `json:"actor"`
-	Client  string            `json:"client,omitempty"`
-	Target  string            `json:"target,omitempty"` // what was acted on, by name or id
-	Session string            `json:"session,omitempty"`
-	Via     []string          `json:"via,omitempty"`
-	Outcome string            `json:"outcome"`
-	Detail  map[string]string `json:"detail,omitempty"`
+	ID      string    `json:"id"` // UUIDv7
+	Time    time.Time `json:"timestamp"`
+	Kind    Kind      `json:"type"`
+	Team    string    `json:"team_name,omitempty"`
+	Project string    `json:"project_name,omitempty"`
+	Actor   Actor     `json:"actor"`
+	Client  string    `json:"client,omitempty"`
+	Target  string    `json:"target,omitempty"` // what was acted on, by name or id
+	Session string    `json:"session,omitempty"`
+	Via     []string  `json:"via,omitempty"`
+	Outcome string    `json:"outcome"`
+	// Source is set on what a server's agent sent: the server's id and the
+	// agent's own id of the event. ID tells when it arrived, Time when it was.
+	Source string            `json:"source,omitempty"`
+	Detail map[string]string `json:"detail,omitempty"`
 }
 
 // Check refuses an event that does not say what happened, when, who did it

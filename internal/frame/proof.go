@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -117,7 +118,8 @@ func Verify(b []byte, server string, key *ecdsa.PublicKey, now time.Time) (Hello
 	case len(p.ID) < 16 || len(p.ID) > 64:
 		return refuse("the proof has no usable id")
 	case age > ProofAge || age < -ProofAge:
-		return refuse("the proof is too old, or not yet valid")
+		return Hello{}, Proof{}, &sft.Error{Code: sft.ClockSkew, Hint: "set the clock that is wrong",
+			Msg: fmt.Sprintf("the proof was made at %s, and the server's clock says %s", time.Unix(p.Issued, 0).UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))}
 	}
 	return h, p, nil
 }

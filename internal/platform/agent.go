@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/google/uuid"
@@ -80,6 +81,8 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 		select {
 		case <-ctx.Done():
 			return st, ctx.Err()
+		case <-p.ending.wait():
+			last = true
 		case <-deadline.C:
 			last = true
 		case <-news:
@@ -116,10 +119,16 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 	if err := checkFacts(&r.Facts, a.Addr); err != nil {
 		return reply, err
 	}
+	if !p.limits.allow(p.Now(), "report:"+a.Server, time.Second, 60) {
+		return reply, errTooOften
+	}
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		s, err := p.server(tx.Notes, a)
 		if err != nil {
 			return audit.Event{}, err
+		}
+		if len(r.CSR) == 0 && reflect.DeepEqual(s.Facts, r.Facts) {
+			return audit.Event{}, errUnchanged
 		}
 		team, err := tx.TeamByID(s.TeamID)
 		if err != nil {
@@ -147,7 +156,10 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 			if err != nil {
 				return e, err
 			}
-			if !bytes.Equal(h, s.HostKey) {
+			// The key before counts until the certificate of this one is renewed.
+			if bytes.Equal(h, s.HostKey) {
+				s.HostKeyOld = nil
+			} else {
 				s.HostKeyOld, s.HostKey = s.HostKey, h
 			}
 			reply.BrokerCertificate = chain
@@ -156,8 +168,14 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 		}
 		return e, tx.SaveServer(s)
 	})
+	if errors.Is(err, errUnchanged) {
+		err = nil
+	}
 	return reply, err
 }
+
+// errUnchanged undoes a report that has nothing new.
+var errUnchanged = errors.New("nothing has changed")
 
 // maxEvents caps a batch.
 const maxEvents = 500
@@ -167,6 +185,9 @@ const maxEvents = 500
 func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (struct{}, error) {
 	if len(r.Events) == 0 || len(r.Events) > maxEvents {
 		return struct{}{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the batch has %d events", len(r.Events)), Hint: fmt.Sprintf("send 1 to %d", maxEvents)}
+	}
+	if !p.limits.allow(p.Now(), "events:"+a.Server, 200*time.Millisecond, 100) {
+		return struct{}{}, errTooOften
 	}
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		s, err := p.server(tx.Notes, a)
@@ -194,9 +215,16 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 			// One with an old number was sent before, and the store leaves it out;
 			// or the agent has lost count, and it must not be lost too.
 			seq = max(seq, ev.Seq)
-			e.ID, e.Time, e.Session, e.Outcome, e.Detail = ev.ID, ev.Time.UTC(), ev.Session, ev.Outcome, ev.Detail
+			e.Source, e.Time, e.Outcome, e.Detail = s.ID+"/"+ev.ID, ev.Time.UTC(), ev.Outcome, ev.Detail
 			if e.Detail == nil {
 				e.Detail = map[string]string{}
+			}
+			// Whose it is, and which session's, is not the agent's to say.
+			delete(e.Detail, "user")
+			if v, err := tx.Session(ev.Session); err == nil && v.ServerID == s.ID {
+				e.Session = ev.Session
+			} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return audit.Event{}, err
 			}
 			if ev.User != "" {
 				if u, err := tx.UserByID(ev.User); err == nil && u.TeamID == s.TeamID {
@@ -212,11 +240,26 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 	})
 }
 
+// errTooOften is what an agent is told that sends more than one ever has to.
+var errTooOften = &sft.Error{Code: sft.TooMany, Msg: "the server sends too much", Hint: "look at the log of its sftd"}
+
+// The sizes of an agent's event.
+const (
+	maxDetails = 16
+	maxKey     = 64
+	maxValue   = 1 << 10
+)
+
 // checkEvent refuses an event that no agent sends.
 func checkEvent(e api.Event) error {
+	for k, v := range e.Detail {
+		if len(k) > maxKey || len(v) > maxValue {
+			return &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(e.ID) + " of kind " + sft.Quote(e.Kind) + " is too long"}
+		}
+	}
 	id, err := uuid.Parse(e.ID)
 	known := audit.FromAgent[audit.Kind(e.Kind)] && (e.Outcome == audit.Success || e.Outcome == audit.Refused || e.Outcome == audit.Failed)
-	if err != nil || id.Version() != 7 || id.String() != e.ID || !known || e.Seq < 1 || e.Time.UnixMicro() <= 0 || e.Time.Year() > 9999 || len(e.Detail) > 32 {
+	if err != nil || id.Version() != 7 || id.String() != e.ID || !known || e.Seq < 1 || e.Time.UnixMicro() <= 0 || e.Time.Year() > 9999 || len(e.Detail) > maxDetails || len(e.User) > maxKey || len(e.Session) > maxKey {
 		return &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(e.ID) + " of kind " + sft.Quote(e.Kind) + " is not one that agents send"}
 	}
 	return nil

@@ -72,7 +72,7 @@ type ServiceTokenRequest struct {
 // ServiceToken gives a service user a bearer token for its key.
 func (p *Platform) ServiceToken(ctx context.Context, a Actor, r ServiceTokenRequest) (api.ServiceTokenReply, error) {
 	var reply api.ServiceTokenReply
-	if !p.limits.allow(p.Now(), "service:"+a.Addr, time.Second, 60) {
+	if !p.from(a, "service", time.Second, 60) {
 		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many tokens for this address", Hint: "keep a token for its hour"}
 	}
 	key, err := p.tokenKey(ctx)

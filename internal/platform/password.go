@@ -1,10 +1,12 @@
 package platform
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -24,13 +26,32 @@ const (
 	argonKey     = 32
 )
 
-// hashing bounds the memory that sign-ins can use at once.
-var hashing = make(chan struct{}, 4)
+// hashing bounds the memory that sign-ins can use at once, and queue how many
+// wait for their turn: who finds it full is told to come back.
+var (
+	hashing = make(chan struct{}, 4)
+	queue   = make(chan struct{}, 64)
+)
 
-// hashPassword returns the PHC string of a new password.
+// turn waits for a turn to hash. The caller calls done after it.
+func turn(ctx context.Context) (done func(), err error) {
+	select {
+	case queue <- struct{}{}:
+	default:
+		return nil, &sft.Error{Code: sft.TooMany, Msg: "too many people sign in at once", Hint: "try again in a moment"}
+	}
+	defer func() { <-queue }()
+	select {
+	case hashing <- struct{}{}:
+		return func() { <-hashing }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// hashPassword returns the PHC string of a new password. The caller has its
+// turn.
 func hashPassword(pw sft.Secret) sft.Secret {
-	hashing <- struct{}{}
-	defer func() { <-hashing }()
 	salt := make([]byte, 16)
 	rand.Read(salt)
 	key := argon2.IDKey([]byte(pw.Reveal()), salt, argonTime, argonMemory, argonThreads, argonKey)
@@ -80,7 +101,7 @@ func parsePHC(s string) (h phc, ok bool) {
 var noHash = sync.OnceValue(func() sft.Secret { return hashPassword(sft.NewSecret("")) })
 
 // checkPassword reports whether pw is the password of hash. An empty hash is
-// nobody's.
+// nobody's. The caller has its turn.
 func checkPassword(hash, pw sft.Secret) bool {
 	real := !hash.Empty()
 	if !real {
@@ -90,8 +111,6 @@ func checkPassword(hash, pw sft.Secret) bool {
 	if !ok {
 		return false
 	}
-	hashing <- struct{}{}
-	defer func() { <-hashing }()
 	got := argon2.IDKey([]byte(pw.Reveal()), h.salt, h.time, h.memory, h.threads, argonKey)
 	return subtle.ConstantTimeCompare(got, h.key) == 1 && real
 }
@@ -137,10 +156,32 @@ func (l *limits) allow(now time.Time, key string, every time.Duration, burst int
 	return r.AllowN(now, 1)
 }
 
-// tried counts a try at a password or a typed code.
+// source is what counts as one place to come from: an IPv4 address, or the
+// /64 that one household or machine has of IPv6.
+func source(addr string) string {
+	a, err := netip.ParseAddr(addr)
+	if err != nil || a.Unmap().Is4() {
+		return addr
+	}
+	p, err := a.WithZone("").Prefix(64)
+	if err != nil {
+		return addr
+	}
+	return p.String()
+}
+
+// from takes one try of a kind from the bucket of where it comes from.
+func (p *Platform) from(a Actor, kind string, every time.Duration, burst int) bool {
+	return p.limits.allow(p.Now(), kind+":"+source(a.Addr), every, burst)
+}
+
+// tried counts a try at a password or a typed code. The bucket of a name is
+// one for each place that tries, and a large one for all: a stranger who
+// guesses does not keep its owner out.
 func (p *Platform) tried(account, addr string) error {
-	now := p.Now()
-	if p.limits.allow(now, "addr:"+addr, 2*time.Second, 40) && p.limits.allow(now, "name:"+account, 15*time.Second, 8) {
+	now, from := p.Now(), source(addr)
+	if p.limits.allow(now, "addr:"+from, 2*time.Second, 40) && p.limits.allow(now, "name:"+account+"@"+from, 15*time.Second, 8) &&
+		p.limits.allow(now, "name:"+account, time.Second, 200) {
 		return nil
 	}
 	return &sft.Error{Code: sft.TooMany, Msg: "too many tries", Hint: "wait a minute, then try again"}

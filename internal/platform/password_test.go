@@ -119,20 +119,32 @@ func TestTooManyTries(t *testing.T) {
 		}
 	}
 	tries("ann", "10.0.0.1", 8)
-	tries("ann", "10.0.0.2", 0) // the account counts, wherever from
+	tries("ann", "10.0.0.2", 8) // a stranger who tries does not keep her out
+	tries("ann", "2001:db8::1", 8)
+	tries("ann", "2001:db8::2", 0) // one /64 is one place
 	tries("bob", "10.0.0.1", 8)
 	if err := p.tried("ann", "10.0.0.1"); sft.CodeOf(err) != sft.TooMany {
 		t.Errorf("tried = %v", err)
 	}
 	at = at.Add(15 * time.Second)
-	tries("ann", "10.0.0.3", 1)
+	tries("ann", "10.0.0.1", 1)
 	at = at.Add(time.Hour)
-	tries("ann", "10.0.0.3", 8)
+	tries("ann", "10.0.0.1", 8)
+	at = at.Add(time.Hour)
+	n := 0
+	for i := range 1000 { // many places at once are stopped, too
+		if p.tried("dora", fmt.Sprintf("10.1.%d.%d", i/250, i%250)) == nil {
+			n++
+		}
+	}
+	if n != 200 {
+		t.Errorf("a thousand places may try %d times, want 200", n)
+	}
 
 	// One address that tries many accounts is stopped, and then no longer
 	// uses up the tries of others.
 	at = at.Add(time.Hour)
-	n := 0
+	n = 0
 	for i := range 100 {
 		if p.tried(fmt.Sprint("victim", i), "10.9.9.9") == nil {
 			n++

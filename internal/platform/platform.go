@@ -37,6 +37,7 @@ type Platform struct {
 
 	limits  limits
 	news    news
+	ending  ending
 	mu      sync.Mutex
 	opened  map[string]*ca.Authority // by CA id
 	tokenMu sync.Mutex
@@ -137,9 +138,15 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 }
 
 // refuse records an event of an operation that was refused, and returns err.
-// Where the record cannot be stored, that is the error.
+// Where the record cannot be stored, that is the error. What concerns no team,
+// and more than one place can have said by mistake, goes to the log alone: a
+// stranger does not fill the disk.
 func (p *Platform) refuse(ctx context.Context, e audit.Event, err error) error {
 	e.Outcome = audit.Refused
+	if e.Team == "" || !p.limits.allow(p.Now(), "refused:"+source(e.Actor.Addr), 2*time.Second, 100) {
+		p.Log.Warn("refused", "kind", e.Kind, "team", e.Team, "addr", e.Actor.Addr, "actor", e.Actor.Name, "target", sft.Quote(e.Target), "why", err)
+		return err
+	}
 	if e.Detail == nil {
 		e.Detail = map[string]string{}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"sft"
@@ -35,6 +36,10 @@ func checkFacts(f *api.Facts, addr string) error {
 	}
 	if f.AccessAddress == "" {
 		f.AccessAddress = addr
+	}
+	// A host may send people to their own machine only from there.
+	if ip, err := netip.ParseAddr(f.AccessAddress); err == nil && (ip.IsLoopback() || ip.IsLinkLocalUnicast()) && f.AccessAddress != addr {
+		return &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " cannot be reached from another machine", Hint: "set AccessAddress in sftd.yaml to the address that clients can reach"}
 	}
 	if ip, err := netip.ParseAddr(f.AccessAddress); err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
 		return &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " is not an IP address", Hint: "set AccessAddress in sftd.yaml to the address that clients can reach"}
@@ -95,7 +100,7 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 	if err := checkFacts(&r.Facts, a.Addr); err != nil {
 		return reply, err
 	}
-	if !p.limits.allow(p.Now(), "enroll:"+a.Addr, 1e8, 200) {
+	if !p.from(a, "enroll", time.Second/10, 200) {
 		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many enrolments from this address", Hint: "wait a minute, then try again"}
 	}
 	var refused audit.Event
@@ -122,6 +127,17 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 		refused.Detail = map[string]string{"token": t.ID}
 		if t.ExpiresAt != nil && !t.ExpiresAt.After(p.Now()) || t.MaxUses > 0 && t.Uses >= t.MaxUses {
 			return bad()
+		}
+		// The reply to this very request may have been lost: a record that the
+		// key's owner has not used yet is given again.
+		if old, err := tx.ServerByKey(r.DeviceKey); err == nil && old.DeletedAt == nil && old.ProjectID == pr.ID && len(old.HostKey) == 0 && old.LastSeq == 0 {
+			reply = api.EnrollServerReply{ServerID: old.ID, Team: team.Name, Project: pr.Name, URL: p.URL, Revision: pr.Revision}
+			reply.CA, err = p.platformCA(tx)
+			e := p.event(a, audit.ServerEnroll, team.Name, pr.Name, r.Facts.Hostname)
+			e.Detail = map[string]string{"server": old.ID, "token": t.ID, "how": "told again"}
+			return e, err
+		} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return audit.Event{}, err
 		}
 		now := p.Now().UTC()
 		s := store.ServerRecord{ID: audit.NewID(), TeamID: team.ID, ProjectID: pr.ID, Project: pr.Name, DeviceKey: r.DeviceKey,
@@ -250,6 +266,31 @@ func (p *Platform) DeleteServer(ctx context.Context, a Actor, r ServerRequest) (
 		}
 		e := p.event(a, audit.ServerRemove, k.team.Name, s.Project, s.Server(p.Now()).Name())
 		e.Detail = map[string]string{"server": s.ID}
-		return e, tx.RemoveServer(s.ID, p.Now())
+		if err := tx.RemoveServer(s.ID, p.Now()); err != nil {
+			return e, err
+		}
+		return e, p.freeNames(tx, a, k.team.Name, s.ProjectID)
 	})
+}
+
+// freeNames gives the names of a server that is gone to those that claim
+// them, the oldest first.
+func (p *Platform) freeNames(tx *store.Tx, a Actor, team, projectID string) error {
+	servers, err := tx.Servers(projectID)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(servers, func(a, b store.ServerRecord) int { return a.RegisteredAt.Compare(b.RegisteredAt) })
+	for _, s := range servers {
+		if len(s.NameConflict) == 0 {
+			continue
+		}
+		if err := p.takeNames(tx, a, team, &s); err != nil {
+			return err
+		}
+		if err := tx.SaveServer(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -54,6 +54,11 @@ func TestEnrollAServer(t *testing.T) {
 		wantCode(t, "a token within its time", second(enroll(expiring, spki2)), "")
 		e.Clock.Set(soon)
 		_, fresh := testenv.Key(t)
+		used := e.Server(testenv.Project, testenv.Facts("used"))
+		inUse, err := x509.MarshalPKIXPublicKey(&used.Key.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, tt := range []struct {
 			name, token string
 			key         []byte
@@ -68,7 +73,8 @@ func TestEnrollAServer(t *testing.T) {
 			{"no token", "", fresh, sft.Denied, ""},
 			{"a token that cannot be", "\x00", fresh, sft.Denied, ""},
 			{"a whole token file", e.Init.Token, fresh, sft.Denied, ""},
-			{"a key that is enrolled", good, spki, sft.Enrolled, "server.enroll refused"},
+			{"a key whose reply may have been lost", good, spki, "", "server.enroll success"},
+			{"a key that is in use", good, inUse, sft.Enrolled, "server.enroll refused"},
 			{"no key", good, nil, sft.Invalid, ""},
 			{"noise for a key", good, []byte("noise"), sft.Invalid, ""},
 			{"a good token", good, fresh, "", "server.enroll success, server.name_conflict refused"},
@@ -85,7 +91,7 @@ func TestEnrollAServer(t *testing.T) {
 		for _, k := range list.List {
 			uses = append(uses, k.Uses)
 		}
-		if !slices.Equal(uses, []int64{1, 1, 1}) {
+		if !slices.Equal(uses, []int64{1, 1, 1, 1}) {
 			t.Errorf("the tokens were used %v times", uses)
 		}
 		for what, body := range map[string]any{
@@ -222,9 +228,7 @@ func TestAHostThatClaimsAnothersName(t *testing.T) {
 
 		// Only when an administrator has deleted the record.
 		e.Do("DELETE", "/projects/prod/servers/"+web.ID, nil, nil)
-		leads("web01", "")
-		e.Report(evil)
-		leads("web01", evil.ID)
+		leads("web01", evil.ID) // whoever claimed it waited for it
 		var after sft.Server
 		e.Do("GET", "/projects/prod/servers/"+evil.ID, nil, &after)
 		if len(after.NameConflict) != 0 {
@@ -457,14 +461,23 @@ func TestEventsOfAnAgent(t *testing.T) {
 			return s.Do(t.Context(), "POST", "/v1/agent/events", api.EventsRequest{Events: list}, nil)
 		}
 		one, two, three := agentEvent(1), agentEvent(2), agentEvent(3)
+		client := e.Client("ann")
+		e.Grant("prod", "dev", false, "ann")
+		e.Report(s)
+		r, _, err := e.Connect(client, "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.Session = r.SessionID // a session of this server; two's is not
 		one.User, two.User = ann.ID, zoe.ID
+		one.Detail = map[string]string{"user": "zoe"} // not the agent's to say
 		two.Detail = map[string]string{"why": "a\x00\u2028\"b", "bytes": "1"}
 		events := since(e, func() { wantCode(t, "a batch", send(one, two), "") })
 		if told(events) != "session.start success, session.start success" {
 			t.Fatalf("a batch is told as %s", told(events))
 		}
-		want := audit.Event{ID: one.ID, Time: one.Time, Kind: audit.SessionStart, Team: "main", Project: "prod", Actor: audit.Actor{Kind: "server", ID: s.ID, Name: "web01", Addr: "127.0.0.1"},
-			Target: "web01", Session: "s1", Outcome: audit.Success, Detail: map[string]string{"user": "ann"}}
+		want := audit.Event{ID: events[0].ID, Time: one.Time, Source: s.ID + "/" + one.ID, Kind: audit.SessionStart, Team: "main", Project: "prod", Actor: audit.Actor{Kind: "server", ID: s.ID, Name: "web01", Addr: "127.0.0.1"},
+			Target: "web01", Session: r.SessionID, Outcome: audit.Success, Detail: map[string]string{"user": "ann"}}
 		if d := cmp.Diff(want, events[0]); d != "" {
 			t.Errorf("the first event (-want +got):\n%s", d)
 		}
@@ -472,7 +485,7 @@ func TestEventsOfAnAgent(t *testing.T) {
 			t.Errorf("the second event's detail (-want +got):\n%s", d)
 		}
 		events = since(e, func() { wantCode(t, "the batch again, and a third", send(one, two, three), "") })
-		if told(events) != "session.start success" || events[0].ID != three.ID {
+		if told(events) != "session.start success" || events[0].Source != s.ID+"/"+three.ID {
 			t.Errorf("it is told as %+v", events)
 		}
 		events = since(e, func() { wantCode(t, "all of it again", send(one, two, three), "") })

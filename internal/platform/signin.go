@@ -29,7 +29,9 @@ const (
 	codeLife       = time.Minute      // an authorization code, RFC 6749 4.1.2
 	deviceCodeLife = 10 * time.Minute // RFC 8628
 	devicePoll     = 2 * time.Second
-	freshSignIn    = 2 * time.Minute // how new a sign-in must be to approve a typed code
+
+	// FreshSignIn is how old a sign-in may be to approve a typed code.
+	FreshSignIn = 2 * time.Minute
 )
 
 // FirstUse returns the name of the user whose one-time link this is.
@@ -59,7 +61,12 @@ func (p *Platform) SetFirstPassword(ctx context.Context, a Actor, secret, passwo
 	if err := checkNewPassword(password, name); err != nil {
 		return sft.Secret{}, err
 	}
+	done, err := turn(ctx)
+	if err != nil {
+		return sft.Secret{}, err
+	}
 	hash := hashPassword(password)
+	done()
 	var cookie sft.Secret
 	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		u, err := tx.FirstUse(tokenHash(secret.Reveal()), p.Now())
@@ -105,13 +112,19 @@ func (p *Platform) SignIn(ctx context.Context, a Actor, team, user string, passw
 		return sft.Secret{}, err
 	}
 	hash := u.PasswordHash
+	done, err := turn(ctx)
+	if err != nil {
+		return sft.Secret{}, err
+	}
 	ok := checkPassword(hash, password) && u.Status == sft.StatusActive && u.Type == sft.Human
-	a.User, a.Name = u.ID, u.Name
-	e := p.event(a, audit.AuthTokenIssue, t.Name, "", "web")
+	done()
 	if !ok {
+		e := p.event(a, audit.AuthTokenIssue, t.Name, "", "web") // by nobody: anybody can type a name
 		e.Detail = map[string]string{"user": sft.Quote(user)}
 		return sft.Secret{}, p.refuse(ctx, e, &sft.Error{Code: sft.SignIn, Msg: "the team, user name or password is wrong", Hint: "try again, or ask an administrator for a new sign-in link"})
 	}
+	a.User, a.Name = u.ID, u.Name
+	e := p.event(a, audit.AuthTokenIssue, t.Name, "", "web")
 	var cookie sft.Secret
 	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		now, err := tx.UserByID(u.ID)
@@ -191,7 +204,7 @@ type Authorization struct {
 }
 
 var (
-	redirectRE  = regexp.MustCompile(`^http://(127\.0\.0\.1|\[::1\]):[0-9]{1,5}/callback$`)
+	redirectRE  = regexp.MustCompile(`^http://127\.0\.0\.1:[0-9]{1,5}/callback$`)
 	challengeRE = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 	hex256RE    = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
@@ -288,7 +301,7 @@ func newUserCode() string {
 }
 
 // maxPending caps how many device codes can be on their way.
-const maxPending = 1000
+const maxPending = 20_000
 
 // DeviceCode begins an enrolment or sign-in without a browser on the machine
 // (RFC 8628).
@@ -301,7 +314,7 @@ func (p *Platform) DeviceCode(ctx context.Context, a Actor, r api.DeviceCodeRequ
 	if err := checkDevice(r.Device); err != nil {
 		return reply, err
 	}
-	if !p.limits.allow(p.Now(), "device:"+a.Addr, 3*time.Second, 20) {
+	if !p.from(a, "device", 6*time.Second, 10) {
 		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many codes for this address", Hint: "wait a minute, then try again"}
 	}
 	h, err := ca.KeyHash(key)
@@ -354,7 +367,7 @@ func (d Pending) KeyFingerprint() string { return d.key[:min(16, len(d.key))] }
 
 func (p *Platform) typed(ctx context.Context, a Actor, signedIn time.Time, userCode string) (store.SignIn, error) {
 	var i store.SignIn
-	if p.Now().Sub(signedIn) > freshSignIn {
+	if p.Now().Sub(signedIn) > FreshSignIn {
 		return i, errNobody
 	}
 	if err := p.tried("code:"+a.User, a.Addr); err != nil {
@@ -417,9 +430,18 @@ func (p *Platform) AnswerDevice(ctx context.Context, a Actor, signedIn time.Time
 	})
 }
 
-// redeem ends an approved sign-in. A code is good once, for the key and the
-// redirect it was made for.
+// redeem ends an approved sign-in.
 func (p *Platform) redeem(tx *store.Tx, r api.EnrollClientRequest, keySHA256 string) (store.SignIn, error) {
+	i, err := p.redeemable(tx, r, keySHA256)
+	if err != nil {
+		return i, err
+	}
+	return i, tx.EndSignIn(i.CodeHash)
+}
+
+// redeemable finds an approved sign-in. A code is good once, for the key and
+// the redirect it was made for.
+func (p *Platform) redeemable(tx *store.Tx, r api.EnrollClientRequest, keySHA256 string) (store.SignIn, error) {
 	bad := &sft.Error{Code: sft.Denied, Msg: "the approval is not good, was used already, or is too old", Hint: "run the command again"}
 	secret, kind := r.Code, "code"
 	if r.DeviceCode != "" {
@@ -447,7 +469,7 @@ func (p *Platform) redeem(tx *store.Tx, r api.EnrollClientRequest, keySHA256 str
 	case "pending":
 		return i, &sft.Error{Code: sft.Pending, Msg: "nobody has approved yet"}
 	case "approved":
-		return i, tx.EndSignIn(hash)
+		return i, nil
 	}
 	return i, &sft.Error{Code: sft.Denied, Msg: "the request was refused in the browser", Hint: "run the command again if that was a mistake"}
 }
@@ -464,6 +486,16 @@ func (p *Platform) EnrollClient(ctx context.Context, a Actor, r api.EnrollClient
 	}
 	h, err := ca.KeyHash(key)
 	if err != nil {
+		return reply, err
+	}
+	if !p.from(a, "redeem", time.Second, 60) {
+		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many tries from this address", Hint: "wait a minute, then try again"}
+	}
+	// Anybody may ask, and most who do only wait: look before locking.
+	if err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		_, err := p.redeemable(tx, r, fmt.Sprintf("%x", h))
+		return err
+	}); err != nil {
 		return reply, err
 	}
 	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {

@@ -21,6 +21,9 @@ type dialect struct {
 	change string           // begins a change: nothing else is written or added until it ends
 	add    string           // begins an addition: no change happens until it ends, other additions may
 	unique func(error) bool // the row breaks a unique key
+	// write is the isolation of what writes, whatever the database's default:
+	// what is read after the lock is what was there when it was taken.
+	write sql.IsolationLevel
 }
 
 var sqliteDialect = dialect{
@@ -34,6 +37,7 @@ var sqliteDialect = dialect{
 
 var postgresDialect = dialect{
 	goose:  goose.DialectPostgres,
+	write:  sql.LevelReadCommitted,
 	change: `SELECT pg_advisory_xact_lock(727407)`,
 	add:    `SELECT pg_advisory_xact_lock_shared(727407)`,
 	unique: func(err error) bool {

@@ -246,6 +246,11 @@ func (n Notes) ServerByID(id string) (ServerRecord, error) {
 	return one(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.id = $1`, id)
 }
 
+// ServerByKey returns the server with that device key, deleted ones too.
+func (n Notes) ServerByKey(spki []byte) (ServerRecord, error) {
+	return one(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.device_key = $1`, spki)
+}
+
 // Servers returns the servers of a project that are not deleted.
 func (n Notes) Servers(projectID string) ([]ServerRecord, error) {
 	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.project_id = $1 AND s.deleted_at IS NULL`, projectID)
@@ -377,8 +382,8 @@ func (tx *Tx) AddEvent(e audit.Event) (added bool, err error) {
 	if err := e.Check(); err != nil {
 		return false, err
 	}
-	c, err := tx.exec(`INSERT INTO events (id, at, team, kind, body) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-		e.ID, micros(e.Time), e.Team, string(e.Kind), toJSON(e))
+	c, err := tx.exec(`INSERT INTO events (id, at, team, kind, source, body) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
+		e.ID, micros(e.Time), e.Team, string(e.Kind), e.Source, toJSON(e))
 	return c > 0, err
 }
 

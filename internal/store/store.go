@@ -128,7 +128,7 @@ func (db *DB) Add(ctx context.Context, fn func(*Tx) (audit.Event, error)) error 
 }
 
 func (db *DB) audited(ctx context.Context, lock string, fn func(*Tx) (audit.Event, error)) error {
-	return db.in(ctx, db.write, nil, lock, func(n Notes) error {
+	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, lock, func(n Notes) error {
 		tx := &Tx{Notes: n}
 		e, err := fn(tx)
 		if err != nil {
@@ -148,7 +148,7 @@ func (tx *Tx) Also(e audit.Event) { tx.events = append(tx.events, e) }
 
 // Note runs fn on what needs no event.
 func (db *DB) Note(ctx context.Context, fn func(Notes) error) error {
-	return db.in(ctx, db.write, nil, "", fn)
+	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "", fn)
 }
 
 func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, lock string, fn func(Notes) error) error {

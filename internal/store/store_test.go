@@ -705,11 +705,11 @@ func TestTheSchemaRefusesAnEmptyEvent(t *testing.T) {
 		}
 		defer db.Close()
 		for _, row := range [][]any{{"", 1, "k", "{}"}, {"1", 0, "k", "{}"}, {"1", 1, "", "{}"}, {"1", 1, "k", ""}, {"1", 1, nil, "{}"}} {
-			if _, err := db.Exec(`INSERT INTO events (id, at, team, kind, body) VALUES ($1, $2, '', $3, $4)`, row...); err == nil {
+			if _, err := db.Exec(`INSERT INTO events (id, at, team, kind, source, body) VALUES ($1, $2, '', $3, '', $4)`, row...); err == nil {
 				t.Errorf("the event %q was stored", row)
 			}
 		}
-		if _, err := db.Exec(`INSERT INTO events (id, at, team, kind, body) VALUES ('1', 1, '', 'k', '{}')`); err != nil {
+		if _, err := db.Exec(`INSERT INTO events (id, at, team, kind, source, body) VALUES ('1', 1, '', 'k', '', '{}')`); err != nil {
 			t.Error(err)
 		}
 	})

@@ -87,7 +87,7 @@ func New(p *platform.Platform, log *slog.Logger) *Server {
 // ServeHTTP logs each request and lives through a panic of any.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	sw := &statusWriter{ResponseWriter: w}
+	sw := &statusWriter{ResponseWriter: w, now: s.p.Now}
 	defer func() {
 		if v := recover(); v != nil && v != http.ErrAbortHandler {
 			s.log.Error("a request failed badly", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
@@ -107,18 +107,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	now    func() time.Time
 }
 
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
+		w.Header().Set(api.TimeHeader, w.now().UTC().Format(time.RFC3339Nano))
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(b []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(b)
 }

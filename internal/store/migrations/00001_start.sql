@@ -215,6 +215,9 @@ CREATE TABLE events (
   at      bigint NOT NULL CHECK (at > 0),
   team    text NOT NULL,
   kind    text NOT NULL CHECK (kind <> ''),
+  source  text NOT NULL,
   body    text NOT NULL CHECK (body <> '')
 );
 CREATE INDEX events_team ON events (team, id);
+-- What an agent sent is stored once, however often it is sent.
+CREATE UNIQUE INDEX events_source ON events (source) WHERE source <> '';
