@@ -295,7 +295,7 @@ func TestPlatformUnit(t *testing.T) {
 	h.Must("sft-platform", "sft-platform", "init", "--url", url, "--owner", "olga")
 	h.Systemctl("enable", "--now", "sft-platform")
 	h.WaitListen("0.0.0.0:443")
-	if _, err := api.FetchCA(t.Context(), url, "", &api.Clock{}); err == nil {
+	if _, err := api.FetchCA(t.Context(), url, "", nil, &api.Clock{}); err == nil {
 		t.Error("the platform proves itself to somebody who does not know its fingerprint")
 	}
 	if got := exposure(t, h, "sft-platform"); got > 1.4 {

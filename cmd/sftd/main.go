@@ -144,6 +144,7 @@ func serve(ctx context.Context, c agent.Config, debug, syslog bool) error {
 	if os.Geteuid() != 0 {
 		return &sft.Error{Code: sft.Denied, Msg: "sftd has to run as root", Hint: "start it with: systemctl start sftd"}
 	}
+	beThrifty()
 	log := logger(c, debug, syslog)
 	a, err := agent.New(c, log, accounts.NewLinux(), &api.Clock{})
 	if err != nil {
@@ -192,10 +193,14 @@ EXIT STATUS
 			if !s.Running() {
 				return &sft.Error{Code: sft.Unavailable, Msg: "sftd is not running", Hint: "start it: systemctl start sftd"}
 			}
-			if n := len(s.Problems); n > 0 {
+			switch n := len(s.Problems); n {
+			case 0:
+				return nil
+			case 1:
+				return errors.New("1 problem")
+			default:
 				return fmt.Errorf("%d problems", n)
 			}
-			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

@@ -77,20 +77,26 @@ func New(t lab.T, l *lab.Lab, bin string) *Stage {
 	s.Enroll, s.Key.ID, s.Key.Secret = init.Enroll, init.KeyID, init.KeySecret
 	s.Secret(init.KeySecret)
 	s.StartPlatform()
-	ca, err := api.FetchCA(t.Context(), s.URL, init.Fingerprint, &api.Clock{})
+	s.trust(init.Fingerprint)
+	s.FirstUse(init.FirstUse)
+	return s
+}
+
+// trust takes the platform's CA by its fingerprint.
+func (s *Stage) trust(fingerprint string) {
+	s.t.Helper()
+	ca, err := api.FetchCA(s.t.Context(), s.URL, fingerprint, nil, &api.Clock{})
 	if err != nil {
-		t.Fatalf("fetch the platform's CA: %v", err)
+		s.t.Fatalf("fetch the platform's CA: %v", err)
 	}
 	s.CA = ca
 	cert, err := x509.ParseCertificate(ca)
 	if err != nil {
-		t.Fatalf("%v", err)
+		s.t.Fatalf("%v", err)
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}, Timeout: 30 * time.Second}
-	s.FirstUse(init.FirstUse)
-	return s
 }
 
 // Secret adds a value that must be found nowhere.
@@ -352,7 +358,9 @@ func (s *Stage) Desk(name, user string) *Desk {
 	h.Install("/usr/local/bin/sft", filepath.Join(s.bin, "sft"))
 	h.AddUser(user, "")
 	h.StartDisplay(1280, 900)
-	h.Trust(user, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.CA}))
+	if s.CA != nil {
+		h.Trust(user, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.CA}))
+	}
 	d := &Desk{Host: h, User: user, stage: s}
 	d.Env = append(h.Display(), "SFT_KEYRING=compat")
 	d.Env = append(d.Env, h.CatchURLs()...)
@@ -405,4 +413,19 @@ func (d *Desk) Enroll(pictures string) {
 	if status := p.Wait(); status != 0 {
 		s.t.Fatalf("sft enroll ends with %d: %s", status, p.Output())
 	}
+}
+
+// Empty is a stage without a platform: Adopt gives it one.
+func Empty(t lab.T, l *lab.Lab, bin string) *Stage { return &Stage{Lab: l, t: t, bin: bin} }
+
+// Adopt makes a platform that somebody else has started the stage's own.
+func (s *Stage) Adopt(url, fingerprint string) {
+	s.t.Helper()
+	s.URL = url
+	s.trust(fingerprint)
+}
+
+// TrustPlatform lets the desk's browsers trust the platform's CA.
+func (d *Desk) TrustPlatform(s *Stage) {
+	d.Trust(d.User, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.CA}))
 }

@@ -9,9 +9,11 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"sft"
 	"sft/internal/accounts"
@@ -42,18 +44,29 @@ type Agent struct {
 	counters atomic.Pointer[privsep.Report]
 	revoked  atomic.Bool
 	retry    atomic.Bool // an account failed: reconcile again
+	refusals refusals
+
+	badToken  api.EnrollmentToken // a token that the platform took, and that is of no use
+	badReason error
+
+	reconciling sync.Mutex // makes the accounts match the latest state, never one before it
 
 	mu          sync.Mutex
 	state       *api.State
 	heard       time.Time     // when the platform last answered
-	news        chan struct{} // closed when state changes
+	lost        bool          // it has not answered the last request, or none was made
+	news        chan struct{} // closed when state changes, and when the accounts match it
 	changed     chan struct{} // closed when the broker's configuration changes
 	renew       time.Time     // when the broker's certificate is renewed
 	certUntil   time.Time
-	badAccounts map[string]error
+	settled     map[string]bool  // logins whose accounts were made to match
+	badAccounts map[string]error // those of them that could not be
 	told        map[string]string
 	trouble     map[string]error // what is wrong, by part
 }
+
+// lockFile is held by the agent that runs.
+const lockFile = "lock"
 
 // New readies an agent in its state folder, which is made private. Only one
 // agent can hold it.
@@ -61,7 +74,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	if err := conf.PrivateDir(c.state); err != nil {
 		return nil, err
 	}
-	lock, err := conf.TryLock(c.file("lock"))
+	lock, err := conf.TryLock(c.file(lockFile))
 	if errors.Is(err, conf.ErrLocked) {
 		return nil, &sft.Error{Code: sft.Exists, Msg: "another sftd runs on " + c.state, Hint: "stop it first"}
 	}
@@ -70,15 +83,17 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	}
 	acc, err := accounts.Open(c.state, b)
 	if err != nil {
+		lock.Release()
 		return nil, err
 	}
 	events, err := openSpool(c.BufferFile, log)
 	if err != nil {
+		lock.Release()
 		return nil, err
 	}
-	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock,
+	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
-	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), now: a.now, log: log, event: a.event, path: c.file(sessionsFile),
+	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), now: a.machine, log: log, event: a.event, path: c.file(sessionsFile),
 		end: func(id uint64, why string) {
 			if child := a.child.Load(); child != nil {
 				go child.End(id, why) // the broker may be slow to read
@@ -99,7 +114,17 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	return a, nil
 }
 
+// now is the time by the platform's clock, for what others have dated.
 func (a *Agent) now() time.Time { return a.clock.Now() }
+
+// machine is the time by this machine's clock, for spans of time: it does not
+// jump when the platform says that it is wrong.
+func (a *Agent) machine() time.Time {
+	if a.clock.Machine != nil {
+		return a.clock.Machine()
+	}
+	return time.Now()
+}
 
 // event stores an event, and says it in the log too.
 func (a *Agent) event(e api.Event) error {
@@ -148,7 +173,27 @@ func (a *Agent) problems() []string {
 	if p := a.events.problem(); p != "" {
 		list = append(list, "events: "+p)
 	}
+	for i, p := range list {
+		list[i] = oneLine(p, maxProblem)
+	}
 	return list
+}
+
+// maxProblem caps the text of one problem, in bytes.
+const maxProblem = 500
+
+// oneLine makes a text fit for one line of at most max bytes.
+func oneLine(s string, max int) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > max {
+		s = strings.ToValidUTF8(s[:max-3], "") + "..."
+	}
+	return s
 }
 
 func explain(err error) string {
@@ -162,25 +207,32 @@ func explain(err error) string {
 // under its care: accounts that were left open are shut.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer a.lock.Release()
+	defer a.events.close()
 	if keys := a.conf.Later(); len(keys) > 0 {
 		a.log.Warn("these settings do nothing in this version", "keys", keys)
 	}
+	a.loadState()
 	if err := a.sessions.recover(ctx); err != nil {
 		a.log.Error("shut the accounts that were left open", "error", err)
 		a.setProblem("accounts", err)
 	}
-	a.loadState()
 	ready()
 	var wg sync.WaitGroup
 	wg.Go(func() { a.runTicks(ctx) })
 	wg.Go(func() { a.runStatus(ctx) })
-	for ctx.Err() == nil {
-		err := a.enrolled(ctx)
+	var wait backoff
+	for first := true; ctx.Err() == nil; first = false {
+		began := time.Now()
+		err := a.enrolled(ctx, first)
 		if ctx.Err() != nil {
 			break
 		}
 		a.log.Error("not enrolled", "error", err)
 		a.setProblem("enrolment", err)
+		if time.Since(began) > time.Minute {
+			wait.reset()
+		}
+		wait.sleep(ctx) // what fails at once is not tried at once
 	}
 	wg.Wait()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
@@ -192,7 +244,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 // enrolled enrols the host if it has to, and then works for the platform
 // until ctx ends or the platform has deleted the host's record.
-func (a *Agent) enrolled(ctx context.Context) error {
+func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	var wait backoff
 	var id *identity
 	var key *ecdsa.PrivateKey
@@ -211,7 +263,7 @@ func (a *Agent) enrolled(ctx context.Context) error {
 		}
 		a.log.Error("not enrolled", "error", err)
 		a.setProblem("enrolment", err)
-		if _, serr := os.Stat(a.conf.EnrollmentTokenFile); serr != nil {
+		if !a.hasToken() {
 			a.waitToken(ctx)
 			wait.reset()
 		} else if !wait.sleep(ctx) {
@@ -224,12 +276,16 @@ func (a *Agent) enrolled(ctx context.Context) error {
 		return err
 	}
 	c := &api.Client{URL: id.URL, Key: key, Issuer: "server:" + id.ServerID, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
+	if !first {
+		a.begin()
+	}
 	a.revoked.Store(false)
 	a.verifier.Store(a.verifierFor(id))
 	a.who.Store(id)
+	a.reconcile(ctx) // what the platform said before holds until it says more
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { a.runReports(ctx, c) })
+	wg.Go(func() { a.runReports(ctx, c, id.ServerID) })
 	wg.Go(func() {
 		a.events.run(ctx, func(ctx context.Context, list []api.Event) error {
 			return c.Do(ctx, "POST", "/v1/agent/events", api.EventsRequest{Events: list}, nil)
@@ -254,29 +310,52 @@ func (a *Agent) leave(ctx context.Context) {
 	a.log.Error("the platform has deleted this host's record: all access ends")
 	a.revoked.Store(true)
 	a.sessions.endWhere(func(*session) string { return "the host's record was deleted" })
+	a.mu.Lock()
+	a.state = nil
+	a.mu.Unlock()
+	a.sessions.tick(ctx)
+	a.reconciling.Lock()
 	a.acc.Reconcile(ctx, nil, accounts.Limits{}, false)
+	a.reconciling.Unlock()
 	if err := os.Rename(a.conf.TokenFile, a.conf.TokenFile+".deleted"); err != nil {
 		a.log.Error("put the identity aside", "error", err)
 	}
 	if err := os.Remove(a.conf.file(stateFile)); err != nil {
 		a.log.Error("forget what the platform said", "error", err)
 	}
-	a.mu.Lock()
-	a.state = nil
-	a.mu.Unlock()
 	a.who.Store(nil)
 }
 
-// waitToken waits until there is a token file.
+// begin puts aside what was known of a former record: nothing of it is used
+// for the next one. Nobody else works for the platform meanwhile.
+func (a *Agent) begin() {
+	a.tlsKey.Store(nil)
+	a.chain.Store(nil)
+	a.mu.Lock()
+	a.renew, a.certUntil, a.lost = time.Time{}, time.Time{}, true
+	a.settled, a.badAccounts, a.told = nil, map[string]error{}, map[string]string{}
+	a.mu.Unlock()
+	a.retry.Store(false)
+	for _, part := range []string{"platform", "report", "clock", "broker", "state"} {
+		a.setProblem(part, nil)
+	}
+}
+
+func (a *Agent) hasToken() bool {
+	_, err := os.Stat(a.conf.EnrollmentTokenFile)
+	return err == nil
+}
+
+// waitToken waits until there is a token file, or an identity after all.
 func (a *Agent) waitToken(ctx context.Context) {
-	for t := time.NewTicker(time.Second); ; {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return
 		case <-t.C:
-			if _, err := os.Stat(a.conf.EnrollmentTokenFile); err == nil {
-				t.Stop()
+			if id, _, err := readIdentity(a.conf); a.hasToken() || err == nil && id != nil {
 				return
 			}
 		}
@@ -287,6 +366,8 @@ func (a *Agent) waitToken(ctx context.Context) {
 func (a *Agent) runTicks(ctx context.Context) {
 	t := time.NewTicker(500 * time.Millisecond)
 	defer t.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	again := 0
 	for {
 		select {
@@ -294,12 +375,11 @@ func (a *Agent) runTicks(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		a.sessions.tick(ctx)
-		if again++; again >= 60 && a.retry.Load() {
+		a.sessions.watch()
+		wg.Go(func() { a.sessions.restDue(ctx) })
+		if again++; again >= 60 && a.retry.Swap(false) {
 			again = 0
-			if st, _ := a.current(); st != nil {
-				a.reconcile(ctx, st)
-			}
+			wg.Go(func() { a.reconcile(ctx) })
 		}
 	}
 }

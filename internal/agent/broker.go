@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/user"
 	"strconv"
+	"sync"
 	"time"
 
 	"sft"
@@ -65,18 +67,71 @@ func (a *Agent) Open(ctx context.Context, o privsep.Open) (privsep.OpenReply, *o
 }
 
 // refused records that somebody was not let in. What was never proven is
-// worth a line in the log, not a place on the disk: anybody could fill it.
+// worth a line in the log, not a place on the disk: anybody could fill it. Nor
+// can a person with a certificate fill it by asking again and again.
 func (a *Agent) refused(g broker.Grant, o privsep.Open, err error) {
-	a.log.Info("refused", "remote", o.Remote, "user", g.User, "session", g.Session, "code", sft.CodeOf(err), "why", err)
-	if g.User != "" {
-		_ = a.events.add(api.Event{Time: a.now(), Kind: string(audit.SessionRefused), User: g.User, Session: g.Session, Outcome: audit.Refused,
-			Detail: map[string]string{"service": g.Service, "remote": o.Remote, "code": string(sft.CodeOf(err)), "why": err.Error()}})
+	more, tell := a.refusals.note(g.User, a.machine())
+	level := slog.LevelInfo
+	if !tell {
+		level = slog.LevelDebug
 	}
+	a.log.Log(context.Background(), level, "refused", "remote", o.Remote, "user", g.User, "session", g.Session, "code", sft.CodeOf(err), "why", err)
+	if g.User == "" || !tell || a.events.waiting() >= maxSpooled/2 {
+		return
+	}
+	e := api.Event{Time: a.now().UTC(), Kind: string(audit.SessionRefused), User: g.User, Session: g.Session, Outcome: audit.Refused,
+		Detail: map[string]string{"service": g.Service, "remote": o.Remote, "code": string(sft.CodeOf(err)), "why": oneLine(err.Error(), maxProblem)}}
+	if more > 0 {
+		e.Detail["more"] = strconv.Itoa(more)
+	}
+	_ = a.events.add(e)
+}
+
+// maxRefusals caps how many refusals of one person are recorded in a minute.
+const maxRefusals = 10
+
+// refusals counts how often each person was refused in the last minute.
+type refusals struct {
+	mu sync.Mutex
+	by map[string]*refusal
+}
+
+type refusal struct {
+	since      time.Time
+	told, more int
+}
+
+// note counts one more, and says whether to tell of it, and of how many that
+// were not told of before.
+func (r *refusals) note(user string, now time.Time) (more int, tell bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil || len(r.by) > 10_000 {
+		r.by = map[string]*refusal{}
+	}
+	u := r.by[user]
+	if u == nil {
+		u = &refusal{since: now}
+		r.by[user] = u
+	}
+	if d := now.Sub(u.since); d < 0 || d >= time.Minute {
+		u.since, u.told = now, 0
+	}
+	if u.told >= maxRefusals {
+		u.more++
+		return 0, false
+	}
+	u.told++
+	more, u.more = u.more, 0
+	return more, true
 }
 
 func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privsep.Open) (privsep.OpenReply, *os.File, error) {
 	none := privsep.OpenReply{}
-	if err := a.waitFor(ctx, g.Revision); err != nil {
+	late := time.NewTimer(newsPatience)
+	defer late.Stop()
+	heard := func(st *api.State) bool { return st != nil && st.Revision >= g.Revision }
+	if err := a.waitFor(ctx, late, heard); err != nil {
 		return none, nil, err
 	}
 	u, err := a.mayOpen(g)
@@ -86,6 +141,14 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	if g.Service == frame.Ping {
 		b, err := json.Marshal(frame.Reply{Ping: &frame.PingReply{Server: id.ServerID, Login: u.Login}})
 		return privsep.OpenReply{Reply: b}, nil, err
+	}
+	// Somebody who was only just given access may not have an account yet.
+	made := func(*api.State) bool { return a.settledAccount(u.Login) }
+	if err := a.waitFor(ctx, late, made); err != nil {
+		return none, nil, err
+	}
+	if err := a.accountProblem(u.Login); err != nil {
+		return none, nil, err
 	}
 	if err := a.events.ready(); err != nil {
 		return none, nil, err
@@ -116,19 +179,18 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	return privsep.OpenReply{Stream: stream, Reply: b}, sock, nil
 }
 
-// waitFor waits until the host has heard of a revision.
-func (a *Agent) waitFor(ctx context.Context, revision int64) error {
-	t := time.NewTimer(newsPatience)
-	defer t.Stop()
+// waitFor waits until enough is true of what the platform said and the host
+// did of it, or it is late.
+func (a *Agent) waitFor(ctx context.Context, late *time.Timer, enough func(*api.State) bool) error {
 	for {
 		st, news := a.current()
-		if st != nil && st.Revision >= revision {
+		if enough(st) {
 			return nil
 		}
 		select {
 		case <-news:
-		case <-t.C:
-			return &sft.Error{Code: sft.NotReady, Msg: "the host has not heard of this grant from the platform yet", Hint: "try again in a moment; if it stays so, look at \"sftd status\" on the host"}
+		case <-late.C:
+			return &sft.Error{Code: sft.NotReady, Msg: "the host has not heard of this grant from the platform yet, or is still making the account", Hint: "try again in a moment; if it stays so, look at \"sftd status\" on the host"}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -144,8 +206,8 @@ func (a *Agent) mayOpen(g broker.Grant) (api.StateUser, error) {
 	if st == nil || a.revoked.Load() {
 		return no("the platform has deleted this host's record", "ask an administrator to enrol the host again")
 	}
-	if grace := time.Duration(a.conf.OfflineGrace); grace >= 0 && a.now().Sub(a.heardAt()) > grace+hangLimit {
-		return no(fmt.Sprintf("the host has not heard from the platform for %s", a.now().Sub(a.heardAt()).Round(time.Second)), "let the host reach the platform again; OfflineGrace in sftd.yaml sets how long it may be away")
+	if silent, over := a.offline(); over {
+		return no(fmt.Sprintf("the host has not heard from the platform for %s", silent.Round(time.Second)), "let the host reach the platform again; OfflineGrace in sftd.yaml sets how long it may be away")
 	}
 	for _, s := range st.EndedSessions {
 		if s == g.Session {
@@ -159,14 +221,33 @@ func (a *Agent) mayOpen(g broker.Grant) (api.StateUser, error) {
 		if !st.Settings.CreateServerUsers && g.Service != frame.Ping {
 			return no("the project does not let sftd manage accounts, and signing in needs that", "set create_server_users in the project")
 		}
-		if g.Service != frame.Ping {
-			if err := a.accountProblem(u.Login); err != nil {
-				return api.StateUser{}, err
-			}
-		}
 		return u, nil
 	}
 	return no("you have no access to this host, or no longer", "ask an administrator of the project")
+}
+
+// offline tells for how long the platform has been silent, and whether that is
+// longer than OfflineGrace. While a request hangs, silence is what is expected.
+func (a *Agent) offline() (silent time.Duration, over bool) {
+	grace := a.conf.OfflineGrace.d
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	silent = a.now().Sub(a.heard)
+	if grace < 0 {
+		return silent, false
+	}
+	if !a.lost {
+		grace += stateTimeout
+	}
+	return silent, silent > grace || a.lost && grace == 0
+}
+
+// settledAccount tells whether the account of login was made to match what the
+// platform said, or could not be.
+func (a *Agent) settledAccount(login string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.settled[login]
 }
 
 // verifierFor builds what judges certificates for this host.
@@ -212,13 +293,13 @@ func (a *Agent) oneBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := a.configuration(ctx)
+	cfg, changed, err := a.configuration(ctx)
 	if err != nil {
 		return err
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(a.conf.BrokerListenHost, strconv.Itoa(a.conf.BrokerListenPort)))
 	if err != nil {
-		return err
+		return &sft.Error{Code: sft.Unavailable, Msg: err.Error(), Err: err, Hint: "end what listens there, or set BrokerListenHost and BrokerListenPort in sftd.yaml"}
 	}
 	defer l.Close()
 	f, err := l.(*net.TCPListener).File()
@@ -230,22 +311,21 @@ func (a *Agent) oneBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.layers.Store(ptr(child.Layers()))
+	a.child.Store(child) // before it can let anybody in whom we could not end
 	if err := child.Configure(cfg, f); err != nil {
 		child.Kill()
 		child.Wait()
 		return err
 	}
-	a.layers.Store(ptr(child.Layers()))
-	a.child.Store(child)
 	a.setProblem("broker", nil)
 	a.log.Info("the broker is running", "listen", l.Addr().String(), "pid", child.PID())
 	for {
-		changed := a.configChanged()
 		select {
 		case <-child.Done():
 			return child.Wait()
 		case <-changed:
-			if cfg, err = a.configuration(ctx); err == nil {
+			if cfg, changed, err = a.configuration(ctx); err == nil {
 				err = child.Configure(cfg, nil)
 			}
 			if err != nil {
@@ -258,18 +338,19 @@ func (a *Agent) oneBroker(ctx context.Context) error {
 	}
 }
 
-// configuration waits until there is everything that a broker needs.
-func (a *Agent) configuration(ctx context.Context) (privsep.Configuration, error) {
+// configuration waits until there is everything that a broker needs. The
+// channel is closed when some of it has changed.
+func (a *Agent) configuration(ctx context.Context) (privsep.Configuration, <-chan struct{}, error) {
 	for {
 		changed := a.configChanged()
 		st, _ := a.current()
 		if chain := a.chain.Load(); chain != nil && st != nil {
-			return privsep.Configuration{HostCertificates: *chain, ClientCAs: st.AccessCAs, ClockOffset: a.clock.Offset()}, nil
+			return privsep.Configuration{HostCertificates: *chain, ClientCAs: st.AccessCAs, ClockOffset: a.clock.Offset()}, changed, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return privsep.Configuration{}, ctx.Err()
+			return privsep.Configuration{}, changed, ctx.Err()
 		}
 	}
 }

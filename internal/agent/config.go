@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"time"
@@ -63,13 +64,17 @@ type Config struct {
 }
 
 // A Duration is written as in "24h", "90m" or "-1".
-type Duration time.Duration
+type Duration struct {
+	d   time.Duration
+	bad string // what was written, if that is none
+}
 
-// UnmarshalYAML reads a duration, or a whole number of seconds.
+// UnmarshalYAML reads a duration, or a whole number of seconds. What is
+// neither is check's to refuse, which knows the key.
 func (d *Duration) UnmarshalYAML(b []byte) error {
 	s := strings.Trim(strings.TrimSpace(string(b)), `"'`)
 	if s == "-1" {
-		*d = -1
+		*d = Duration{d: -1}
 		return nil
 	}
 	v, err := time.ParseDuration(s)
@@ -77,9 +82,10 @@ func (d *Duration) UnmarshalYAML(b []byte) error {
 		v, err = time.ParseDuration(s + "s")
 	}
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is no duration; use one such as 24h, 0 or -1", s)
+		*d = Duration{bad: s}
+		return nil
 	}
-	*d = Duration(v)
+	*d = Duration{d: v}
 	return nil
 }
 
@@ -94,7 +100,7 @@ func Defaults() Config {
 	return Config{
 		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
 		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, BrokerUser: "sftd-broker", state: p.State,
-		RDPAddress: "127.0.0.1:3389", RDPSignIn: SignInDeliver, OfflineGrace: Duration(24 * time.Hour), AllowAdmin: true,
+		RDPAddress: "127.0.0.1:3389", RDPSignIn: SignInDeliver, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
 		AuthorizedPrincipalsFile: file("principals/%u"), SSHDConfigFile: "/etc/ssh/sshd_config", TrustedUserCAKeysFile: file("ssh_ca.pub"), LogLevel: "INFO",
 	}
 }
@@ -113,17 +119,32 @@ func ReadConfig(file string, named bool) (Config, error) {
 	if c.BrokerAccessPort == 0 {
 		c.BrokerAccessPort = c.BrokerListenPort
 	}
-	if err := c.check(); err != nil {
-		if e, ok := errors.AsType[*sft.Error](err); ok {
-			e.Msg = file + ": " + e.Msg
-		}
-		return c, err
+	if e := c.check(); e != nil {
+		e.Msg = at(file, e.Msg) + ": " + e.Msg
+		return c, e
 	}
 	return c, nil
 }
 
-func (c Config) check() error {
-	bad := func(key string, v any, hint string) error {
+// at names a file, and the line of the key that msg begins with.
+func at(file, msg string) string {
+	key, _, _ := strings.Cut(msg, " ")
+	b, _ := os.ReadFile(file) // it was read a moment ago; without it there is no line
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		n++
+		if strings.HasPrefix(line, key+":") {
+			return fmt.Sprintf("%s line %d", file, n)
+		}
+	}
+	return file
+}
+
+// maxAltNames is how many AltNames the platform takes.
+const maxAltNames = 32
+
+func (c Config) check() *sft.Error {
+	bad := func(key string, v any, hint string) *sft.Error {
 		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is %s", key, sft.Quote(fmt.Sprint(v))), Hint: hint}
 	}
 	for _, p := range []struct {
@@ -144,16 +165,32 @@ func (c Config) check() error {
 			return bad("BrokerListenHost", c.BrokerListenHost, "use an IP address of this host")
 		}
 	}
-	for _, n := range append([]string{c.CanonicalName, c.Bastion}, c.AltNames...) {
-		if n != "" && sft.CheckHostname(n) != nil {
-			return bad("the name", n, "use letters, digits, \".\", \"-\" and \"_\"")
+	for key, names := range map[string][]string{"CanonicalName": {c.CanonicalName}, "Bastion": {c.Bastion}, "AltNames": c.AltNames} {
+		for _, n := range names {
+			if (n != "" || key == "AltNames") && sft.CheckHostname(n) != nil {
+				return bad(key, n, "use letters, digits, \".\", \"-\" and \"_\"")
+			}
 		}
 	}
-	if host, _, err := net.SplitHostPort(c.RDPAddress); err != nil || !isLoopback(host) {
+	if len(c.AltNames) > maxAltNames {
+		return bad("AltNames", fmt.Sprintf("%d names", len(c.AltNames)), fmt.Sprintf("keep %d", maxAltNames))
+	}
+	for _, p := range []struct{ key, v string }{{"EnrollmentTokenFile", c.EnrollmentTokenFile}, {"ServerFile", c.ServerFile}, {"TokenFile", c.TokenFile}, {"BufferFile", c.BufferFile}} {
+		if !filepath.IsAbs(p.v) {
+			return bad(p.key, p.v, "use a full path")
+		}
+	}
+	if c.RDPCertificateFile != "" && !filepath.IsAbs(c.RDPCertificateFile) {
+		return bad("RDPCertificateFile", c.RDPCertificateFile, "use a full path")
+	}
+	if a, err := netip.ParseAddrPort(c.RDPAddress); err != nil || !a.Addr().IsLoopback() || a.Port() == 0 {
 		return bad("RDPAddress", c.RDPAddress, "use an address of this host itself, as in 127.0.0.1:3389")
 	}
 	if c.RDPSignIn != SignInDeliver {
 		return bad("RDPSignIn", c.RDPSignIn, "use deliver; this version has no other")
+	}
+	if c.OfflineGrace.bad != "" {
+		return bad("OfflineGrace", c.OfflineGrace.bad, "use a time such as 24h, 0 for none, or -1 for no limit")
 	}
 	if n := c.BrokeredLoginGracePeriodInSeconds; n < 0 || n > 3600 {
 		return bad("BrokeredLoginGracePeriodInSeconds", n, "use 0 to 3600")
@@ -168,18 +205,17 @@ func (c Config) check() error {
 	}
 	if c.ForwardProxy != "" {
 		if u, err := url.Parse(c.ForwardProxy); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return bad("ForwardProxy", c.ForwardProxy, "use http://HOST:PORT")
+			shown := "unreadable"
+			if err == nil { // it may hold a password
+				shown = u.Redacted()
+			}
+			return bad("ForwardProxy", shown, "use http://HOST:PORT")
 		}
 	}
 	if _, err := c.Level(); err != nil {
 		return bad("LogLevel", c.LogLevel, "use warn, info or debug")
 	}
 	return nil
-}
-
-func isLoopback(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsLoopback()
 }
 
 // Level is the log level.

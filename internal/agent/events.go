@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -31,7 +32,7 @@ const (
 // JSON lines, BufferFile.1, to which each event is written and synced before
 // whatever it tells of goes on, and a small one, BufferFile.sent, with the
 // number of the last event that the platform took. When everything was taken,
-// the first is removed. A line that a crash cut short was not acted on.
+// the first is emptied. A line that a crash cut short was not acted on.
 type spool struct {
 	path string // BufferFile
 	log  *slog.Logger
@@ -40,6 +41,7 @@ type spool struct {
 	mu     sync.Mutex
 	f      *os.File
 	last   int64 // number of the last event
+	stored int64 // number of the last event on disk
 	unsent []api.Event
 	broken error // the last write failed
 }
@@ -47,24 +49,34 @@ type spool struct {
 func openSpool(path string, log *slog.Logger) (*spool, error) {
 	s := &spool{path: path, log: log, more: make(chan struct{}, 1)}
 	b, err := os.ReadFile(s.sentFile())
+	known := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	sent, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	s.last = sent
-	whole, err := s.read(sent)
+	if s.f, err = os.OpenFile(s.file(), os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
+		if known { // somebody removed it: whatever was in it, its numbers are not used again
+			s.log.Error("the file of unsent events is gone; the platform will know of a gap", "file", s.file())
+			s.last++
+		}
+		err = s.create()
+	}
 	if err != nil {
+		return nil, err
+	}
+	whole, err := s.read(sent)
+	if err == nil {
+		err = s.f.Truncate(whole)
+	}
+	if err == nil {
+		_, err = s.f.Seek(whole, io.SeekStart)
+	}
+	if err != nil {
+		s.f.Close()
 		return nil, fmt.Errorf("read %s: %w", s.file(), err)
 	}
-	if s.f, err = os.OpenFile(s.file(), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return nil, err
-	}
-	if err := s.f.Truncate(whole); err != nil {
-		return nil, err
-	}
-	if _, err := s.f.Seek(whole, 0); err != nil {
-		return nil, err
-	}
+	s.stored = s.last
 	s.wake()
 	return s, nil
 }
@@ -72,28 +84,43 @@ func openSpool(path string, log *slog.Logger) (*spool, error) {
 func (s *spool) file() string     { return s.path + ".1" }
 func (s *spool) sentFile() string { return s.path + ".sent" }
 
+// create makes the file, and sees that it is found after a crash.
+func (s *spool) create() error {
+	f, err := os.OpenFile(s.file(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(s.file()))
+	if err == nil {
+		err = d.Sync()
+		d.Close()
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	s.f = f
+	return nil
+}
+
 // read takes the events after number sent, and returns how many bytes of the
 // file are whole lines.
 func (s *spool) read(sent int64) (int64, error) {
-	f, err := os.Open(s.file())
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
 	var whole int64
-	for r := bufio.NewReader(f); ; {
+	for r := bufio.NewReader(s.f); ; {
 		line, err := r.ReadBytes('\n')
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			return whole, nil // the rest was cut short by a crash
 		}
-		var e api.Event
-		if json.Unmarshal(line, &e) != nil {
-			return whole, nil
+		if err != nil {
+			return 0, err
 		}
 		whole += int64(len(line))
+		var e api.Event
+		if json.Unmarshal(line, &e) != nil || e.Seq < 1 {
+			s.log.Error("an event on disk is not readable; its number shows the gap", "file", s.file())
+			continue
+		}
 		s.last = max(s.last, e.Seq)
 		if e.Seq > sent {
 			s.unsent = append(s.unsent, e)
@@ -102,7 +129,8 @@ func (s *spool) read(sent int64) (int64, error) {
 }
 
 // add stores an event. It is on disk when add returns without an error; with
-// one it is kept in memory all the same, and sent if the agent lives.
+// one it is kept in memory all the same, stored when there is room again, and
+// sent if the agent lives.
 func (s *spool) add(e api.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,33 +138,74 @@ func (s *spool) add(e api.Event) error {
 	e.ID, e.Seq = audit.NewID(), s.last
 	s.unsent = append(s.unsent, e)
 	s.wake()
-	return s.flush(e)
+	return s.flush()
 }
 
-func (s *spool) flush(list ...api.Event) error {
-	var b []byte
-	for _, e := range list {
-		j, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		b = append(append(b, j...), '\n')
+// flush stores what is in memory alone.
+func (s *spool) flush() error {
+	err := s.write()
+	if err != nil && s.broken == nil {
+		s.log.Error("store an event; no session is opened until this works again", "error", err)
 	}
-	at, err := s.f.Seek(0, 1)
+	s.broken = err
+	return err
+}
+
+func (s *spool) write() error {
+	if err := s.present(); err != nil {
+		return err
+	}
+	var b []byte
+	for _, e := range s.unsent {
+		if e.Seq > s.stored {
+			j, err := json.Marshal(e)
+			if err != nil {
+				return err
+			}
+			b = append(append(b, j...), '\n')
+		}
+	}
+	at, err := s.f.Seek(0, io.SeekCurrent)
 	if err == nil {
 		if _, err = s.f.Write(b); err == nil {
 			err = s.f.Sync()
 		}
 		if err != nil { // no half lines
 			s.f.Truncate(at)
-			s.f.Seek(at, 0)
+			s.f.Seek(at, io.SeekStart)
 		}
 	}
-	if err != nil && s.broken == nil {
-		s.log.Error("store an event; no session is opened until this works again", "error", err)
+	if err == nil {
+		s.stored = s.last
 	}
-	s.broken = err
 	return err
+}
+
+// present makes the file anew, with all that it should hold, if somebody has
+// removed it under us.
+func (s *spool) present() error {
+	have, err := s.f.Stat()
+	if err != nil {
+		return err
+	}
+	if now, err := os.Stat(s.file()); err == nil && os.SameFile(have, now) {
+		return nil
+	}
+	s.log.Error("the file of unsent events is gone; writing it again", "file", s.file())
+	old := s.f
+	if err := s.create(); err != nil {
+		return err
+	}
+	old.Close()
+	s.stored = 0
+	_, err = s.f.Seek(0, io.SeekEnd)
+	return err
+}
+
+func (s *spool) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.f.Close()
 }
 
 func (s *spool) wake() {
@@ -152,7 +221,11 @@ func (s *spool) ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken != nil {
-		if err := s.rewrite(); err != nil {
+		err := s.probe()
+		if err == nil {
+			err = s.flush()
+		}
+		if err != nil {
 			return &sft.Error{Code: sft.Unavailable, Msg: "the host cannot record what happens: " + err.Error(), Err: err, Hint: "make room in the state folder of sftd"}
 		}
 	}
@@ -162,15 +235,11 @@ func (s *spool) ready() error {
 	return nil
 }
 
-// rewrite stores everything unsent anew, after a failed write.
-func (s *spool) rewrite() error {
-	if err := s.f.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := s.f.Seek(0, 0); err != nil {
-		return err
-	}
-	return s.flush(s.unsent...)
+// probe tells whether there is room for the events of a session.
+func (s *spool) probe() error {
+	file := s.path + ".probe"
+	defer os.Remove(file)
+	return conf.WriteSecret(file, make([]byte, 8<<10))
 }
 
 // problem is what is wrong with the spool, or "".
@@ -186,11 +255,18 @@ func (s *spool) problem() string {
 	return ""
 }
 
-// next returns the oldest events that the platform has not taken.
-func (s *spool) next() []api.Event {
+// next returns the oldest events, at most so many, that the platform has not taken.
+func (s *spool) next(most int) []api.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]api.Event(nil), s.unsent[:min(len(s.unsent), batch)]...)
+	return append([]api.Event(nil), s.unsent[:min(len(s.unsent), most)]...)
+}
+
+// waiting is how many events the platform has not taken.
+func (s *spool) waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.unsent)
 }
 
 // sent notes that the platform has taken events up to a number.
@@ -206,7 +282,7 @@ func (s *spool) sent(seq int64) error {
 	if len(s.unsent) == 0 {
 		s.unsent = nil
 		s.f.Truncate(0)
-		s.f.Seek(0, 0)
+		s.f.Seek(0, io.SeekStart)
 	}
 	return nil
 }
@@ -215,24 +291,25 @@ func (s *spool) sent(seq int64) error {
 func (s *spool) forget() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unsent, s.last = nil, 0
+	s.unsent, s.last, s.stored = nil, 0, 0
 	if err := os.Remove(s.sentFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := s.f.Truncate(0); err != nil {
 		return err
 	}
-	_, err := s.f.Seek(0, 0)
+	_, err := s.f.Seek(0, io.SeekStart)
 	return err
 }
 
 // run sends what is there until ctx ends, with post, which must be safe to
-// repeat. A batch that the platform calls invalid is not sent for ever: its
-// events are logged and passed over, and their numbers show the gap.
+// repeat. An event that the platform calls invalid is not sent for ever: it is
+// looked for by halves, logged and passed over.
 func (s *spool) run(ctx context.Context, post func(context.Context, []api.Event) error) {
 	var wait backoff
+	most := batch
 	for {
-		list := s.next()
+		list := s.next(most)
 		if len(list) == 0 {
 			select {
 			case <-ctx.Done():
@@ -242,12 +319,16 @@ func (s *spool) run(ctx context.Context, post func(context.Context, []api.Event)
 			continue
 		}
 		err := post(ctx, list)
-		if sft.CodeOf(err) == sft.Invalid && err != nil {
-			s.log.Error("the platform refuses events; they are in this log alone", "error", err, "events", list)
+		if err != nil && sft.CodeOf(err) == sft.Invalid {
+			if most = len(list) / 2; most > 0 {
+				continue
+			}
+			s.log.Error("the platform refuses an event; it is in this log alone", "error", err, "event", list[0])
 			err = nil
 		}
 		if err == nil {
 			err = s.sent(list[len(list)-1].Seq)
+			most = batch
 		}
 		if err == nil {
 			wait.reset()

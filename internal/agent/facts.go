@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -14,14 +15,21 @@ import (
 	"sft/internal/frame"
 )
 
+// maxProblems is how many problems the platform is told.
+const maxProblems = 50
+
 // facts collects what the host is.
 func (a *Agent) facts() (api.Facts, error) {
 	name, err := os.Hostname()
 	if err != nil {
 		return api.Facts{}, err
 	}
+	problems := a.problems()
+	if n := len(problems) - maxProblems; n > 0 {
+		problems = append(problems[:maxProblems-1], fmt.Sprintf("and %d more; see \"sftd status\" on the host", n+1))
+	}
 	f := api.Facts{Hostname: name, CanonicalName: a.conf.CanonicalName, AltNames: a.conf.AltNames, AccessAddress: a.conf.AccessAddress,
-		BrokerPort: a.conf.BrokerAccessPort, Bastion: a.conf.Bastion, OS: osName(), OSType: runtime.GOOS, Version: sft.Version, Problems: a.problems()}
+		BrokerPort: a.conf.BrokerAccessPort, Bastion: a.conf.Bastion, OS: osName(), OSType: runtime.GOOS, Version: sft.Version, Problems: problems}
 	if !a.conf.DisableBroker {
 		f.Services = []string{frame.RDP}
 	}
@@ -92,7 +100,7 @@ func osName() string {
 	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
 		if v, ok := strings.CutPrefix(s.Text(), "PRETTY_NAME="); ok {
-			if v = strings.Trim(v, `"`); len(v) <= 100 {
+			if v = oneLine(strings.Trim(v, `"`), 100); v != "" {
 				return v
 			}
 		}

@@ -111,7 +111,7 @@ var errNoToken = &sft.Error{Code: sft.SignIn, Msg: "this host is not enrolled", 
 // enroll enrols the host with the token file. Nothing is written before the
 // platform has said yes; then the identity, whole; then the token file goes.
 func (a *Agent) enroll(ctx context.Context) error {
-	b, err := os.ReadFile(a.conf.EnrollmentTokenFile)
+	b, err := readCapped(a.conf.EnrollmentTokenFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		e := *errNoToken
 		e.Hint = "write an enrollment token of its project to " + a.conf.EnrollmentTokenFile
@@ -124,9 +124,12 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if t == a.badToken {
+		return a.badReason // each try would cost a record
+	}
 	var ca []byte
 	if t.Fingerprint != "" {
-		if ca, err = api.FetchCA(ctx, t.URL, t.Fingerprint, a.clock); err != nil {
+		if ca, err = api.FetchCA(ctx, t.URL, t.Fingerprint, a.proxy(), a.clock); err != nil {
 			return err
 		}
 	}
@@ -161,7 +164,9 @@ func (a *Agent) enroll(ctx context.Context) error {
 	}
 	id := identity{ServerID: reply.ServerID, Team: reply.Team, Project: reply.Project, URL: t.URL, CA: ca, Key: der}
 	if reply.URL != "" && reply.URL != t.URL {
-		return &sft.Error{Code: sft.Invalid, Msg: "the platform at " + t.URL + " calls itself " + sft.Quote(reply.URL), Hint: "make a new enrollment token"}
+		a.badToken = t
+		a.badReason = &sft.Error{Code: sft.Invalid, Msg: "the platform at " + t.URL + " calls itself " + sft.Quote(reply.URL), Hint: "make a new enrollment token"}
+		return a.badReason
 	}
 	if err := a.forget(); err != nil {
 		return err
@@ -170,11 +175,12 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := conf.WriteFile(a.conf.ServerFile, []byte(id.URL+"\n"), 0o644); err != nil {
-		return err
-	}
 	if err := conf.WriteSecret(a.conf.TokenFile, j); err != nil {
 		return err
+	}
+	// From here on the host is enrolled; the rest is for people.
+	if err := conf.WriteFile(a.conf.ServerFile, []byte(id.URL+"\n"), 0o644); err != nil {
+		a.log.Warn("write the platform's URL", "error", err)
 	}
 	if err := os.Remove(a.conf.EnrollmentTokenFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Warn("remove the enrollment token file by hand: it can still enrol servers", "error", err)
@@ -203,12 +209,15 @@ func (a *Agent) writable() error {
 	return nil
 }
 
-func (a *Agent) http(ca []byte) (*http.Client, error) {
-	var proxy *url.URL
-	if a.conf.ForwardProxy != "" {
-		proxy, _ = url.Parse(a.conf.ForwardProxy) // checked by ReadConfig
+func (a *Agent) http(ca []byte) (*http.Client, error) { return api.NewHTTP(ca, a.proxy(), a.clock) }
+
+// proxy is the way to the platform; nil is as the environment says.
+func (a *Agent) proxy() *url.URL {
+	if a.conf.ForwardProxy == "" {
+		return nil
 	}
-	return api.NewHTTP(ca, proxy, a.clock)
+	u, _ := url.Parse(a.conf.ForwardProxy) // checked by ReadConfig
+	return u
 }
 
 // brokerKeyFile holds the TLS host key, which proves the broker and is never

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -84,8 +83,8 @@ func xrdpCertificateFile(config string) (string, error) {
 // parseXRDP finds certificate= in the section [Globals].
 func parseXRDP(b []byte) string {
 	globals := false
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		line := strings.TrimSpace(s.Text())
+	for l := range bytes.Lines(b) {
+		line := strings.TrimSpace(string(l))
 		if strings.HasPrefix(line, "[") {
 			globals = strings.EqualFold(line, "[globals]")
 			continue

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -18,6 +19,7 @@ import (
 	"sft/internal/accounts"
 	"sft/internal/api"
 	"sft/internal/audit"
+	"sft/internal/broker"
 	"sft/internal/conf"
 )
 
@@ -29,6 +31,9 @@ const sessionsFile = "sessions.json"
 // end. A broker that does not is ended itself.
 const endPatience = 2 * time.Second
 
+// retryShut is how soon what could not be shut, or logged off, is tried again.
+const retryShut = 2 * time.Second
+
 // sessions is the life of everything that is open on the host: of streams, of
 // the sessions they belong to, and of the accounts these people sign in with.
 //
@@ -39,13 +44,17 @@ const endPatience = 2 * time.Second
 // account is shut.
 //
 // What time brings about is done by tick, which may be called at any time.
+//
+// Locks are taken in this order: op of a login, mu, and under mu those of the
+// event store and of the agent. Nothing that waits for the broker or for the
+// operating system's tools is done under mu.
 type sessions struct {
 	acc   *accounts.Manager
 	grace time.Duration
-	now   func() time.Time
+	now   func() time.Time // the machine's own clock: what is measured here are spans of time
 	log   *slog.Logger
 	event func(api.Event) error              // stores an event
-	end   func(stream uint64, why string)    // tells the broker to end a stream
+	end   func(stream uint64, why string)    // tells the broker to end a stream; does not wait
 	kill  func()                             // ends a broker that does not obey
 	limit func() (max, disc time.Duration)   // a session's most, and a disconnected OS session's
 	path  string                             // of sessionsFile
@@ -55,6 +64,7 @@ type sessions struct {
 	next     uint64 // stream
 	streams  map[uint64]*stream
 	sessions map[string]*session
+	past     map[string]time.Time // sessions without streams that could come back: until when
 	accounts map[string]*account
 }
 
@@ -78,7 +88,7 @@ type session struct {
 	streams int
 	empty   time.Time // since when there is no stream
 	in, out uint64    // bytes from and to the client
-	why     string    // the last stream ended
+	why     string    // the last stream ended, or all have to
 	over    bool      // no stream may join it any more
 }
 
@@ -88,14 +98,17 @@ type account struct {
 	password sft.Secret // that matches now; empty: it is shut
 	set      time.Time
 	streams  int
-	opening  int       // sign-ins on their way
+	opening  bool      // a sign-in is on its way
 	empty    time.Time // since when there is no stream
 	logoff   time.Time // when its OS sessions end; zero: they do not
 	over     bool      // shut it now, grace or not
+	resting  bool      // somebody is about to
+	again    time.Time // it could not be shut: not to be tried before
+	told     time.Time // when that was logged
 }
 
 func newSessions(s *sessions) *sessions {
-	s.streams, s.sessions, s.accounts = map[uint64]*stream{}, map[string]*session{}, map[string]*account{}
+	s.streams, s.sessions, s.accounts, s.past = map[uint64]*stream{}, map[string]*session{}, map[string]*account{}, map[string]time.Time{}
 	locks := map[string]*sync.Mutex{}
 	var mu sync.Mutex
 	s.op = func(login string) func() {
@@ -130,88 +143,119 @@ var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached 
 // allowed is asked last, when the stream can be found by whoever ends it.
 func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remote string, allowed func() error) (uint64, sft.Secret, error) {
 	defer s.op(u.Login)()
+	acc, err := s.claim(ctx, u, id)
+	if err != nil {
+		return 0, sft.Secret{}, err
+	}
+	fresh := acc.password.Empty() // set under op alone
+	if fresh {
+		err = s.enable(ctx, acc, u, id)
+	}
 	s.mu.Lock()
-	now := s.now()
-	ses := s.sessions[id]
-	if ses != nil && (ses.over || ses.User != u.ID || !ses.Until.After(now)) {
+	defer s.mu.Unlock()
+	acc.opening = false
+	var stream uint64
+	if err == nil {
+		stream, err = s.join(acc, u, id, service, remote, allowed)
+	}
+	if err != nil {
+		acc.over = acc.over || fresh // whatever state it is in, nobody has this password
+		return 0, sft.Secret{}, err
+	}
+	return stream, acc.password, nil
+}
+
+// claim returns the account of u, which is not shut before opening is false
+// again. One that somebody's lost access had shut soon is shut first, with all
+// that comes with it: it is not handed on. The caller holds op.
+func (s *sessions) claim(ctx context.Context, u api.StateUser, id string) (*account, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.joinable(u, id); err != nil {
+		return nil, err
+	}
+	if acc := s.accounts[u.Login]; acc != nil && acc.over {
 		s.mu.Unlock()
-		return 0, sft.Secret{}, errSessionOver
+		s.restHeld(ctx, acc)
+		s.mu.Lock()
+		if acc.over || acc.logoffDue(s.now()) {
+			return nil, &sft.Error{Code: sft.Unavailable, Msg: "the account " + sft.Quote(u.Login) + " is not shut yet after access to it had ended", Hint: "try again in a moment; if it stays so, ask the host's administrator to look at \"sftd status\""}
+		}
 	}
 	acc := s.accounts[u.Login]
 	if acc == nil {
 		acc = &account{login: u.Login}
 		s.accounts[u.Login] = acc
 	}
-	acc.opening++ // it is not shut under us
-	password := acc.password
-	s.mu.Unlock()
-	done := func() {
-		acc.opening--
-		if acc.streams == 0 && acc.opening == 0 {
-			acc.empty = s.now()
-		}
+	acc.opening = true
+	return acc, nil
+}
+
+// joinable refuses a session that has ended, or is somebody else's.
+func (s *sessions) joinable(u api.StateUser, id string) error {
+	now := s.now()
+	ses := s.sessions[id]
+	if ses != nil && (ses.over || ses.User != u.ID || ses.Login != u.Login || !ses.Until.After(now)) {
+		return errSessionOver
 	}
-	if password.Empty() {
-		password = newPassword()
-		if err := s.acc.Enable(ctx, u.Login, password); err != nil {
-			s.mu.Lock()
-			done()
-			acc.over = true // whatever state it is in
-			s.mu.Unlock()
-			return 0, sft.Secret{}, err
-		}
-		s.mu.Lock()
-		acc.password, acc.set, acc.over = password, s.now(), false
-		s.mu.Unlock()
-		if err := s.event(api.Event{Kind: string(audit.AccountEnabled), User: u.ID, Session: id, Detail: map[string]string{"login": u.Login}}); err != nil {
-			s.mu.Lock()
-			done()
-			acc.over = true
-			s.mu.Unlock()
-			return 0, sft.Secret{}, err
-		}
+	if until, ok := s.past[id]; ok && !until.After(now) {
+		return errSessionOver
+	}
+	return nil
+}
+
+// enable gives an account a password, and tells of it. The caller holds op.
+func (s *sessions) enable(ctx context.Context, acc *account, u api.StateUser, id string) error {
+	password := newPassword()
+	if err := s.acc.Enable(ctx, u.Login, password); err != nil {
+		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer done()
-	fresh := ses == nil
-	if fresh {
-		most, _ := s.limit()
-		ses = &session{ID: id, User: u.ID, Login: u.Login, Service: service, Remote: remote, Since: s.now(), Until: s.now().Add(most)}
+	acc.password, acc.set = password, s.now()
+	s.mu.Unlock()
+	if err := s.event(api.Event{Kind: string(audit.AccountEnabled), User: u.ID, Session: id, Detail: map[string]string{"login": u.Login}}); err != nil {
+		return fmt.Errorf("record that the account is enabled: %w", err)
 	}
-	s.next++
-	stream := &stream{session: ses, account: acc}
-	s.streams[s.next] = stream
-	s.sessions[id] = ses
-	ses.streams++
-	acc.streams++
-	acc.logoff = time.Time{}
-	undo := func() {
-		delete(s.streams, s.next)
-		ses.streams--
-		acc.streams--
-		if fresh {
-			delete(s.sessions, id)
-		}
-		if acc.streams == 0 {
-			acc.over = true
-		}
+	return nil
+}
+
+// join adds a stream to a session, which it begins if there is none, or to
+// nothing when it returns an error. The caller holds op and s.mu.
+func (s *sessions) join(acc *account, u api.StateUser, id, service, remote string, allowed func() error) (uint64, error) {
+	if err := s.joinable(u, id); err != nil { // it may have ended while the account was readied
+		return 0, err
+	}
+	if acc.over { // and so may all access
+		return 0, errSessionOver
 	}
 	if err := allowed(); err != nil {
-		undo()
-		return 0, sft.Secret{}, err
+		return 0, err
 	}
-	if fresh {
+	ses := s.sessions[id]
+	if ses == nil {
+		now := s.now()
+		most, _ := s.limit()
+		ses = &session{ID: id, User: u.ID, Login: u.Login, Service: service, Remote: remote, Since: now, Until: now.Add(most)}
+		if until, ok := s.past[id]; ok { // its limit is not begun anew
+			ses.Until = until
+		}
+		s.sessions[id] = ses
 		err := s.save()
 		if err == nil {
 			err = s.event(api.Event{Kind: string(audit.SessionStart), User: u.ID, Session: id, Detail: map[string]string{"login": u.Login, "service": service, "remote": remote}})
 		}
 		if err != nil {
-			undo()
-			return 0, sft.Secret{}, fmt.Errorf("record the session: %w", err)
+			delete(s.sessions, id)
+			return 0, fmt.Errorf("record the session: %w", err)
 		}
+		delete(s.past, id)
 	}
-	return s.next, password, nil
+	s.next++
+	s.streams[s.next] = &stream{session: ses, account: acc}
+	ses.streams++
+	acc.streams++
+	acc.logoff = time.Time{}
+	return s.next, nil
 }
 
 // closed tells that a stream is over.
@@ -225,13 +269,16 @@ func (s *sessions) closed(id uint64, in, out uint64, why string) {
 	delete(s.streams, id)
 	now := s.now()
 	ses, acc := st.session, st.account
-	ses.in, ses.out, ses.why = ses.in+in, ses.out+out, why
+	ses.in, ses.out = ses.in+in, ses.out+out
+	if !ses.over {
+		ses.why = why
+	}
 	if ses.streams--; ses.streams == 0 {
 		ses.empty = now
 	}
 	if acc.streams--; acc.streams == 0 {
 		acc.empty = now
-		if _, disc := s.limit(); disc > 0 {
+		if _, disc := s.limit(); disc > 0 && !ses.over && !acc.over {
 			acc.logoff = now.Add(disc)
 		}
 	}
@@ -251,10 +298,7 @@ func (s *sessions) endWhere(bad func(*session) string) {
 }
 
 func (s *sessions) endLocked(ses *session, why string) {
-	ses.over = true
-	if ses.streams == 0 {
-		ses.why = "ended: " + why
-	}
+	ses.over, ses.why = true, "ended: "+why
 	others := false
 	for _, o := range s.sessions {
 		others = others || o != ses && o.Login == ses.Login && !o.over
@@ -273,16 +317,33 @@ func (s *sessions) endLocked(ses *session, why string) {
 
 // tick does what time has brought about.
 func (s *sessions) tick(ctx context.Context) {
+	s.watch()
+	s.restDue(ctx)
+}
+
+// watch ends what has lasted too long, and tells of the sessions that are
+// over. It waits for nothing.
+func (s *sessions) watch() {
 	now := s.now()
 	s.mu.Lock()
 	var over []*session
 	for id, ses := range s.sessions {
-		if !ses.over && !ses.Until.After(now) {
+		left := ses.streams == 0 && !now.Before(ses.empty.Add(s.grace))
+		if !ses.over && !left && !ses.Until.After(now) {
 			s.endLocked(ses, "it lasted as long as the project allows")
 		}
-		if ses.streams == 0 && (ses.over || !now.Before(ses.empty.Add(s.grace))) {
+		if left || ses.streams == 0 && ses.over {
 			over = append(over, ses)
 			delete(s.sessions, id)
+			s.past[id] = ses.Until
+			if ses.over && ses.Until.After(now) {
+				s.past[id] = now
+			}
+		}
+	}
+	for id, until := range s.past {
+		if now.Sub(until) > broker.MaxLife { // no certificate of it can be left
+			delete(s.past, id)
 		}
 	}
 	for _, st := range s.streams {
@@ -292,24 +353,42 @@ func (s *sessions) tick(ctx context.Context) {
 			break
 		}
 	}
-	var due []*account
-	for _, acc := range s.accounts {
-		if acc.shutDue(now, s.grace) || acc.logoffDue(now) {
-			due = append(due, acc)
-		}
-	}
 	if len(over) > 0 {
 		if err := s.save(); err != nil {
 			s.log.Error("remember the open sessions", "error", err)
 		}
 	}
 	s.mu.Unlock()
+	slices.SortFunc(over, byBegin)
 	for _, ses := range over {
 		s.ended(ses, ses.why, now)
 	}
-	for _, acc := range due {
-		s.rest(ctx, acc)
+}
+
+// restDue shuts each account that is due, side by side: to end a person's
+// processes can take long, and nobody else's access waits for it.
+func (s *sessions) restDue(ctx context.Context) {
+	now := s.now()
+	var wg sync.WaitGroup
+	s.mu.Lock()
+	for _, acc := range s.accounts {
+		if acc.idle() && !acc.resting {
+			delete(s.accounts, acc.login)
+			continue
+		}
+		if (acc.shutDue(now, s.grace) || acc.logoffDue(now)) && !now.Before(acc.again) && !acc.resting {
+			acc.resting = true
+			wg.Go(func() {
+				defer s.op(acc.login)()
+				s.restHeld(ctx, acc)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				acc.resting = false
+			})
+		}
 	}
+	s.mu.Unlock()
+	wg.Wait()
 }
 
 // ended records the end of a session.
@@ -320,56 +399,101 @@ func (s *sessions) ended(ses *session, why string, at time.Time) {
 }
 
 func (a *account) shutDue(now time.Time, grace time.Duration) bool {
-	if a.opening > 0 {
-		return false
-	}
-	return a.over || !a.password.Empty() && a.streams == 0 && !now.Before(a.empty.Add(grace))
+	return !a.opening && (a.over || !a.password.Empty() && a.streams == 0 && !now.Before(a.empty.Add(grace)))
 }
 
 func (a *account) logoffDue(now time.Time) bool {
-	return a.opening == 0 && !a.logoff.IsZero() && !now.Before(a.logoff)
+	return !a.opening && !a.logoff.IsZero() && !now.Before(a.logoff)
 }
 
-// rest shuts an account that is due, and ends its OS sessions if they are.
-// What fails is tried again at the next tick.
-func (s *sessions) rest(ctx context.Context, acc *account) {
-	defer s.op(acc.login)()
+// idle tells that there is nothing to remember.
+func (a *account) idle() bool {
+	return a.streams == 0 && !a.opening && a.password.Empty() && a.logoff.IsZero() && !a.over
+}
+
+// restHeld shuts an account that is due, and ends its OS sessions if they are.
+// What fails is tried again. The caller holds op.
+func (s *sessions) restHeld(ctx context.Context, acc *account) {
 	now := s.now()
 	s.mu.Lock()
-	shut, logoff := acc.shutDue(now, s.grace), acc.logoffDue(now)
-	s.mu.Unlock()
-	if shut {
-		err := s.acc.Disable(ctx, acc.login)
-		if code := sft.CodeOf(err); err != nil && code != sft.NotFound && code != sft.Conflict {
-			s.log.Error("shut an account", "login", acc.login, "error", err)
-			return
-		}
-		s.mu.Lock()
-		acc.password, acc.over = sft.Secret{}, false
+	if s.accounts[acc.login] != acc { // it was at rest, and may be another's by now
 		s.mu.Unlock()
-		_ = s.event(api.Event{Kind: string(audit.AccountDisabled), Detail: map[string]string{"login": acc.login}})
+		return
 	}
-	if logoff {
-		err := s.acc.Logoff(ctx, acc.login)
-		if code := sft.CodeOf(err); err != nil && code != sft.NotFound && code != sft.Conflict {
-			s.log.Error("log a person off", "login", acc.login, "error", err)
-			return
+	shut, logoff, open := acc.shutDue(now, s.grace), acc.logoffDue(now), !acc.password.Empty()
+	s.mu.Unlock()
+	// The person is logged off even where the account cannot be shut, and
+	// once more when it could.
+	var err error
+	if shut {
+		if err = done(s.acc.Disable(ctx, acc.login)); err != nil {
+			err = fmt.Errorf("shut the account: %w", err)
 		}
-		s.mu.Lock()
-		acc.logoff = time.Time{}
-		s.mu.Unlock()
+	}
+	shut = shut && err == nil
+	if logoff {
+		lerr := done(s.acc.Logoff(ctx, acc.login))
+		logoff = err == nil && lerr == nil
+		if lerr != nil {
+			err = errors.Join(err, fmt.Errorf("log the person off: %w", lerr))
+		}
+	}
+	if shut && open {
+		_ = s.event(api.Event{Kind: string(audit.AccountDisabled), Detail: map[string]string{"login": acc.login}})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if acc.streams == 0 && acc.opening == 0 && acc.password.Empty() && acc.logoff.IsZero() && !acc.over {
+	if shut {
+		acc.password, acc.over = sft.Secret{}, false
+	}
+	if logoff {
+		acc.logoff = time.Time{}
+	}
+	if err != nil {
+		acc.again = now.Add(retryShut)
+		if acc.told.IsZero() || now.Sub(acc.told) > time.Minute {
+			acc.told = now
+			s.log.Error("an account is not at rest; trying again", "login", acc.login, "error", err)
+		}
+		return
+	}
+	acc.again, acc.told = time.Time{}, time.Time{}
+	if acc.idle() {
 		delete(s.accounts, acc.login)
 	}
 }
 
-// save stores which sessions are open. The caller holds s.mu.
+// done is err, unless it says that the account is gone, or not ours: then
+// there is nothing to do.
+func done(err error) error {
+	if code := sft.CodeOf(err); err != nil && (code == sft.NotFound || code == sft.Conflict) {
+		return nil
+	}
+	return err
+}
+
+func byBegin(a, b *session) int {
+	return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+}
+
+// A remembered is the content of the sessionsFile.
+type remembered struct {
+	Sessions []*session           `json:"sessions"`
+	Past     map[string]time.Time `json:"past,omitempty"`
+	Logoff   map[string]time.Time `json:"logoff,omitempty"` // when a login's OS sessions end
+}
+
+// save stores which sessions are open, and which OS sessions end when. The
+// caller holds s.mu.
 func (s *sessions) save() error {
-	list := slices.SortedFunc(maps.Values(s.sessions), func(a, b *session) int { return a.Since.Compare(b.Since) })
-	b, err := json.Marshal(list)
+	r := remembered{Past: s.past, Logoff: map[string]time.Time{},
+		Sessions: slices.SortedFunc(maps.Values(s.sessions), byBegin)}
+	for login, acc := range s.accounts {
+		if !acc.logoff.IsZero() {
+			r.Logoff[login] = acc.logoff
+		}
+	}
+	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
@@ -380,39 +504,69 @@ func (s *sessions) save() error {
 // open, and shuts every account: nobody knows their passwords any more.
 func (s *sessions) recover(ctx context.Context) error {
 	b, err := conf.ReadPrivate(s.path)
+	var left remembered
+	if err == nil {
+		err = json.Unmarshal(b, &left)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log.Error("read the sessions of the agent before", "error", err)
 	}
-	var left []*session
-	if err == nil {
-		if err := json.Unmarshal(b, &left); err != nil {
-			s.log.Error("read the sessions of the agent before", "error", err)
-		}
-	}
+	left.Sessions = slices.DeleteFunc(left.Sessions, func(ses *session) bool { return ses == nil })
 	err = s.acc.DisableAll(ctx)
-	for _, ses := range left {
-		s.ended(ses, "sftd ended", s.now())
+	shut := map[string]bool{}
+	now := s.now()
+	for _, ses := range left.Sessions {
+		s.ended(ses, "sftd ended", now)
+		if err == nil && !shut[ses.Login] {
+			_ = s.event(api.Event{Kind: string(audit.AccountDisabled), User: ses.User, Detail: map[string]string{"login": ses.Login}})
+		}
+		shut[ses.Login] = true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	_, disc := s.limit()
+	for login := range shut {
+		if disc > 0 {
+			s.accounts[login] = &account{login: login, logoff: now.Add(disc)}
+		}
+	}
+	for login, at := range left.Logoff {
+		if !shut[login] {
+			s.accounts[login] = &account{login: login, logoff: at}
+		}
+	}
+	maps.Copy(s.past, left.Past)
+	for _, ses := range left.Sessions {
+		s.past[ses.ID] = ses.Until
+	}
 	return errors.Join(err, s.save())
 }
 
-// shutAll ends every stream and shuts every account, for an agent that stops.
+// shutAll tells of the end of every session and shuts every account, for an
+// agent that stops: its broker has ended. What people left running goes on.
 func (s *sessions) shutAll(ctx context.Context, why string) error {
-	s.endWhere(func(*session) string { return why })
+	s.tick(ctx)
 	s.mu.Lock()
-	for _, acc := range s.accounts {
-		acc.over, acc.logoff = !acc.password.Empty(), time.Time{} // their work stays
-	}
-	left := slices.Collect(maps.Values(s.sessions))
-	s.sessions = map[string]*session{}
+	left := slices.SortedFunc(maps.Values(s.sessions), byBegin)
+	s.sessions, s.streams = map[string]*session{}, map[uint64]*stream{}
 	err := s.save()
+	var open []string
+	for login, acc := range s.accounts {
+		if !acc.password.Empty() {
+			open = append(open, login)
+		}
+	}
 	s.mu.Unlock()
 	for _, ses := range left {
 		s.ended(ses, "ended: "+why, s.now())
 	}
-	return errors.Join(err, s.acc.DisableAll(ctx))
+	shut := s.acc.DisableAll(ctx)
+	for _, login := range open {
+		if shut == nil {
+			_ = s.event(api.Event{Kind: string(audit.AccountDisabled), Detail: map[string]string{"login": login}})
+		}
+	}
+	return errors.Join(err, shut)
 }
 
 // count returns the open sessions and streams.

@@ -35,7 +35,7 @@ type Status struct {
 	Sessions int                      `json:"sessions"`
 	Streams  int                      `json:"streams"`
 	Accounts []accounts.AccountStatus `json:"accounts"`
-	Problems []string                 `json:"problems"`
+	Problems []string                 `json:"problems,omitempty"`
 }
 
 // BrokerStatus is how the broker is.
@@ -53,7 +53,7 @@ func (a *Agent) status() Status {
 		s.ServerID, s.Team, s.Project, s.Platform = id.ServerID, id.Team, id.Project, id.URL
 	}
 	if st, _ := a.current(); st != nil {
-		h := a.heardAt().UTC()
+		h := a.heardAt().Add(-a.clock.Offset()).UTC() // as this machine's clock has it, like At
 		s.Heard, s.Revision = &h, st.Revision
 	}
 	s.Sessions, s.Streams = a.sessions.count()
@@ -117,7 +117,10 @@ func ReadStatus(c Config) (Status, error) {
 	case err != nil:
 		return s, err
 	}
-	return s, json.Unmarshal(b, &s)
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Status{}, &sft.Error{Code: sft.Unavailable, Msg: c.file(statusFile) + " is not readable", Err: err, Hint: "wait until sftd has written it again, or start sftd"}
+	}
+	return s, nil
 }
 
 // Running reports whether the agent that wrote the status is alive.
@@ -133,7 +136,7 @@ func (s Status) Print(w io.Writer) {
 	if s.Running() {
 		line("sftd", "running, version %s, pid %d", s.Version, s.PID)
 	} else {
-		line("sftd", "not running since %s", s.At.Local().Format(time.DateTime))
+		line("sftd", "not running, or without room to say so, since %s", s.At.Local().Format(time.DateTime))
 	}
 	if s.ServerID == "" {
 		line("enrolled", "no")

@@ -26,6 +26,9 @@ const stateFile = "state.json"
 // hangLimit is how long a state request may hang.
 const hangLimit = 55 * time.Second
 
+// stateTimeout is how long one takes at most.
+const stateTimeout = hangLimit + 20*time.Second
+
 // A kept is the content of the stateFile.
 type kept struct {
 	HeardAt time.Time `json:"heard_at"`
@@ -48,6 +51,12 @@ func (a *Agent) heardAt() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.heard
+}
+
+// tellNews wakes whoever waits for news. The caller holds a.mu.
+func (a *Agent) tellNews() {
+	close(a.news)
+	a.news = make(chan struct{})
 }
 
 // configChanged returns a channel that is closed when the broker is to be
@@ -75,6 +84,9 @@ func (a *Agent) loadState() {
 	if err == nil {
 		err = json.Unmarshal(b, &k)
 	}
+	if err == nil {
+		err = checkState(&k.State)
+	}
 	if err != nil {
 		a.log.Error("read what the platform said before; waiting for it to say it again", "error", err)
 		return
@@ -90,11 +102,10 @@ func (a *Agent) heardFrom(st *api.State) {
 	now := a.now()
 	before := a.heard
 	same := a.state != nil && a.state.Revision == st.Revision
-	a.heard = now
+	a.heard, a.lost = now, false
 	if !same {
 		a.state = st
-		close(a.news)
-		a.news = make(chan struct{})
+		a.tellNews()
 	}
 	a.mu.Unlock()
 	if same && now.Sub(before) < time.Minute && now.After(before) {
@@ -114,35 +125,35 @@ func (a *Agent) heardFrom(st *api.State) {
 // deleted.
 func (a *Agent) runSync(ctx context.Context, c *api.Client) error {
 	var wait backoff
-	offset := a.clock.Offset()
+	var offset time.Duration
 	first := true
 	for ctx.Err() == nil {
 		var st api.State
+		asked := time.Now()
 		after := ""
 		if cur, _ := a.current(); cur != nil && !first {
 			after = fmt.Sprint(cur.Revision)
 		}
-		rctx, cancel := context.WithTimeout(ctx, hangLimit+20*time.Second)
+		rctx, cancel := context.WithTimeout(ctx, stateTimeout)
 		err := c.Do(rctx, "GET", "/v1/agent/state?after="+after, nil, &st)
 		cancel()
 		if sft.CodeOf(err) == sft.Revoked && err != nil {
 			return err
 		}
-		if err == nil && (st.Revision < 1 || len(st.AccessCAs) == 0) {
-			cur, _ := a.current()
-			if cur == nil || st.Revision != cur.Revision {
-				err = errors.New("the platform's state is not complete")
-			}
+		if err == nil {
+			err = checkState(&st)
 		}
 		if err != nil {
 			if ctx.Err() == nil {
 				a.log.Warn("no news from the platform", "error", err)
 				a.setProblem("platform", err)
+				a.mu.Lock()
+				a.lost = true
+				a.mu.Unlock()
 			}
 			wait.sleep(ctx)
 			continue
 		}
-		wait.reset()
 		a.setProblem("platform", nil)
 		if o := a.clock.Offset(); o != offset {
 			offset = o
@@ -151,8 +162,26 @@ func (a *Agent) runSync(ctx context.Context, c *api.Client) error {
 		}
 		a.apply(ctx, &st, first)
 		first = false
+		if same := fmt.Sprint(st.Revision) == after; same && time.Since(asked) < time.Second {
+			wait.sleep(ctx) // it should have kept us waiting
+			continue
+		}
+		wait.reset()
 	}
 	return ctx.Err()
+}
+
+// checkState refuses what no platform says.
+func checkState(st *api.State) error {
+	if st.Revision < 1 || len(st.AccessCAs) == 0 {
+		return errors.New("what the platform said is not complete")
+	}
+	for _, der := range st.AccessCAs {
+		if c, err := x509.ParseCertificate(der); err != nil || !c.IsCA {
+			return errors.New("what the platform said names a certificate that is not a CA's")
+		}
+	}
+	return nil
 }
 
 func (a *Agent) warnClock(o time.Duration) {
@@ -173,23 +202,24 @@ func (a *Agent) apply(ctx context.Context, st *api.State, always bool) {
 		a.heardFrom(cur)
 		return
 	}
-	if len(st.AccessCAs) == 0 {
-		st = cur // the reply to "nothing new" has no body worth keeping
-	}
 	a.heardFrom(st)
 	if same {
 		a.mu.Lock()
 		a.state = st
 		a.mu.Unlock()
 	}
-	in := map[string]bool{}
+	logins := map[string]string{}
 	for _, u := range st.Users {
-		in[u.ID] = true
+		logins[u.ID] = u.Login
 	}
 	a.sessions.endWhere(func(s *session) string {
 		switch {
-		case !in[s.User]:
+		case logins[s.User] == "":
 			return "access was taken away"
+		case logins[s.User] != s.Login:
+			return "the login has changed"
+		case !st.Settings.CreateServerUsers:
+			return "the project does not let sftd manage accounts any more"
 		case slices.Contains(st.EndedSessions, s.ID):
 			return "the client was deleted"
 		}
@@ -197,11 +227,18 @@ func (a *Agent) apply(ctx context.Context, st *api.State, always bool) {
 	})
 	a.sessions.tick(ctx)
 	a.tellConfig()
-	a.reconcile(ctx, st)
+	a.reconcile(ctx)
 }
 
-// reconcile makes the accounts match.
-func (a *Agent) reconcile(ctx context.Context, st *api.State) {
+// reconcile makes the accounts match what the platform last said, if it has
+// said anything. Somebody else's reconcile that began before is waited for.
+func (a *Agent) reconcile(ctx context.Context) {
+	a.reconciling.Lock()
+	defer a.reconciling.Unlock()
+	st, _ := a.current()
+	if st == nil {
+		return
+	}
 	var wants []accounts.Want
 	if st.Settings.CreateServerUsers {
 		for _, u := range st.Users {
@@ -214,7 +251,7 @@ func (a *Agent) reconcile(ctx context.Context, st *api.State) {
 	}
 	lim := accounts.Limits{AllowAdmin: a.conf.AllowAdmin, AllowedLogins: a.conf.AllowedLogins, MaxUsers: a.conf.MaxUsers}
 	out := a.acc.Reconcile(ctx, wants, lim, st.Settings.DeleteServerUsers)
-	bad := map[string]error{}
+	bad, settled := map[string]error{}, map[string]bool{}
 	retry := false
 	for _, o := range out {
 		if o.Err != nil {
@@ -222,6 +259,7 @@ func (a *Agent) reconcile(ctx context.Context, st *api.State) {
 		} else if o.Change != accounts.Kept {
 			a.log.Info("account", "login", o.Login, "change", string(o.Change))
 		}
+		settled[o.Login] = true
 		switch o.Change {
 		case accounts.Conflict, accounts.Refused, accounts.Failed:
 			bad[o.Login] = o.Err
@@ -230,7 +268,8 @@ func (a *Agent) reconcile(ctx context.Context, st *api.State) {
 		a.accountEvent(byLogin[o.Login], o)
 	}
 	a.mu.Lock()
-	a.badAccounts = bad
+	a.badAccounts, a.settled = bad, settled
+	a.tellNews()
 	a.mu.Unlock()
 	a.retry.Store(retry)
 }
@@ -279,7 +318,7 @@ func (a *Agent) accountProblem(login string) error {
 
 // runReports tells the platform what the host is, when that has changed, and
 // renews the broker's certificate when half of its life is over.
-func (a *Agent) runReports(ctx context.Context, c *api.Client) {
+func (a *Agent) runReports(ctx context.Context, c *api.Client, server string) {
 	var wait backoff
 	var last string
 	for ctx.Err() == nil {
@@ -288,7 +327,7 @@ func (a *Agent) runReports(ctx context.Context, c *api.Client) {
 			var j []byte
 			j, err = json.Marshal(facts)
 			if renew := !a.conf.DisableBroker && !a.now().Before(a.renewAt()); err == nil && (string(j) != last || renew) {
-				err = a.report(ctx, c, facts, renew)
+				err = a.report(ctx, c, server, facts, renew)
 				if err == nil {
 					last = string(j)
 				}
@@ -315,7 +354,7 @@ func (a *Agent) renewAt() time.Time {
 	return a.renew
 }
 
-func (a *Agent) report(ctx context.Context, c *api.Client, f api.Facts, renew bool) error {
+func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.Facts, renew bool) error {
 	req := api.ReportRequest{Facts: f}
 	key, err := a.hostKey()
 	if err != nil {
@@ -330,11 +369,11 @@ func (a *Agent) report(ctx context.Context, c *api.Client, f api.Facts, renew bo
 	if err := c.Do(ctx, "POST", "/v1/agent/report", req, &reply); err != nil || !renew {
 		return err
 	}
-	return a.takeCertificate(key, reply.BrokerCertificate)
+	return a.takeCertificate(server, key, reply.BrokerCertificate)
 }
 
 // takeCertificate puts a new certificate of the broker to use.
-func (a *Agent) takeCertificate(key *ecdsa.PrivateKey, chain [][]byte) error {
+func (a *Agent) takeCertificate(server string, key *ecdsa.PrivateKey, chain [][]byte) error {
 	if len(chain) == 0 || len(chain) > 4 {
 		return errors.New("the platform sent no certificate for the broker")
 	}
@@ -342,8 +381,13 @@ func (a *Agent) takeCertificate(key *ecdsa.PrivateKey, chain [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("read the broker's new certificate: %w", err)
 	}
-	if !key.PublicKey.Equal(leaf.PublicKey) {
+	switch {
+	case !key.PublicKey.Equal(leaf.PublicKey):
 		return errors.New("the platform's certificate for the broker is for another key")
+	case leaf.VerifyHostname(server+".server.sft") != nil:
+		return errors.New("the platform's certificate for the broker is for another server")
+	case !leaf.NotAfter.After(a.now()):
+		return errors.New("the platform's certificate for the broker is no longer good")
 	}
 	a.tlsKey.Store(key)
 	a.chain.Store(&chain)
