@@ -195,6 +195,9 @@ EXIT STATUS
 			}
 			switch n := len(s.Problems); n {
 			case 0:
+				if s.ServerID == "" {
+					return &sft.Error{Code: sft.SignIn, Msg: "this host is not enrolled yet", Hint: "look again in a moment"}
+				}
 				return nil
 			case 1:
 				return errors.New("1 problem")

@@ -294,7 +294,9 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	if !a.conf.DisableBroker {
 		wg.Go(func() { a.runBroker(ctx) })
 	}
-	err = a.runSync(ctx, c)
+	dirty := make(chan struct{}, 1)
+	wg.Go(func() { a.runReconcile(ctx, dirty) })
+	err = a.runSync(ctx, c, dirty)
 	if sft.CodeOf(err) == sft.Revoked {
 		a.leave(context.WithoutCancel(ctx))
 	}

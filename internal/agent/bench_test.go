@@ -284,3 +284,11 @@ func parse(t testing.TB, der []byte) *x509.Certificate {
 	}
 	return c
 }
+
+// apply is what runSync and runReconcile do, one after the other.
+func (h *host) apply(ctx context.Context, st *api.State, always bool) {
+	if h.take(st, always) {
+		h.sessions.tick(ctx)
+		h.reconcile(ctx)
+	}
+}

@@ -137,15 +137,17 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	facts, err := a.facts()
+	if err != nil {
+		return err
+	}
+	// On disk before it is used: if the reply is lost, or this process ends
+	// before it is stored, the same key is told of the same record again.
+	key, err := a.keptKey(pendingKeyFile)
 	if err != nil {
 		return err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		return err
-	}
-	facts, err := a.facts()
 	if err != nil {
 		return err
 	}
@@ -156,6 +158,12 @@ func (a *Agent) enroll(ctx context.Context) error {
 	c := api.Client{URL: t.URL, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
 	var reply api.EnrollServerReply
 	if err := c.Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: t.Secret, DeviceKey: spki, Facts: facts}, &reply); err != nil {
+		switch sft.CodeOf(err) {
+		case sft.Denied, sft.Invalid, sft.Enrolled: // an answer, and no: there is no record to come back for
+			if rerr := os.Remove(a.conf.file(pendingKeyFile)); rerr != nil {
+				a.log.Warn("remove the key of the enrolment", "error", rerr)
+			}
+		}
 		return err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -179,6 +187,9 @@ func (a *Agent) enroll(ctx context.Context) error {
 		return err
 	}
 	// From here on the host is enrolled; the rest is for people.
+	if err := os.Remove(a.conf.file(pendingKeyFile)); err != nil {
+		a.log.Warn("remove the key of the enrolment", "error", err)
+	}
 	if err := conf.WriteFile(a.conf.ServerFile, []byte(id.URL+"\n"), 0o644); err != nil {
 		a.log.Warn("write the platform's URL", "error", err)
 	}
@@ -224,9 +235,16 @@ func (a *Agent) proxy() *url.URL {
 // used for anything else.
 const brokerKeyFile = "broker.key"
 
+// pendingKeyFile holds the device key while the host enrols.
+const pendingKeyFile = "device.pending"
+
 // hostKey returns the TLS host key, made on first use.
-func (a *Agent) hostKey() (*ecdsa.PrivateKey, error) {
-	path := a.conf.file(brokerKeyFile)
+func (a *Agent) hostKey() (*ecdsa.PrivateKey, error) { return a.keptKey(brokerKeyFile) }
+
+// keptKey returns the private key in a file of the state folder, made on first
+// use.
+func (a *Agent) keptKey(name string) (*ecdsa.PrivateKey, error) {
+	path := a.conf.file(name)
 	b, err := conf.ReadPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

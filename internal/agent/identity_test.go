@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -170,6 +171,9 @@ func TestTokenThatCannotBeUsed(t *testing.T) {
 		write(t, h.c.EnrollmentTokenFile, tt.file)
 		before := listing(t, h.c.state)
 		err := h.enroll(t.Context())
+		if tt.code == sft.Unavailable { // there may be a record, and the key that it is for is kept
+			os.Remove(h.conf.file(pendingKeyFile))
+		}
 		wantCode(t, tt.name, err, tt.code)
 		if err != nil && !strings.Contains(err.Error(), tt.msg) {
 			t.Errorf("%s: %q does not say %q", tt.name, err, tt.msg)
@@ -379,5 +383,43 @@ func TestNoSpinning(t *testing.T) {
 	stop()
 	if n := strings.Count(h.logs.String(), "not enrolled"); n > 5 {
 		t.Errorf("it tried %d times", n)
+	}
+}
+
+// A reply that is lost, or an agent that is killed before it has stored it,
+// costs no second record: the key is tried again, and told of the first.
+func TestLostReplyToEnrolment(t *testing.T) {
+	env := testenv.New(t)
+	h := newHost(t, env, nil)
+	raw, err := os.ReadFile(h.c.EnrollmentTokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first, key, err := readIdentity(h.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As if the agent had been killed just before it stored the reply.
+	if err := os.Remove(h.conf.TokenFile); err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, h.conf.file(pendingKeyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	write(t, h.c.EnrollmentTokenFile, raw)
+	if err := h.enroll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second, _, err := readIdentity(h.conf)
+	if err != nil || second.ServerID != first.ServerID {
+		t.Errorf("the second try made the record %s beside %s (%v)", second.ServerID, first.ServerID, err)
+	}
+	if _, err := os.Stat(h.conf.file(pendingKeyFile)); err == nil {
+		t.Error("the key of the enrolment is still there")
 	}
 }

@@ -123,7 +123,7 @@ func (a *Agent) heardFrom(st *api.State) {
 
 // runSync follows the platform until ctx ends or the host's record is
 // deleted.
-func (a *Agent) runSync(ctx context.Context, c *api.Client) error {
+func (a *Agent) runSync(ctx context.Context, c *api.Client, dirty chan<- struct{}) error {
 	var wait backoff
 	var offset time.Duration
 	first := true
@@ -160,7 +160,12 @@ func (a *Agent) runSync(ctx context.Context, c *api.Client) error {
 			a.warnClock(o)
 			a.tellConfig()
 		}
-		a.apply(ctx, &st, first)
+		if a.take(&st, first) {
+			select {
+			case dirty <- struct{}{}:
+			default: // it is asked already
+			}
+		}
 		first = false
 		if same := fmt.Sprint(st.Revision) == after; same && time.Since(asked) < time.Second {
 			wait.sleep(ctx) // it should have kept us waiting
@@ -193,14 +198,16 @@ func (a *Agent) warnClock(o time.Duration) {
 	a.setProblem("clock", err)
 }
 
-// apply makes the host match what the platform said. Access is taken before
-// any is given.
-func (a *Agent) apply(ctx context.Context, st *api.State, always bool) {
+// take takes up what the platform said, and reports whether the accounts are
+// to be looked at. What is open to somebody who may no longer is ended here
+// and now; what takes long, runReconcile does: nobody's removal waits for the
+// end of somebody else's processes.
+func (a *Agent) take(st *api.State, always bool) bool {
 	cur, _ := a.current()
 	same := cur != nil && cur.Revision == st.Revision
 	if same && !always {
 		a.heardFrom(cur)
-		return
+		return false
 	}
 	a.heardFrom(st)
 	if same {
@@ -225,9 +232,21 @@ func (a *Agent) apply(ctx context.Context, st *api.State, always bool) {
 		}
 		return ""
 	})
-	a.sessions.tick(ctx)
 	a.tellConfig()
-	a.reconcile(ctx)
+	return true
+}
+
+// runReconcile makes the accounts match, each time that it is asked to by
+// dirty, until ctx ends. It goes by what the platform said last.
+func (a *Agent) runReconcile(ctx context.Context, dirty <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-dirty:
+			a.reconcile(ctx)
+		}
+	}
 }
 
 // reconcile makes the accounts match what the platform last said, if it has

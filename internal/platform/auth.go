@@ -170,6 +170,11 @@ func (p *Platform) Authenticate(ctx context.Context, header, method, path string
 			}
 			return store.ErrNotFound
 		})
+		if errors.Is(err, store.ErrNotFound) && kind == "server" {
+			// Not "deleted": a platform restored from an old backup must not make
+			// every newer host end all access and forget who it is.
+			return nil, &sft.Error{Code: sft.SignIn, Msg: "the platform does not know this server", Hint: "restore the platform's newest backup, or enrol the server again"}
+		}
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, errRevoked("device")
 		}
