@@ -9,7 +9,7 @@ PREFIX   ?= /usr/local
 
 # What also runs on people's own machines has to compile there.
 PORTABLE  = . ./cmd/sft ./internal/accounts ./internal/api ./internal/audit ./internal/broker ./internal/client \
-            ./internal/conf ./internal/frame ./internal/launch ./internal/privsep ./internal/tunnel
+            ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/tunnel
 
 .PHONY: all setup build build-race demo test quick vet install install-files uninstall clean
 
@@ -38,7 +38,7 @@ vet:
 	@test -z "$$(gofmt -l . )" || { gofmt -l .; echo "run gofmt -w on these files"; exit 1; }
 	go vet ./...
 	GOOS=windows go vet $(PORTABLE)
-	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/tunnel
+	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/tunnel
 
 # Everything: vet, unit tests, both databases, namespaced end-to-end tests.
 # It needs root, for the namespaces.

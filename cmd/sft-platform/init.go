@@ -50,7 +50,7 @@ func initCommand() *cobra.Command {
 		Short: "Make the database, the CAs, the first team and its owner",
 		Long: `Init makes a new platform: the database, the keys and CAs, the first team and
 its owner. It prints the owner's one-time sign-in link and the exact line that
-enrols a client. What it prints is shown once.
+enrols a client. What it prints is shown once; first-use makes another link.
 
 The folder then holds master.key, which opens all keys in the database: back
 both up, and keep the backups apart.`,

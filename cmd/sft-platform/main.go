@@ -45,7 +45,7 @@ EXIT STATUS
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(initCommand(), serveCommand(), versionCommand())
+	root.AddCommand(initCommand(), serveCommand(), firstUseCommand(), versionCommand())
 	for _, c := range root.Commands() {
 		args := c.Args
 		c.Args = func(cmd *cobra.Command, a []string) error {

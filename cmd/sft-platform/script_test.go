@@ -25,7 +25,7 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers, "leads": leads},
 	})
 }
 
@@ -91,4 +91,21 @@ func answers(ts *testscript.TestScript, neg bool, args []string) {
 		last = err
 	}
 	ts.Fatalf("%s does not answer: %v", args[0], last)
+}
+
+// leads FILE follows the one-time link in FILE, without spending it; with !
+// the platform must refuse it.
+func leads(ts *testscript.TestScript, neg bool, args []string) {
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // nothing is sent but the link
+	defer c.CloseIdleConnections()
+	resp, err := c.Get(strings.TrimSpace(ts.ReadFile(args[0])))
+	ts.Check(err)
+	resp.Body.Close()
+	want := http.StatusOK
+	if neg {
+		want = http.StatusForbidden
+	}
+	if resp.StatusCode != want {
+		ts.Fatalf("the link in %s: %s, want %d", args[0], resp.Status, want)
+	}
 }

@@ -55,23 +55,37 @@ answers too.`,
 	return cmd
 }
 
-func serve(ctx context.Context, d data, listen, certFile, keyFile string, logger *slog.Logger) error {
+// open opens the platform that init made. The caller closes its database.
+func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platform, error) {
 	sealer, err := ca.OpenSealer(d.masterKey())
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", d.dir)
+		return nil, fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", d.dir)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	db, err := store.Open(ctx, d.url())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer db.Close()
 	p, err := platform.New(ctx, db, sealer, logger, nil)
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// grace is how long the requests under way may take when the platform is told
+// to stop. The unit's TimeoutStopSec is longer.
+const grace = 15 * time.Second
+
+func serve(ctx context.Context, d data, listen, certFile, keyFile string, logger *slog.Logger) error {
+	p, err := d.open(ctx, logger)
 	if err != nil {
 		return err
 	}
+	defer p.DB.Close()
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	if certFile != "" {
 		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
@@ -86,8 +100,7 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile string, logger
 	if err != nil {
 		return err
 	}
-	// Hanging requests end with this context, so that stopping does not wait
-	// for them.
+	// What is under way when the grace is over ends with this context.
 	base, hangUp := context.WithCancel(context.Background())
 	defer hangUp()
 	srv := &http.Server{
@@ -113,10 +126,15 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile string, logger
 	case <-ctx.Done():
 	}
 	logger.Info("stopping")
-	hangUp()
-	grace, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	p.Stop() // what hangs is not waited for
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	return srv.Shutdown(grace)
+	if err := srv.Shutdown(ctx); err != nil {
+		logger.Warn("requests were under way at the end", "after", grace.String())
+		hangUp()
+		return srv.Close()
+	}
+	return nil
 }
 
 // debugWriter logs what net/http has to say of its peers: their bad

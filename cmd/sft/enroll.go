@@ -17,7 +17,8 @@ func (p *program) enroll() *cobra.Command {
 		Use:   "enroll --url URL [--team T] [--ca-fingerprint sha256:…] [--no-browser] [--force]",
 		Short: "Enrol this device",
 		Long: `Enroll makes this device yours: it makes a key that never leaves the device,
-opens the browser for you to sign in and approve, and waits.
+opens the browser for you to sign in and approve, and waits. Approve only if
+the page shows the same key as the terminal.
 
 Where there is no browser, --no-browser (or SFT_NO_BROWSER) prints an address
 and a code to enter there, on any machine. BROWSER names the browser to use.

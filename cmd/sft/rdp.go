@@ -17,6 +17,7 @@ import (
 	"sft/internal/conf"
 	"sft/internal/frame"
 	"sft/internal/launch"
+	"sft/internal/loopback"
 )
 
 // rdpFlags are those of one "sft rdp".
@@ -155,7 +156,7 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 	if err != nil {
 		return err
 	}
-	l, err := launch.Listen(ctx)
+	l, err := loopback.Listen(ctx)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -47,6 +48,9 @@ func run() int {
 	var last string
 	status := lab.Script(ctx, os.Stderr, func(t lab.T) {
 		dir, err := filepath.Abs(*out)
+		if err == nil {
+			err = os.RemoveAll(filepath.Join(dir, "logs")) // of the run before
+		}
 		if err == nil {
 			err = os.MkdirAll(dir, 0o755)
 		}
@@ -102,7 +106,7 @@ func show(t lab.T, bin, dir string, keep bool) string {
 
 	// The same from far away.
 	fmt.Printf("\nThe same with %s to platform and server:\n%s", rtt, web02.measure(t, desk))
-	fmt.Printf("\nsftd on web01, idle: monitor %s, broker %s resident\n", rss(web01, "pid"), rss(web01, "broker"))
+	fmt.Printf("\nsftd on web01, idle: monitor %s, broker %s\n", memory(web01, "pid"), memory(web01, "broker"))
 	for _, name := range []string{"sft", "sftd", "sft-platform"} {
 		if i, err := os.Stat(filepath.Join(bin, name)); err == nil {
 			fmt.Printf("%-12s %5.1f MB\n", name, float64(i.Size())/1e6)
@@ -136,18 +140,27 @@ func timings(output string) string {
 	return b.String()
 }
 
-// rss is the resident memory of a process of sftd.
-func rss(v *stage.Server, which string) string {
+// memory is what a process of sftd has in memory: resident, and its share of
+// what it shares with others (the program's text is one and the same).
+func memory(v *stage.Server, which string) string {
 	st := v.Status()
 	pid := st["pid"]
 	if which == "broker" {
 		pid = st["broker"].(map[string]any)["pid"]
 	}
-	out, err := v.Run("", "grep", "VmRSS", fmt.Sprintf("/proc/%v/status", pid))
+	out, err := v.Run("", "cat", fmt.Sprintf("/proc/%v/smaps_rollup", pid))
 	if err != nil {
 		return "unknown"
 	}
-	return strings.Join(strings.Fields(out)[1:], " ")
+	kB := func(name string) float64 {
+		m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+) kB`).FindStringSubmatch(out)
+		if m == nil {
+			return 0
+		}
+		n, _ := strconv.ParseFloat(m[1], 64)
+		return n / 1000
+	}
+	return fmt.Sprintf("%.1f MB resident (%.1f its share)", kB("Rss"), kB("Pss"))
 }
 
 // A slow server is one whose broker and platform are far away from the desk.

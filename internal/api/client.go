@@ -59,6 +59,26 @@ func (c *Clock) Correct(platform time.Time) error {
 	return nil
 }
 
+// TimeHeader is the platform's time when it answered, in each of its replies
+// (RFC 3339, nanoseconds).
+const TimeHeader = "Sft-Time"
+
+// maxDrift is how far a corrected clock may be from the platform's.
+const maxDrift = 2 * time.Second
+
+// follow corrects the clock by a reply, if that is worth it. A clock that is
+// too far off to be corrected is left alone: the platform refuses it, with the
+// time in its answer.
+func (c *Clock) follow(h http.Header) {
+	t, err := time.Parse(time.RFC3339Nano, h.Get(TimeHeader))
+	if err != nil {
+		return
+	}
+	if d := t.Sub(c.Now()); d > maxDrift || d < -maxDrift {
+		_ = c.Correct(t)
+	}
+}
+
 // A Client calls the platform as one device: an enrolled client, an enrolled
 // agent, or, without a Key, nobody yet. Its methods may be used concurrently.
 type Client struct {
@@ -90,18 +110,7 @@ func CheckURL(raw string) (string, error) {
 // one CA) alone, or those of the system when ca is empty. It goes through
 // proxy when that is not nil, else as HTTPS_PROXY says.
 func NewHTTP(ca []byte, proxy *url.URL, clock *Clock) (*http.Client, error) {
-	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, Time: clock.Now},
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 75 * time.Second, // a state request hangs for 55 s
-		ForceAttemptHTTP2:     true,
-		MaxIdleConns:          4,
-		IdleConnTimeout:       90 * time.Second,
-	}
-	if proxy != nil {
-		t.Proxy = http.ProxyURL(proxy)
-	}
+	t := newTransport(proxy, clock)
 	if len(ca) > 0 {
 		cert, err := x509.ParseCertificate(ca)
 		if err != nil {
@@ -114,20 +123,43 @@ func NewHTTP(ca []byte, proxy *url.URL, clock *Clock) (*http.Client, error) {
 	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
 
+// newTransport returns the way to the platform: through proxy, or, where that
+// is nil, as HTTPS_PROXY says.
+func newTransport(proxy *url.URL, clock *Clock) *http.Transport {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, Time: clock.Now},
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: 75 * time.Second, // a state request hangs for 55 s
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          4,
+		IdleConnTimeout:       90 * time.Second,
+	}
+	t.OnProxyConnectResponse = func(_ context.Context, via *url.URL, _ *http.Request, r *http.Response) error {
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("the proxy %s says %s", via.Host, r.Status)
+		}
+		return nil
+	}
+	if proxy != nil {
+		t.Proxy = http.ProxyURL(proxy)
+		// A proxy reached by TLS proves itself to the system; TLSClientConfig
+		// is for the platform behind it.
+		t.DialTLSContext = (&tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, Time: clock.Now}}).DialContext
+	}
+	return t
+}
+
 // FetchCA connects to the platform at rawURL and returns its CA certificate
 // (DER), which must have the given SHA-256 fingerprint (hex, "sha256:" before
 // it or not) and must have signed the certificate that the platform serves.
 // With no fingerprint it returns nothing where the system trusts the
 // platform, and an error with a hint where it does not: an unknown CA is
-// never taken on first use.
-func FetchCA(ctx context.Context, rawURL, fingerprint string, clock *Clock) ([]byte, error) {
+// never taken on first use. It goes through proxy as NewHTTP does.
+func FetchCA(ctx context.Context, rawURL, fingerprint string, proxy *url.URL, clock *Clock) ([]byte, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, err
-	}
-	addr := u.Host
-	if u.Port() == "" {
-		addr += ":443"
 	}
 	want, err := hex.DecodeString(strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(fingerprint), "sha256:"), ":", ""))
 	if err != nil || fingerprint != "" && len(want) != sha256.Size {
@@ -135,11 +167,12 @@ func FetchCA(ctx context.Context, rawURL, fingerprint string, clock *Clock) ([]b
 			Hint: "copy it from the line that \"sft-platform init\" printed"}
 	}
 	var ca []byte
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname(), Time: clock.Now}
+	t := newTransport(proxy, clock)
+	t.DisableKeepAlives = true
 	if fingerprint != "" {
 		// The chain is verified below, against the one CA that was named.
-		conf.InsecureSkipVerify = true
-		conf.VerifyConnection = func(cs tls.ConnectionState) error {
+		t.TLSClientConfig.InsecureSkipVerify = true
+		t.TLSClientConfig.VerifyConnection = func(cs tls.ConnectionState) error {
 			pool := x509.NewCertPool()
 			for _, c := range cs.PeerCertificates {
 				if sum := sha256.Sum256(c.Raw); bytes.Equal(sum[:], want) {
@@ -163,8 +196,12 @@ func FetchCA(ctx context.Context, rawURL, fingerprint string, clock *Clock) ([]b
 			return err
 		}
 	}
-	d := tls.Dialer{Config: conf}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	// The handshake is all that matters; what is answered does not.
+	req, err := http.NewRequestWithContext(ctx, "HEAD", u.JoinPath("/v1/info").String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.RoundTrip(req)
 	if err != nil {
 		if e, ok := errors.AsType[*sft.Error](err); ok {
 			return nil, e
@@ -175,7 +212,7 @@ func FetchCA(ctx context.Context, rawURL, fingerprint string, clock *Clock) ([]b
 		}
 		return nil, unreachable(rawURL, err)
 	}
-	conn.Close()
+	resp.Body.Close()
 	return ca, nil
 }
 
@@ -261,6 +298,9 @@ func (c *Client) once(ctx context.Context, method, path string, body []byte) (in
 		return 0, nil, unreachable(c.URL, err)
 	}
 	defer resp.Body.Close()
+	if c.Key != nil {
+		c.Clock.follow(resp.Header)
+	}
 	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	if err != nil {
 		return 0, nil, unreachable(c.URL, err)

@@ -168,7 +168,7 @@ func TestOddAnswers(t *testing.T) {
 	})
 }
 
-// pair is a CA and a certificate by it for 127.0.0.1.
+// pair is a CA and a certificate by it for 127.0.0.1 and platform.test.
 func pair(t *testing.T) (caDER []byte, cert tls.Certificate) {
 	t.Helper()
 	k, leafKey := key(t), key(t)
@@ -178,7 +178,7 @@ func pair(t *testing.T) (caDER []byte, cert tls.Certificate) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: root.NotBefore, NotAfter: root.NotAfter, IPAddresses: []net.IP{{127, 0, 0, 1}}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: root.NotBefore, NotAfter: root.NotAfter, IPAddresses: []net.IP{{127, 0, 0, 1}}, DNSNames: []string{"platform.test"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, &leafKey.PublicKey, k)
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestFetchCA(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := FetchCA(t.Context(), tt.url, tt.fingerprint, &Clock{})
+			got, err := FetchCA(t.Context(), tt.url, tt.fingerprint, nil, &Clock{})
 			if tt.code == "" {
 				if err != nil || string(got) != string(ca) {
 					t.Errorf("FetchCA = %d bytes, %v", len(got), err)

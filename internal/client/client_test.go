@@ -264,12 +264,37 @@ func TestEnroll(t *testing.T) {
 			if !s.c.Key.PublicKey.Equal(p.key) {
 				t.Error("the key that was kept is not the one that was enrolled")
 			}
+			spki, err := x509.MarshalPKIXPublicKey(p.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line := "approve only if the page shows this device's key, " + fmt.Sprintf("%x", sha256.Sum256(spki))[:16]; !slices.Contains(who.said, line) {
+				t.Errorf("said %q, want %q too", who.said, line)
+			}
 			for _, line := range who.said {
 				if strings.Contains(line, "d1") && !strings.Contains(line, "challenge") || tt.ask == ByCode && strings.Contains(line, "?") {
 					t.Errorf("said %q", line)
 				}
 			}
 		})
+	}
+}
+
+// With a proxy in the settings, nothing goes past it, the first look at the
+// platform's CA included.
+func TestEnrollGoesThroughTheProxyAlone(t *testing.T) {
+	p := newPlatform(t)
+	d, _ := newDevice(t)
+	d.Ask, d.Open = InBrowser, p.browse("approve")
+	closed := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(closed.Close)
+	var err error
+	if d.Proxy, err = url.Parse(closed.URL); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Enroll(t.Context(), Enrolment{URL: p.URL, Fingerprint: p.fingerprint()})
+	if got := p.asked(); sft.CodeOf(err) != sft.Unavailable || !strings.HasSuffix(err.Error(), "says 404 Not Found") || len(got) != 0 {
+		t.Errorf("got %v, and the platform was asked %q", err, got)
 	}
 }
 

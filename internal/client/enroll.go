@@ -114,7 +114,7 @@ func (d *Device) trust(ctx context.Context, a Account, fingerprint string) ([]by
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return api.FetchCA(ctx, a.URL, fingerprint, &api.Clock{Machine: d.Machine})
+	return api.FetchCA(ctx, a.URL, fingerprint, d.Proxy, &api.Clock{Machine: d.Machine})
 }
 
 // Unenroll removes this machine from an account's team, and the account from

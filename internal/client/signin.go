@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/loopback"
 )
 
 // An approval is a request to a person to approve this device: a new one, or,
@@ -84,6 +84,19 @@ func (a *approval) bring(ctx context.Context, r api.EnrollClientRequest) (api.En
 	return reply, err
 }
 
+// keyHash is the SHA-256 of the device key, in hex.
+func (a *approval) keyHash() (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(a.key.Public())
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:]), err
+}
+
+// sayKey tells the person what the page shows of the device key, so that they
+// approve this device and no other.
+func (a *approval) sayKey(hash string) {
+	a.d.Say("approve only if the page shows this device's key, " + hash[:16])
+}
+
 // A browserError says that no browser could be opened.
 type browserError struct{ err error }
 
@@ -93,22 +106,21 @@ func (e *browserError) Error() string { return "open the browser: " + e.err.Erro
 // authorization code of RFC 6749 with PKCE (RFC 7636), brought to a loopback
 // address (RFC 8252).
 func (a *approval) inBrowser(ctx context.Context) (api.EnrollClientReply, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
+	keyHash, err := a.keyHash()
+	if err != nil {
+		return api.EnrollClientReply{}, err
+	}
+	l, err := loopback.Listen(ctx)
 	if err != nil {
 		return api.EnrollClientReply{}, err
 	}
 	cb := newCallback(l.Addr().String())
 	srv := &http.Server{Handler: cb, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
-	go srv.Serve(l)
+	go srv.Serve(l.Net(func(s *loopback.StrangerError) { a.d.Say(s.Error() + "; if it was your browser, use --no-browser") }))
 	defer srv.Close()
 
 	verifier := api.RandomID() + api.RandomID()
 	challenge := sha256.Sum256([]byte(verifier))
-	spki, err := x509.MarshalPKIXPublicKey(a.key.Public())
-	if err != nil {
-		return api.EnrollClientReply{}, err
-	}
-	keyHash := sha256.Sum256(spki)
 	q := url.Values{
 		"response_type":         {"code"},
 		"client_id":             {"sft"},
@@ -116,7 +128,7 @@ func (a *approval) inBrowser(ctx context.Context) (api.EnrollClientReply, error)
 		"state":                 {cb.state},
 		"code_challenge":        {base64.RawURLEncoding.EncodeToString(challenge[:])},
 		"code_challenge_method": {"S256"},
-		"device_key_sha256":     {hex.EncodeToString(keyHash[:])},
+		"device_key_sha256":     {keyHash},
 		"hostname":              {a.d.Info.Hostname},
 		"os":                    {a.d.Info.OS},
 	}
@@ -130,6 +142,7 @@ func (a *approval) inBrowser(ctx context.Context) (api.EnrollClientReply, error)
 	if err := a.d.Open(page); err != nil {
 		return api.EnrollClientReply{}, &browserError{err}
 	}
+	a.sayKey(keyHash)
 	a.d.Say("waiting for you to approve this device in the browser; if no window has opened, go to " + page)
 	select {
 	case <-ctx.Done():
@@ -236,7 +249,12 @@ func (a *approval) byCode(ctx context.Context) (api.EnrollClientReply, error) {
 	if dc.DeviceCode == "" || dc.UserCode == "" || dc.ExpiresIn <= 0 {
 		return none, &sft.Error{Code: sft.Internal, Msg: "the platform's code is not complete", Hint: "try again; if it stays so, ask its administrator"}
 	}
+	hash, err := a.keyHash()
+	if err != nil {
+		return none, err
+	}
 	a.d.Say("to approve this device, open " + printable(dc.VerificationURI) + " in a browser, sign in, and enter the code " + printable(dc.UserCode))
+	a.sayKey(hash)
 	expires := time.Now().Add(time.Duration(min(dc.ExpiresIn, 3600)) * time.Second)
 	interval := time.Duration(min(max(dc.Interval, 1), 60)) * time.Second
 	for {

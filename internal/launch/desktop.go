@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/loopback"
 )
 
 // A Stream is a connection to the RDP service of a server. It can be closed
@@ -46,7 +47,7 @@ const endTime = 2 * time.Second
 // A Desktop is one run of an RDP client. All fields but Program, Log and Mark
 // are required.
 type Desktop struct {
-	Listener *Listener
+	Listener *loopback.Listener
 	// First is the stream for the first socket: it was opened before the RDP
 	// client is started, so that a refusal is told without a window.
 	First Stream
@@ -262,7 +263,7 @@ func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, op
 	places := make(chan struct{}, maxStreams)
 	for {
 		c, err := d.Listener.Accept()
-		if s, ok := errors.AsType[*StrangerError](err); ok {
+		if s, ok := errors.AsType[*loopback.StrangerError](err); ok {
 			d.say(s.Error())
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/loopback"
 )
 
 // The test program itself is the RDP client of these tests: started with
@@ -149,7 +150,7 @@ func (n *notes) all() []string {
 func newDesktop(t *testing.T, s *server, do string) (*Desktop, *notes, *bytes.Buffer) {
 	t.Helper()
 	t.Setenv("SFT_TEST_CLIENT", "1")
-	l, err := Listen(t.Context())
+	l, err := loopback.Listen(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,9 @@
 // socket of that client a stream to the server.
 //
 // The port is the weak point, because any process of the machine may connect
-// to it. So every socket is looked up in the system's table and must belong
-// to the person (see Listen), and the RDP client is told which certificate to
-// expect (see Program), so that nobody who takes the port over learns the
-// password. The password itself goes to the RDP client on its standard input:
-// it is in no argument, no variable and no file.
+// to it. So every socket must belong to the person (see package loopback), and
+// the RDP client is told which certificate to expect (see Program), so that
+// nobody who takes the port over learns the password. The password itself goes
+// to the RDP client on its standard input: it is in no argument, no variable
+// and no file.
 package launch

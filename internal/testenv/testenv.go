@@ -152,7 +152,7 @@ func NewOn(t testing.TB, dbURL string) *Env {
 	go srv.ServeTLS(ln, "", "")
 	t.Cleanup(func() { hangUp(); srv.Close() })
 
-	e.CA, err = api.FetchCA(ctx, e.URL, e.Init.CAFingerprint, e.clock())
+	e.CA, err = api.FetchCA(ctx, e.URL, e.Init.CAFingerprint, nil, e.clock())
 	e.must(err)
 	e.http, err = api.NewHTTP(e.CA, nil, e.clock())
 	e.must(err)

@@ -34,7 +34,7 @@ type page struct {
 	Secret  string // of a one-time link, in the form that spends it
 	Fields  url.Values
 	Device  *api.DeviceInfo
-	Addr    string
+	Addr    string // where the client asked from, if it was not this browser
 	Key     string
 	Code    string
 	New     bool
@@ -80,7 +80,7 @@ func (s *Server) show(w http.ResponseWriter, status int, name string, p page) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	// A form may lead to sft's own listener on the person's machine.
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; form-action 'self' http://127.0.0.1:* http://[::1]:*; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; form-action 'self' http://127.0.0.1:*; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Referrer-Policy", "no-referrer")
 	w.WriteHeader(status)
@@ -98,7 +98,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error, name 
 func (s *Server) web(w http.ResponseWriter, r *http.Request, fresh time.Duration) (platform.Actor, string, time.Time, bool) {
 	if c, err := r.Cookie(cookieName); err == nil {
 		a, team, at, err := s.p.Web(r.Context(), sft.NewSecret(c.Value), addr(r))
-		if err == nil && (fresh == 0 || s.p.Now().Sub(at) < fresh) {
+		if err == nil && (fresh == 0 || s.p.Now().Sub(at) <= fresh) {
 			return a, team, at, true
 		}
 		if err != nil && sft.CodeOf(err) != sft.SignIn {
@@ -227,7 +227,7 @@ func (s *Server) authorizeForm(w http.ResponseWriter, r *http.Request) {
 		fields.Set(k, r.Form.Get(k))
 	}
 	fields.Set("team", team)
-	s.show(w, http.StatusOK, "approve.html", page{Title: "Approve this device?", User: a.Name, Team: team, Device: &z.Device, Addr: a.Addr,
+	s.show(w, http.StatusOK, "approve.html", page{Title: "Approve this device?", User: a.Name, Team: team, Device: &z.Device,
 		Key: z.KeySHA256[:16], New: z.ClientID == "", Fields: fields})
 }
 
@@ -253,18 +253,15 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
-// freshDevice is how new a sign-in must be on the page for typed codes.
-const freshDevice = 2 * time.Minute
-
 func (s *Server) deviceForm(w http.ResponseWriter, r *http.Request) {
-	a, team, _, ok := s.web(w, r, freshDevice)
+	a, team, _, ok := s.web(w, r, platform.FreshSignIn)
 	if ok {
 		s.show(w, http.StatusOK, "device.html", page{Title: "Enter the code", User: a.Name, Team: team})
 	}
 }
 
 func (s *Server) device(w http.ResponseWriter, r *http.Request) {
-	a, team, at, ok := s.web(w, r, freshDevice)
+	a, team, at, ok := s.web(w, r, platform.FreshSignIn)
 	if !ok {
 		return
 	}

@@ -1,6 +1,8 @@
 package webapi_test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -56,7 +58,7 @@ func (b *browser) do(r *http.Request) page {
 	if resp.StatusCode < 300 || resp.StatusCode >= 400 {
 		for name, want := range map[string]string{"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Content-Type": "text/html; charset=utf-8",
 			"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
-			"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self' http://127.0.0.1:* http://[::1]:*; frame-ancestors 'none'; base-uri 'none'"} {
+			"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self' http://127.0.0.1:*; frame-ancestors 'none'; base-uri 'none'"} {
 			if got := resp.Header.Get(name); got != want {
 				b.t.Errorf("%s %s: %s is %q", r.Method, r.URL.Path, name, got)
 			}
@@ -187,7 +189,11 @@ func TestFromTheFirstLinkToAnApprovedDevice(t *testing.T) {
 	in := b.post("/signin", with(wrong.form(), "team", "main", "user", "olive", "password", pw))
 	in.want(t, "the right password", 303, target)
 	ask := b.get(in.to)
-	ask.want(t, "the request", 200, "", "Approve this device?", `<dd id="device">laptop</dd>`, "127.0.0.1", "olive, team main", "abababababababab")
+	ask.want(t, "the request", 200, "", "Approve this device?", `<dd id="device">laptop</dd>`, "olive, team main", "<code>abababababababab…</code>",
+		"Approve only if you started this yourself a moment ago, and the key is the one that your terminal shows.")
+	if strings.Contains(ask.html, "Asks from") { // it would be this browser's own address
+		t.Errorf("the page names an address:\n%s", ask.html)
+	}
 	b.post("/authorize", with(ask.form(), "answer", "refuse")).want(t, "refusing", 303, "http://127.0.0.1:4444/callback?error=access_denied&state=state-of-sixteen-or-more")
 	yes := b.post("/authorize", with(ask.form(), "answer", "approve"))
 	if !regexp.MustCompile(`^http://127\.0\.0\.1:4444/callback\?code=[A-Za-z0-9_-]{43}&state=state-of-sixteen-or-more$`).MatchString(yes.to) || yes.status != 303 {
@@ -276,7 +282,7 @@ func TestTheDevicePages(t *testing.T) {
 	b.post("/device", url.Values{"code": {"BBBB-BBBB"}}).want(t, "an unknown code", 404, "", "there is no such code, or it is too old")
 	r, spki := ask()
 	shown := b.post("/device", url.Values{"code": {strings.ToLower(r.UserCode)}})
-	shown.want(t, "the code", 200, "", `<dd id="device">pi</dd>`, "If somebody sent it to you, refuse", `id="approve"`)
+	shown.want(t, "the code", 200, "", `<dd id="device">pi</dd>`, "<dt>Asks from</dt><dd>127.0.0.1</dd>", "<code>"+keyOf(spki)+"…</code>", "If somebody sent it to you, refuse", `id="approve"`)
 	b.post("/device", with(shown.form(), "answer", "approve")).want(t, "approving", 200, "", "The device is approved")
 	if err := e.Anonymous().Do(t.Context(), "POST", "/v1/clients/enroll", api.EnrollClientRequest{DeviceCode: r.DeviceCode, DeviceKey: spki}, nil); err != nil {
 		t.Error(err)
@@ -371,6 +377,9 @@ func TestCookiesThatAreNobodys(t *testing.T) {
 	b.signIn(testenv.Owner)
 	b.postFrom("/signin", url.Values{"x": {strings.Repeat("x", 65<<10)}}, nil).want(t, "a form of 65 KiB", 400, "", "the form is too long")
 }
+
+// keyOf is what people compare of a device's key.
+func keyOf(spki []byte) string { return fmt.Sprintf("%x", sha256.Sum256(spki))[:16] }
 
 func secret(s string) sft.Secret { return sft.NewSecret(s) }
 

@@ -1,7 +1,8 @@
-package launch
+package loopback
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 )
@@ -44,6 +45,32 @@ func (l *Listener) Accept() (*net.TCPConn, error) {
 
 // Close ends the listener.
 func (l *Listener) Close() error { return l.l.Close() }
+
+// Net returns l as net/http takes it. Who is not the person is told to
+// refused, and does not end it.
+func (l *Listener) Net(refused func(*StrangerError)) net.Listener { return known{l, refused} }
+
+type known struct {
+	l       *Listener
+	refused func(*StrangerError)
+}
+
+func (k known) Accept() (net.Conn, error) {
+	for {
+		c, err := k.l.Accept()
+		if s, ok := errors.AsType[*StrangerError](err); ok {
+			k.refused(s)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+func (k known) Close() error   { return k.l.Close() }
+func (k known) Addr() net.Addr { return k.l.l.Addr() }
 
 // A StrangerError says that a socket was refused because it is not the
 // person's, or because it could not be found out whose it is.
