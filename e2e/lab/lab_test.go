@@ -425,7 +425,7 @@ func TestDelay(t *testing.T) {
 func TestHelper(t *testing.T) {
 	what := os.Getenv("LAB_HELPER")
 	if what == "" {
-		t.Skip("for TestMainPasses")
+		return
 	}
 	l := New(t, "")
 	h := l.Host("web01")

@@ -33,6 +33,9 @@ func refusedAs(err error) refused {
 	if !ok {
 		return refused{msg: fmt.Sprint(err)}
 	}
+	if e.Code == sft.ClockSkew && strings.HasPrefix(e.Msg, "the proof was made at ") {
+		return refused{e.Code, "the proof was made at another time"} // it names both clocks
+	}
 	return refused{e.Code, e.Msg}
 }
 
@@ -273,9 +276,9 @@ var frames = []struct {
 	}, refused{sft.Denied, "the proof is not by the certificate's key"}},
 	{"a proof for another server", func(p *person) []byte { return p.signed("srv-2", time.Now()) }, refused{sft.Denied, "the proof is for another server"}},
 	{"an old proof", func(p *person) []byte { return p.signed("srv-1", time.Now().Add(-2*time.Minute)) },
-		refused{sft.Denied, "the proof is too old, or not yet valid"}},
+		refused{sft.ClockSkew, "the proof was made at another time"}},
 	{"a proof of the future", func(p *person) []byte { return p.signed("srv-1", time.Now().Add(2*time.Minute)) },
-		refused{sft.Denied, "the proof is too old, or not yet valid"}},
+		refused{sft.ClockSkew, "the proof was made at another time"}},
 }
 
 func (p *person) signed(server string, now time.Time) []byte {

@@ -220,10 +220,11 @@ func exists(err error, kind, name string) error {
 }
 
 // A token is a secret that the platform gives away once and keeps the hash
-// of: 256 random bits, so that a plain hash is enough.
+// of: 255 random bits, so that a plain hash is enough.
 func newToken() (secret sft.Secret, hash []byte) {
 	var b [32]byte
 	rand.Read(b[:])
+	b[0] &= 0x7f // a first character that no command takes for a flag
 	s := base64.RawURLEncoding.EncodeToString(b[:])
 	return sft.NewSecret(s), tokenHash(s)
 }
