@@ -106,3 +106,12 @@ func CodeOf(err error) Code {
 	}
 	return Internal
 }
+
+// Explain joins what failed and what to do next in one line, for logs and
+// lists.
+func Explain(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok && e.Hint != "" {
+		return err.Error() + "; " + e.Hint
+	}
+	return err.Error()
+}

@@ -81,17 +81,9 @@ type Outcome struct {
 func (o Outcome) String() string {
 	s := o.Login + ": " + string(o.Change)
 	if o.Err != nil {
-		s += ": " + explain(o.Err)
+		s += ": " + sft.Explain(o.Err)
 	}
 	return s
-}
-
-// explain joins what failed and what to do next.
-func explain(err error) string {
-	if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint != "" {
-		return err.Error() + "; " + e.Hint
-	}
-	return err.Error()
 }
 
 // A State is where one account is between made and deleted.
@@ -572,7 +564,7 @@ func (m *Manager) Status() []AccountStatus {
 		}
 		switch o := logins[login]; {
 		case o.Err != nil:
-			st.Problem = explain(o.Err)
+			st.Problem = sft.Explain(o.Err)
 		case readErr != nil:
 			st.Problem = "read the accounts of this host: " + readErr.Error()
 		}

@@ -159,10 +159,10 @@ func (a *Agent) problems() []string {
 	a.mu.Lock()
 	var list []string
 	for _, part := range slices.Sorted(maps.Keys(a.trouble)) {
-		list = append(list, part+": "+explain(a.trouble[part]))
+		list = append(list, part+": "+sft.Explain(a.trouble[part]))
 	}
 	for _, login := range slices.Sorted(maps.Keys(a.badAccounts)) {
-		list = append(list, "account "+login+": "+explain(a.badAccounts[login]))
+		list = append(list, "account "+login+": "+sft.Explain(a.badAccounts[login]))
 	}
 	a.mu.Unlock()
 	if !a.conf.DisableBroker {
@@ -194,13 +194,6 @@ func oneLine(s string, max int) string {
 		s = strings.ToValidUTF8(s[:max-3], "") + "..."
 	}
 	return s
-}
-
-func explain(err error) string {
-	if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint != "" {
-		return err.Error() + "; " + e.Hint
-	}
-	return err.Error()
 }
 
 // Run is the agent's work until ctx ends. ready is called when the host is

@@ -21,7 +21,6 @@ type Kind string
 // The kinds of events.
 const (
 	TeamCreate      Kind = "team.create"
-	SettingsUpdate  Kind = "team_settings.update"
 	UserCreate      Kind = "user.create"
 	UserUpdate      Kind = "user.update"
 	UserRemove      Kind = "user.remove"
@@ -44,7 +43,6 @@ const (
 	ServerRemove    Kind = "server.remove"
 	ServerUpdate    Kind = "server.update"
 	NameConflict    Kind = "server.name_conflict"
-	KeyConflict     Kind = "server.key_conflict"
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"
 	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user

@@ -2,21 +2,13 @@ package platform
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"net/url"
-	"sync"
 	"time"
 
 	"sft"
 	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/ca"
-	"sft/internal/policy"
 	"sft/internal/store"
 )
 
@@ -145,89 +137,4 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 		return event(audit.TeamCreate, "", team.Name), nil
 	})
 	return reply, err
-}
-
-// platformCA returns the certificate of the platform's own CA, or nothing
-// when it serves a certificate by another.
-func (p *Platform) platformCA(tx *store.Tx) ([]byte, error) {
-	if f, err := p.caFingerprint(tx); err != nil || f == "" {
-		return nil, err
-	}
-	list, err := p.authorities(tx, "", ca.Platform)
-	if err != nil {
-		return nil, err
-	}
-	return list[len(list)-1].Certificate(), nil
-}
-
-// Certificate returns a source of the platform's TLS certificate by its own
-// CA. The key lives in memory; a new pair is made when half the life of the
-// old one is over.
-func (p *Platform) Certificate(ctx context.Context) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	u, err := url.Parse(p.URL)
-	if err != nil {
-		return nil, err
-	}
-	make := func() (*tls.Certificate, time.Time, error) {
-		var a *ca.Authority
-		if err := p.DB.Read(ctx, func(tx *store.Tx) error {
-			if f, err := p.caFingerprint(tx); err != nil || f == "" {
-				return errors.Join(err, errors.New("the platform has no CA of its own; give --tls-cert and --tls-key"))
-			}
-			list, err := p.authorities(tx, "", ca.Platform)
-			if err == nil {
-				a = list[len(list)-1]
-			}
-			return err
-		}); err != nil {
-			return nil, time.Time{}, err
-		}
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, time.Time{}, err
-		}
-		chain, until, err := a.IssuePlatform(&key.PublicKey, u.Hostname(), p.Now())
-		if err != nil {
-			return nil, time.Time{}, fmt.Errorf("make the platform's certificate: %w", err)
-		}
-		return &tls.Certificate{Certificate: chain, PrivateKey: key}, p.Now().Add(until.Sub(p.Now()) / 2), nil
-	}
-	var mu sync.Mutex
-	cert, renew, err := make()
-	if err != nil {
-		return nil, err
-	}
-	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if p.Now().After(renew) {
-			if c, r, err := make(); err == nil {
-				cert, renew = c, r
-			} else {
-				p.Log.Error("renew the platform's certificate", "error", err)
-			}
-		}
-		return cert, nil
-	}, nil
-}
-
-// AuditsRequest is GET /v1/teams/{team}/auditsV2.
-type AuditsRequest struct {
-	Team       string `path:"team" json:"-"`
-	Count      int    `query:"count" json:"-"`  // 1 to 1000, default 100
-	Offset     string `query:"offset" json:"-"` // the id of the last event of the page before
-	Descending string `query:"descending" json:"-"`
-}
-
-// ListEvents returns a page of what happened in a team, oldest first.
-func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) ([]audit.Event, error) {
-	return read(ctx, p, a, r.Team, policy.ReadAudit, func(tx *store.Tx, k asker) ([]audit.Event, error) {
-		if r.Count == 0 {
-			r.Count = 100
-		}
-		if r.Count < 1 || r.Count > 1000 {
-			return nil, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("count is %d", r.Count), Hint: "use 1 to 1000"}
-		}
-		return tx.Events(k.team.Name, r.Offset, r.Count, r.Descending == "true")
-	})
 }

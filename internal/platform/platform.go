@@ -200,6 +200,20 @@ func (p *Platform) as(tx *store.Tx, a Actor, teamName string, action policy.Acti
 	return k, nil
 }
 
+// read runs an operation that only reads.
+func read[T any](ctx context.Context, p *Platform, a Actor, team string, action policy.Action, fn func(*store.Tx, asker) (T, error)) (T, error) {
+	var v T
+	err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		k, err := p.as(tx, a, team, action)
+		if err != nil {
+			return err
+		}
+		v, err = fn(tx, k)
+		return err
+	})
+	return v, err
+}
+
 func noSuch(kind, name string) error {
 	return &sft.Error{Code: sft.NotFound, Msg: "there is no " + kind + " " + sft.Quote(name), Hint: "check the name"}
 }

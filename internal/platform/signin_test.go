@@ -447,7 +447,7 @@ func setTeam(t *testing.T, e *testenv.Env, f func(*sft.Team)) {
 			return audit.Event{}, err
 		}
 		f(&team)
-		return audit.Event{ID: audit.NewID(), Time: e.Clock.Now(), Kind: audit.SettingsUpdate, Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, tx.SaveTeam(team)
+		return audit.Event{ID: audit.NewID(), Time: e.Clock.Now(), Kind: audit.UserUpdate, Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, tx.SaveTeam(team)
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -287,11 +287,6 @@ func (n Notes) Client(id string) (ClientRecord, error) {
 	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.id = $1`, id)
 }
 
-// ClientByKey returns the client with that device key.
-func (n Notes) ClientByKey(spki []byte) (ClientRecord, error) {
-	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.device_key = $1`, spki)
-}
-
 // Clients returns the clients of a team, or of one of its users.
 func (n Notes) Clients(teamID, userID string) ([]ClientRecord, error) {
 	return all(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.team_id = $1 AND ($2 = '' OR c.user_id = $2)`, teamID, userID)

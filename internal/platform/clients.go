@@ -1,0 +1,250 @@
+package platform
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// redeem ends an approved sign-in.
+func (p *Platform) redeem(tx *store.Tx, r api.EnrollClientRequest, keySHA256 string) (store.SignIn, error) {
+	i, err := p.redeemable(tx, r, keySHA256)
+	if err != nil {
+		return i, err
+	}
+	return i, tx.EndSignIn(i.CodeHash)
+}
+
+// redeemable finds an approved sign-in. A code is good once, for the key and
+// the redirect it was made for.
+func (p *Platform) redeemable(tx *store.Tx, r api.EnrollClientRequest, keySHA256 string) (store.SignIn, error) {
+	bad := &sft.Error{Code: sft.Denied, Msg: "the approval is not good, was used already, or is too old", Hint: "run the command again"}
+	secret, kind := r.Code, "code"
+	if r.DeviceCode != "" {
+		secret, kind = r.DeviceCode, "device"
+	}
+	hash := tokenHash(secret)
+	i, err := tx.SignIn(hash, p.Now())
+	if errors.Is(err, store.ErrNotFound) {
+		return i, bad
+	}
+	if err != nil {
+		return i, err
+	}
+	if i.Kind != kind || i.KeySHA256 != keySHA256 {
+		return i, bad
+	}
+	if kind == "code" {
+		h := sha256.Sum256([]byte(r.CodeVerifier))
+		challenge := base64.RawURLEncoding.EncodeToString(h[:])
+		if subtle.ConstantTimeCompare([]byte(challenge), []byte(i.Challenge)) != 1 || r.RedirectURI != i.RedirectURI {
+			return i, bad
+		}
+	}
+	switch i.State {
+	case "pending":
+		return i, &sft.Error{Code: sft.Pending, Msg: "nobody has approved yet"}
+	case "approved":
+		return i, nil
+	}
+	return i, &sft.Error{Code: sft.Denied, Msg: "the request was refused in the browser", Hint: "run the command again if that was a mistake"}
+}
+
+// EnrollClient makes a client of an approved device.
+func (p *Platform) EnrollClient(ctx context.Context, a Actor, r api.EnrollClientRequest) (api.EnrollClientReply, error) {
+	var reply api.EnrollClientReply
+	key, err := ca.PublicKey(r.DeviceKey)
+	if err != nil {
+		return reply, err
+	}
+	if err := checkDevice(r.Device); err != nil {
+		return reply, err
+	}
+	h, err := ca.KeyHash(key)
+	if err != nil {
+		return reply, err
+	}
+	if !p.from(a, "redeem", time.Second, 60) {
+		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many tries from this address", Hint: "wait a minute, then try again"}
+	}
+	// Anybody may ask, and most who do only wait: look before locking.
+	if err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		_, err := p.redeemable(tx, r, fmt.Sprintf("%x", h))
+		return err
+	}); err != nil {
+		return reply, err
+	}
+	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		i, err := p.redeem(tx, r, fmt.Sprintf("%x", h))
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, team, err := approver(tx, i)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if i.ClientID != "" {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "this approval is for a client that is enrolled", Hint: "run \"sft login\""}
+		}
+		now := p.Now().UTC()
+		c := store.ClientRecord{TeamID: team.ID, UserID: u.ID, DeviceKey: r.DeviceKey}
+		c.ID, c.User, c.State, c.EnrolledAt = audit.NewID(), u.Name, sft.StateActive, now
+		c.Hostname, c.OS, c.Version = r.Device.Hostname, r.Device.OS, r.Device.Version
+		c.SignedInUntil = now.Add(time.Duration(team.ClientSession) * time.Second)
+		if err := exists(tx.AddClient(c), "client with the device key", i.KeySHA256[:16]); err != nil {
+			return audit.Event{}, err
+		}
+		reply = api.EnrollClientReply{ClientID: c.ID, Team: team.Name, User: u.Name, URL: p.URL, SignedInUntil: c.SignedInUntil}
+		a.User, a.Name, a.Client = u.ID, u.Name, c.ID
+		e := p.event(a, audit.ClientEnroll, team.Name, "", c.Hostname)
+		e.Detail = map[string]string{"os": c.OS, "approved_from": i.Addr, "how": i.Kind}
+		return e, nil
+	})
+	return reply, err
+}
+
+func approver(tx *store.Tx, i store.SignIn) (store.UserRecord, sft.Team, error) {
+	u, err := tx.UserByID(i.UserID)
+	if err != nil {
+		return u, sft.Team{}, err
+	}
+	if u.Status != sft.StatusActive || u.Type != sft.Human {
+		return u, sft.Team{}, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(u.Name) + " is not active", Hint: "ask an administrator of the team"}
+	}
+	t, err := tx.TeamByID(u.TeamID)
+	return u, t, err
+}
+
+// client reads the record of the client behind a signed request again.
+func (p *Platform) client(n store.Notes, a Actor) (store.ClientRecord, error) {
+	if a.Client == "" {
+		return store.ClientRecord{}, &sft.Error{Code: sft.SignIn, Msg: "this is for enrolled clients only", Hint: "run \"sft enroll\""}
+	}
+	c, err := n.Client(a.Client)
+	if errors.Is(err, store.ErrNotFound) || err == nil && c.State != sft.StateActive {
+		return c, errRevoked("client")
+	}
+	return c, err
+}
+
+// signedIn refuses a client whose sign-in has ended.
+func (p *Platform) signedIn(n store.Notes, a Actor) error {
+	c, err := p.client(n, a)
+	if err == nil && !c.SignedInUntil.After(p.Now()) {
+		err = &sft.Error{Code: sft.SignIn, Msg: "the sign-in has ended", Hint: "run \"sft login\""}
+	}
+	return err
+}
+
+// LoginClient renews the sign-in of an enrolled client by a new approval.
+func (p *Platform) LoginClient(ctx context.Context, a Actor, r api.EnrollClientRequest) (api.EnrollClientReply, error) {
+	var reply api.EnrollClientReply
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		c, err := p.client(tx.Notes, a)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		i, err := p.redeem(tx, r, c.Fingerprint)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, team, err := approver(tx, i)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if i.ClientID != c.ID || u.ID != c.UserID {
+			return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "the approval is for another client", Hint: "run \"sft login\" again"}
+		}
+		until := p.Now().UTC().Add(time.Duration(team.ClientSession) * time.Second)
+		reply = api.EnrollClientReply{ClientID: c.ID, Team: team.Name, User: u.Name, URL: p.URL, SignedInUntil: until}
+		return p.event(a, audit.AuthTokenIssue, team.Name, "", "client"), tx.SignInClient(c.ID, until)
+	})
+	return reply, err
+}
+
+// LogoutClient ends a client's sign-in. Live sessions go on.
+func (p *Platform) LogoutClient(ctx context.Context, a Actor, _ struct{}) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		c, err := p.client(tx.Notes, a)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		team, err := tx.TeamByID(c.TeamID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		return p.event(a, audit.AuthTokenEnd, team.Name, "", "client"), tx.SignInClient(c.ID, p.Now())
+	})
+}
+
+// ClientsRequest is GET /v1/teams/{team}/clients.
+type ClientsRequest struct {
+	Team  string    `path:"team" json:"-"`
+	ID    string    `path:"id" json:"-"`
+	User  string    `query:"username" json:"-"`
+	State sft.State `query:"state" json:"-"`
+	All   string    `query:"all" json:"-"` // "true": of everybody
+}
+
+// ListClients returns the asker's clients, or, with All, those of the team.
+func (p *Platform) ListClients(ctx context.Context, a Actor, r ClientsRequest) ([]sft.Client, error) {
+	action := policy.OwnClient
+	if r.All == "true" || r.User != "" {
+		action = policy.Read
+	}
+	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) ([]sft.Client, error) {
+		id := k.user.ID
+		if action == policy.Read {
+			id = ""
+		}
+		list := []sft.Client{}
+		clients, err := tx.Clients(k.team.ID, id)
+		for _, c := range clients {
+			if (r.User == "" || sft.Fold(c.User) == sft.Fold(r.User)) && (r.State == "" && c.State != sft.StateDeleted || r.State == c.State) {
+				list = append(list, c.Client)
+			}
+		}
+		slices.SortFunc(list, func(a, b sft.Client) int { return strings.Compare(a.ID, b.ID) })
+		return list, err
+	})
+}
+
+// DeleteClient deletes a client: its owner's, or, for administrators,
+// anybody's. Its sessions end within seconds.
+func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientsRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.OwnClient)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		c, err := tx.Client(r.ID)
+		if err == nil && (c.TeamID != k.team.ID || c.State == sft.StateDeleted ||
+			c.UserID != k.user.ID && !policy.May(k.user.Status, k.roles, policy.Administer)) {
+			err = store.ErrNotFound
+		}
+		if err != nil {
+			return audit.Event{}, notFound(err, "client", r.ID)
+		}
+		if a.Client != "" && a.Client != c.ID { // to leave needs no sign-in, to throw out does
+			if err := p.signedIn(tx.Notes, a); err != nil {
+				return audit.Event{}, err
+			}
+		}
+		e := p.event(a, audit.ClientRemove, k.team.Name, "", c.Hostname)
+		e.Detail = map[string]string{"client": c.ID, "user": c.User}
+		return e, errors.Join(tx.RemoveClient(c.ID), tx.ReviseTeam(k.team.ID))
+	})
+}

@@ -1,0 +1,228 @@
+package platform
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// GroupRequest names a group; the body of POST and PUT is the group.
+type GroupRequest struct {
+	Team  string     `path:"team" json:"-"`
+	Group string     `path:"group" json:"-"`
+	Name  string     `json:"name"`
+	Roles []sft.Role `json:"roles"`
+}
+
+func checkRoles(roles []sft.Role) error {
+	for _, r := range roles {
+		if r != sft.AccessAdmin && r != sft.AccessUser && r != sft.ReportingUser {
+			return &sft.Error{Code: sft.Invalid, Msg: "role " + sft.Quote(string(r)) + " is unknown", Hint: "use access_admin, access_user or reporting_user"}
+		}
+	}
+	return nil
+}
+
+func (p *Platform) newGroup(tx *store.Tx, teamID, name string, roles []sft.Role) (store.GroupRecord, error) {
+	g := store.GroupRecord{TeamID: teamID}
+	if err := sft.CheckName("group", name); err != nil {
+		return g, err
+	}
+	if err := checkRoles(roles); err != nil {
+		return g, err
+	}
+	if roles == nil {
+		roles = []sft.Role{}
+	}
+	g.ID, g.Name, g.Roles, g.CreatedAt = audit.NewID(), name, roles, p.Now().UTC()
+	return g, exists(tx.AddGroup(g), "group", name)
+}
+
+// CreateGroup makes a group.
+func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sft.Group, error) {
+	var g store.GroupRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		g, err = p.newGroup(tx, k.team.ID, r.Name, r.Roles)
+		return p.event(a, audit.GroupCreate, k.team.Name, "", r.Name), err
+	})
+	return g.Group, err
+}
+
+// ListGroups returns the groups of a team.
+func (p *Platform) ListGroups(ctx context.Context, a Actor, r TeamRequest) ([]sft.Group, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.Group, error) {
+		list := []sft.Group{}
+		groups, err := tx.Groups(k.team.ID)
+		for _, g := range groups {
+			list = append(list, g.Group)
+		}
+		slices.SortFunc(list, func(a, b sft.Group) int { return strings.Compare(a.Name, b.Name) })
+		return list, err
+	})
+}
+
+// GetGroup returns one group.
+func (p *Platform) GetGroup(ctx context.Context, a Actor, r GroupRequest) (sft.Group, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.Group, error) {
+		g, err := tx.Group(k.team.ID, r.Group)
+		return g.Group, notFound(err, "group", r.Group)
+	})
+}
+
+// UpdateGroup sets a group's roles. The owners keep theirs.
+func (p *Platform) UpdateGroup(ctx context.Context, a Actor, r GroupRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, r)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if err := checkRoles(r.Roles); err != nil {
+			return audit.Event{}, err
+		}
+		if g.Name == sft.Owners {
+			return audit.Event{}, builtIn(g.Name)
+		}
+		e := p.event(a, audit.GroupUpdate, k.team.Name, "", g.Name)
+		e.Detail = map[string]string{"roles": fmt.Sprint(r.Roles), "was": fmt.Sprint(g.Roles)}
+		if r.Roles == nil {
+			r.Roles = []sft.Role{}
+		}
+		return e, tx.SetRoles(g.ID, r.Roles)
+	})
+}
+
+func builtIn(name string) error {
+	return &sft.Error{Code: sft.Denied, Msg: "the group " + sft.Quote(name) + " is built in", Hint: "make a group of your own"}
+}
+
+func (p *Platform) group(tx *store.Tx, a Actor, r GroupRequest) (asker, store.GroupRecord, error) {
+	k, err := p.as(tx, a, r.Team, policy.Administer)
+	if err != nil {
+		return k, store.GroupRecord{}, err
+	}
+	g, err := tx.Group(k.team.ID, r.Group)
+	return k, g, notFound(err, "group", r.Group)
+}
+
+// DeleteGroup deletes a group, and with it the access that it gave.
+func (p *Platform) DeleteGroup(ctx context.Context, a Actor, r GroupRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, r)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if g.Name == sft.Owners || g.Name == sft.Everyone {
+			return audit.Event{}, builtIn(g.Name)
+		}
+		if err := tx.ReviseGroup(g.ID); err != nil {
+			return audit.Event{}, err
+		}
+		return p.event(a, audit.GroupDelete, k.team.Name, "", g.Name), tx.RemoveGroup(g.ID)
+	})
+}
+
+// MemberRequest names a user in a group; POST has the user in the body.
+type MemberRequest struct {
+	Team  string `path:"team" json:"-"`
+	Group string `path:"group" json:"-"`
+	User  string `path:"user" json:"-"`
+	Name  string `json:"name"`
+}
+
+// ListMembers returns the users in a group.
+func (p *Platform) ListMembers(ctx context.Context, a Actor, r MemberRequest) ([]sft.User, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.User, error) {
+		g, err := tx.Group(k.team.ID, r.Group)
+		if err != nil {
+			return nil, notFound(err, "group", r.Group)
+		}
+		users, err := tx.Members(g.ID)
+		if g.Name == sft.Everyone {
+			users, err = tx.Users(k.team.ID)
+		}
+		list := []sft.User{}
+		for _, u := range users {
+			if u.Status != sft.StatusDeleted {
+				list = append(list, u.User)
+			}
+		}
+		slices.SortFunc(list, func(a, b sft.User) int { return strings.Compare(a.Name, b.Name) })
+		return list, err
+	})
+}
+
+// AddMember puts a user into a group. Doing it again does nothing.
+func (p *Platform) AddMember(ctx context.Context, a Actor, r MemberRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, GroupRequest{Team: r.Team, Group: r.Group})
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if g.Name == sft.Everyone {
+			return audit.Event{}, builtIn(g.Name)
+		}
+		u, err := tx.User(k.team.ID, r.Name)
+		if err == nil && u.Status == sft.StatusDeleted {
+			err = store.ErrNotFound
+		}
+		if err != nil {
+			return audit.Event{}, notFound(err, "user", r.Name)
+		}
+		e := p.event(a, audit.MemberAdd, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"group": g.Name}
+		added, err := tx.AddMember(g.ID, u.ID)
+		if !added || err != nil {
+			return e, err
+		}
+		return e, tx.ReviseGroup(g.ID)
+	})
+}
+
+// RemoveMember takes a user out of a group, and with it the access that it
+// gave: the agents end what is open within seconds. The last owner stays.
+func (p *Platform) RemoveMember(ctx context.Context, a Actor, r MemberRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, g, err := p.group(tx, a, GroupRequest{Team: r.Team, Group: r.Group})
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := tx.User(k.team.ID, r.User)
+		if err != nil {
+			return audit.Event{}, notFound(err, "user", r.User)
+		}
+		if err := tx.RemoveMember(g.ID, u.ID); err != nil {
+			return audit.Event{}, notFound(err, "member", r.User)
+		}
+		if g.Name == sft.Owners {
+			if err := keepsOwner(tx, g, u.Name); err != nil {
+				return audit.Event{}, err
+			}
+		}
+		e := p.event(a, audit.MemberRemove, k.team.Name, "", u.Name)
+		e.Detail = map[string]string{"group": g.Name}
+		return e, tx.ReviseGroup(g.ID)
+	})
+}
+
+// keepsOwner refuses a change after which nobody who can act owns the team;
+// gone is who was taken away.
+func keepsOwner(tx *store.Tx, owners store.GroupRecord, gone string) error {
+	rest, err := tx.Members(owners.ID)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(rest, func(u store.UserRecord) bool { return u.Status == sft.StatusActive && u.Type == sft.Human }) {
+		return &sft.Error{Code: sft.Denied, Msg: sft.Quote(gone) + " is the last owner of the team", Hint: "add another owner first"}
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package platform
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// TokenRequest names an enrollment token; the body of POST is the token.
+type TokenRequest struct {
+	Team        string     `path:"team" json:"-"`
+	Project     string     `path:"project" json:"-"`
+	ID          string     `path:"id" json:"-"`
+	Description string     `json:"description"`
+	ExpiresAt   *time.Time `json:"expires_at"`
+	MaxUses     int64      `json:"max_uses"`
+}
+
+// TokenReply shows an enrollment token, once.
+type TokenReply struct {
+	sft.EnrollmentToken
+	Token string `json:"token"` // what goes into the agent's token file
+}
+
+// CreateToken makes an enrollment token for a project's servers.
+func (p *Platform) CreateToken(ctx context.Context, a Actor, r TokenRequest) (TokenReply, error) {
+	var reply TokenReply
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		reply, err = p.newEnrollmentToken(tx, pr.ID, k.user.Name, r)
+		e := p.event(a, audit.TokenCreate, k.team.Name, pr.Name, reply.ID)
+		e.Detail = map[string]string{"description": r.Description}
+		return e, err
+	})
+	return reply, err
+}
+
+func (p *Platform) newEnrollmentToken(tx *store.Tx, projectID, by string, r TokenRequest) (TokenReply, error) {
+	var reply TokenReply
+	if len(r.Description) > 200 || r.MaxUses < 0 || r.ExpiresAt != nil && !r.ExpiresAt.After(p.Now()) {
+		return reply, &sft.Error{Code: sft.Invalid, Msg: "the token cannot be made", Hint: "use a description up to 200 characters, max_uses from 0, and expires_at in the future"}
+	}
+	secret, hash := newToken()
+	t := store.TokenRecord{ProjectID: projectID, SecretHash: hash}
+	t.ID, t.Description, t.CreatedBy, t.IssuedAt, t.ExpiresAt, t.MaxUses = audit.NewID(), r.Description, by, p.Now().UTC(), r.ExpiresAt, r.MaxUses
+	fingerprint, err := p.caFingerprint(tx)
+	if err != nil {
+		return reply, err
+	}
+	b, err := json.Marshal(api.EnrollmentToken{Secret: secret.Reveal(), URL: p.URL, Fingerprint: strings.TrimPrefix(fingerprint, "sha256:")})
+	if err != nil {
+		return reply, err
+	}
+	reply = TokenReply{t.EnrollmentToken, base64.StdEncoding.EncodeToString(b)}
+	return reply, tx.AddToken(t)
+}
+
+// ListTokens returns the enrollment tokens of a project, without their secrets.
+func (p *Platform) ListTokens(ctx context.Context, a Actor, r TokenRequest) ([]sft.EnrollmentToken, error) {
+	return read(ctx, p, a, r.Team, policy.ReadTokens, func(tx *store.Tx, k asker) ([]sft.EnrollmentToken, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return nil, notFound(err, "project", r.Project)
+		}
+		list := []sft.EnrollmentToken{}
+		tokens, err := tx.Tokens(pr.ID)
+		for _, t := range tokens {
+			list = append(list, t.EnrollmentToken)
+		}
+		slices.SortFunc(list, func(a, b sft.EnrollmentToken) int { return strings.Compare(a.ID, b.ID) })
+		return list, err
+	})
+}
+
+// DeleteToken ends an enrollment token; servers that used it stay.
+func (p *Platform) DeleteToken(ctx context.Context, a Actor, r TokenRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		return p.event(a, audit.TokenDelete, k.team.Name, pr.Name, r.ID), notFound(tx.RemoveToken(pr.ID, r.ID), "enrollment token", r.ID)
+	})
+}
