@@ -31,6 +31,10 @@ const sessionsFile = "sessions.json"
 // end. A broker that does not is ended itself.
 const endPatience = 2 * time.Second
 
+// maxStreams caps the streams of one person on this host, so that nobody
+// takes all that the broker has. An RDP client opens one or two.
+const maxStreams = 64
+
 // retryShut is how soon what could not be shut, or logged off, is tried again.
 const retryShut = 2 * time.Second
 
@@ -39,9 +43,10 @@ const retryShut = 2 * time.Second
 //
 // An account's life is not a session's: several sessions share it. It is shut
 // at rest. The first sign-in gives it a random password and opens it, and all
-// sign-ins in flight share that password. How long it is kept, is replaceAt's
-// to say. When the last stream of all sessions is gone, and a grace, the
-// account is shut.
+// sign-ins in flight share that password. When it has done its work, is
+// shutDue's to say: delivered to the client, it is needed as long as the client
+// may reconnect with it, until the last stream of all sessions is gone, and a
+// grace.
 //
 // What time brings about is done by tick, which may be called at any time.
 //
@@ -96,7 +101,6 @@ type session struct {
 type account struct {
 	login    string
 	password sft.Secret // that matches now; empty: it is shut
-	set      time.Time
 	streams  int
 	opening  bool      // a sign-in is on its way
 	empty    time.Time // since when there is no stream
@@ -131,11 +135,6 @@ func newPassword() sft.Secret {
 	rand.Read(b[:])
 	return sft.NewSecret(base64.RawURLEncoding.EncodeToString(b[:]))
 }
-
-// replaceAt says when an account's password has done its work. Delivered to
-// the client, it is needed as long as the client may reconnect with it: until
-// the account is shut.
-func (a *account) replaceAt() (time.Time, bool) { return time.Time{}, false }
 
 var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "run \"sft rdp\" again"}
 
@@ -211,7 +210,7 @@ func (s *sessions) enable(ctx context.Context, acc *account, u api.StateUser, id
 		return err
 	}
 	s.mu.Lock()
-	acc.password, acc.set = password, s.now()
+	acc.password = password
 	s.mu.Unlock()
 	if err := s.event(api.Event{Kind: string(audit.AccountEnabled), User: u.ID, Session: id, Detail: map[string]string{"login": u.Login}}); err != nil {
 		return fmt.Errorf("record that the account is enabled: %w", err)
@@ -227,6 +226,9 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote strin
 	}
 	if acc.over { // and so may all access
 		return 0, errSessionOver
+	}
+	if acc.streams >= maxStreams {
+		return 0, &sft.Error{Code: sft.TooMany, Msg: fmt.Sprintf("you have %d connections to this host", acc.streams), Hint: "close some, then try again"}
 	}
 	if err := allowed(); err != nil {
 		return 0, err

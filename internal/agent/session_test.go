@@ -645,3 +645,28 @@ func TestSessionsInARace(t *testing.T) {
 	}
 	t.Logf("%d sessions", starts)
 }
+
+// One person cannot take every connection that the broker has; closing one
+// makes room for the next.
+func TestStreamsOfOnePersonAreCapped(t *testing.T) {
+	b := newBench(t)
+	allowed := func() error { return nil }
+	var last uint64
+	for i := range maxStreams {
+		n, _, err := b.open(context.Background(), b.ann, fmt.Sprint("s", i%3), "rdp", "x", allowed)
+		if err != nil {
+			t.Fatalf("stream %d: %v", i, err)
+		}
+		last = n
+	}
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); sft.CodeOf(err) != sft.TooMany {
+		t.Errorf("one more: %v", err)
+	}
+	if _, _, err := b.open(context.Background(), b.bob, "s9", "rdp", "x", allowed); err != nil {
+		t.Errorf("somebody else: %v", err)
+	}
+	b.closed(last, 0, 0, "client closed")
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); err != nil {
+		t.Errorf("after one was closed: %v", err)
+	}
+}
