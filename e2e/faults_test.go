@@ -221,6 +221,7 @@ func TestDiskFull(t *testing.T) {
 	s.Person("ann", "Ann Example", "prod")
 	web := s.Server("web01", "", blue, "BrokeredLoginGracePeriodInSeconds: 2\n")
 	web.Agent.Stop()
+	web.Must("", "install", "-d", "-m", "700", "/var/lib/sftd") // it may not have come to that
 	web.Must("", "mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", "/var/lib/sftd")
 	web.Write("/var/lib/sftd/enrollment.token", 0o600, []byte(s.Token("prod")))
 	web.Start()
