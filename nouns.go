@@ -123,7 +123,22 @@ type Project struct {
 	// DisconnectedSession logs the person's OS session off that many seconds
 	// after the last stream has ended.
 	DisconnectedSession int64 `json:"disconnected_session_seconds"`
+	// Channels says what may cross between a desktop and a person's machine.
+	Channels Channels `json:"channels"`
 }
+
+// Channels says what may cross beside picture, keyboard and mouse. A virtual
+// channel (MS-RDPBCGR 1.3.3) belongs to exactly one of the switches, or to the
+// desktop itself.
+type Channels struct {
+	Clipboard    bool `json:"clipboard"`     // cliprdr
+	Devices      bool `json:"devices"`       // drives, printers, ports, smart cards, USB, cameras
+	Audio        bool `json:"audio"`         // sound both ways
+	OtherDynamic bool `json:"other_dynamic"` // every other channel, dynamic or static
+}
+
+// AllChannels is what a project allows from its first day.
+var AllChannels = Channels{Clipboard: true, Devices: true, Audio: true, OtherDynamic: true}
 
 // A ProjectGroup lets a group into a project's servers.
 type ProjectGroup struct {

@@ -79,6 +79,9 @@ type Settings struct {
 	DeleteServerUsers   bool   `json:"delete_server_users"`
 	MaxSession          int64  `json:"max_session_seconds"`
 	DisconnectedSession int64  `json:"disconnected_session_seconds"`
+	// Channels is what the broker lets cross. An older platform does not say,
+	// and allows all.
+	Channels *sft.Channels `json:"channels,omitempty"`
 }
 
 // ReportRequest is POST /v1/agent/report: what the host is now, and a request
@@ -109,6 +112,22 @@ type Event struct {
 	Session string            `json:"session,omitempty"`
 	Outcome string            `json:"outcome"`
 	Detail  map[string]string `json:"detail,omitempty"`
+}
+
+// ClientEventsRequest is POST /v1/teams/{team}/client_events: up to 20 events,
+// all or none of which are taken. Sending an event again does nothing.
+type ClientEventsRequest struct {
+	Events []ClientEvent `json:"events"`
+}
+
+// A ClientEvent is something that a client says happened in one of its own
+// sessions. It is recorded as its claim.
+type ClientEvent struct {
+	ID      string            `json:"id"` // UUIDv7
+	Time    time.Time         `json:"time"`
+	Kind    string            `json:"kind"` // session.refused
+	Session string            `json:"session"`
+	Detail  map[string]string `json:"detail,omitempty"` // at most 16 of 1 KiB
 }
 
 // DeviceInfo is what a client says of its machine.
@@ -173,6 +192,9 @@ type ConnectReply struct {
 	Route       []Hop     `json:"route"`              // the target is the last
 	Certificate [][]byte  `json:"broker_certificate"` // chain for the CSR's key
 	ExpiresAt   time.Time `json:"expires_at"`
+	// Channels is what the project lets cross. The broker enforces it; the
+	// client does not ask for the rest.
+	Channels *sft.Channels `json:"channels,omitempty"`
 }
 
 // A Hop is one server of a route, with what proves it.

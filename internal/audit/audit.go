@@ -71,12 +71,19 @@ var FromAgent = map[Kind]bool{
 	AccountDisabled: true, AccountConflict: true, AccountRefused: true, AccountFailed: true,
 }
 
+// FromClient are the kinds that a client may claim.
+var FromClient = map[Kind]bool{SessionRefused: true}
+
 // The outcomes of an event.
 const (
 	Success = "success"
 	Refused = "refused"
 	Failed  = "failed"
 )
+
+// ClaimedBy is the detail that marks an event as somebody's word alone. Only
+// the platform sets it.
+const ClaimedBy = "claimed_by"
 
 // An Actor is who did it.
 type Actor struct {
@@ -99,9 +106,11 @@ type Event struct {
 	Session string    `json:"session,omitempty"`
 	Via     []string  `json:"via,omitempty"`
 	Outcome string    `json:"outcome"`
-	// Source is set on what a server's agent sent: the server's id and the
-	// agent's own id of the event. ID tells when it arrived, Time when it was.
-	Source string            `json:"source,omitempty"`
+	// Source is set on what an agent or a client sent: "SERVER/EVENT" or
+	// "client:CLIENT/EVENT", EVENT being the sender's own id of the event. ID
+	// tells when it arrived, Time when it was, as the sender says.
+	Source string `json:"source,omitempty"`
+	// Detail of what a client sent has ClaimedBy: "client".
 	Detail map[string]string `json:"detail,omitempty"`
 }
 

@@ -57,3 +57,12 @@ func TestWhatAnAgentMayReport(t *testing.T) {
 		}
 	}
 }
+
+// A client claims what only it can see, and never that something began.
+func TestWhatAClientMayClaim(t *testing.T) {
+	for kind := range FromClient {
+		if kind != SessionRefused {
+			t.Errorf("a client may claim %s", kind)
+		}
+	}
+}

@@ -108,7 +108,7 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 		return err
 	}
 	st.Settings = api.Settings{Team: team.Name, Project: pr.Name, CreateServerUsers: pr.CreateServerUsers, DeleteServerUsers: pr.DeleteServerUsers,
-		MaxSession: pr.MaxSession, DisconnectedSession: pr.DisconnectedSession}
+		MaxSession: pr.MaxSession, DisconnectedSession: pr.DisconnectedSession, Channels: &pr.Channels}
 	return nil
 }
 
@@ -219,15 +219,18 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 			if e.Detail == nil {
 				e.Detail = map[string]string{}
 			}
-			// Whose it is, and which session's, is not the agent's to say.
+			// Whose it is, and which session's, is not the agent's to say: what
+			// belongs to a session is its person's and its client's.
 			delete(e.Detail, "user")
+			delete(e.Detail, audit.ClaimedBy)
+			user := ev.User
 			if v, err := tx.Session(ev.Session); err == nil && v.ServerID == s.ID {
-				e.Session = ev.Session
+				e.Session, e.Client, user = v.ID, v.ClientID, v.UserID
 			} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return audit.Event{}, err
 			}
-			if ev.User != "" {
-				if u, err := tx.UserByID(ev.User); err == nil && u.TeamID == s.TeamID {
+			if user != "" {
+				if u, err := tx.UserByID(user); err == nil && u.TeamID == s.TeamID {
 					e.Detail["user"] = u.Name
 				}
 			}
@@ -243,7 +246,7 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 // errTooOften is what an agent is told that sends more than one ever has to.
 var errTooOften = &sft.Error{Code: sft.TooMany, Msg: "the server sends too much", Hint: "look at the log of its sftd"}
 
-// The sizes of an agent's event.
+// The sizes of an event that an agent or a client sends.
 const (
 	maxDetails = 16
 	maxKey     = 64
@@ -252,15 +255,22 @@ const (
 
 // checkEvent refuses an event that no agent sends.
 func checkEvent(e api.Event) error {
+	known := e.Outcome == audit.Success || e.Outcome == audit.Refused || e.Outcome == audit.Failed
+	return checkSent("agents", audit.FromAgent, e, known && e.Seq >= 1)
+}
+
+// checkSent refuses an event that is not well formed, of none of the kinds
+// that its sender may tell of, or not right by what the caller knows.
+func checkSent(who string, kinds map[audit.Kind]bool, e api.Event, right bool) error {
 	for k, v := range e.Detail {
 		if len(k) > maxKey || len(v) > maxValue {
 			return &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(e.ID) + " of kind " + sft.Quote(e.Kind) + " is too long"}
 		}
 	}
 	id, err := uuid.Parse(e.ID)
-	known := audit.FromAgent[audit.Kind(e.Kind)] && (e.Outcome == audit.Success || e.Outcome == audit.Refused || e.Outcome == audit.Failed)
-	if err != nil || id.Version() != 7 || id.String() != e.ID || !known || e.Seq < 1 || e.Time.UnixMicro() <= 0 || e.Time.Year() > 9999 || len(e.Detail) > maxDetails || len(e.User) > maxKey || len(e.Session) > maxKey {
-		return &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(e.ID) + " of kind " + sft.Quote(e.Kind) + " is not one that agents send"}
+	if err != nil || id.Version() != 7 || id.String() != e.ID || !kinds[audit.Kind(e.Kind)] || !right || e.Time.UnixMicro() <= 0 || e.Time.Year() > 9999 ||
+		len(e.Detail) > maxDetails || len(e.User) > maxKey || len(e.Session) > maxKey {
+		return &sft.Error{Code: sft.Invalid, Msg: "event " + sft.Quote(e.ID) + " of kind " + sft.Quote(e.Kind) + " is not one that " + who + " send"}
 	}
 	return nil
 }

@@ -183,7 +183,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		if len(s.HostKeyOld) > 0 {
 			hop.HostKeys = append(hop.HostKeys, s.HostKeyOld)
 		}
-		reply = api.ConnectReply{SessionID: session, Route: []api.Hop{hop}, Certificate: chain, ExpiresAt: until}
+		reply = api.ConnectReply{SessionID: session, Route: []api.Hop{hop}, Certificate: chain, ExpiresAt: until, Channels: &pr.Channels}
 		e := p.event(a, audit.UserCredsIssue, k.team.Name, pr.Name, hop.Name)
 		h, err := ca.KeyHash(key)
 		e.Session = session

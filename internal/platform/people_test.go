@@ -192,6 +192,91 @@ func TestProjects(t *testing.T) {
 	}
 }
 
+// The channels of a project: what is left out stays, the audit tells them,
+// agents hear of a change at once, and a client is told what may cross.
+func TestChannels(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		ctx := t.Context()
+		type m = map[string]any
+		channels := func(name string) sft.Channels { t.Helper(); return e.Project(name).Channels }
+		if got := channels(testenv.Project); got != sft.AllChannels {
+			t.Errorf("the first project has %+v, want all", got)
+		}
+		if got := channels("plain"); got != sft.AllChannels {
+			t.Errorf("a new project has %+v, want all", got)
+		}
+		var p sft.Project
+		events := since(e, func() {
+			e.Do("POST", "/projects", m{"name": "shut", "channels": m{"clipboard": false, "audio": false}}, &p)
+		})
+		want := sft.Channels{Devices: true, OtherDynamic: true}
+		if got := channels("shut"); p.Channels != want || got != want {
+			t.Errorf("a project without clipboard and audio has %+v, then %+v", p.Channels, got)
+		}
+		detail := func(events []audit.Event) (s string) {
+			t.Helper()
+			if len(events) != 1 {
+				t.Fatalf("it is told as %s", told(events))
+			}
+			d := events[0].Detail
+			return fmt.Sprint(events[0].Kind, " ", []string{d["channels.clipboard"], d["channels.devices"], d["channels.audio"], d["channels.other_dynamic"]})
+		}
+		if got, want := detail(events), "project.create [false true false true]"; got != want {
+			t.Errorf("it is told as %s, want %s", got, want)
+		}
+
+		s := e.Server(testenv.Project, testenv.Facts("web01"))
+		ann := e.Client(testenv.Owner)
+		for _, tt := range []struct {
+			name string
+			body m
+			want sft.Channels
+		}{
+			{"nothing named", m{}, sft.AllChannels},
+			{"no channels named", m{"channels": m{}}, sft.AllChannels},
+			{"null, which is left out too", m{"channels": nil}, sft.AllChannels},
+			{"the clipboard", m{"channels": m{"clipboard": false, "devices": nil}}, sft.Channels{Devices: true, Audio: true, OtherDynamic: true}},
+			{"devices", m{"channels": m{"devices": false}}, sft.Channels{Audio: true, OtherDynamic: true}},
+			{"audio", m{"channels": m{"audio": false}}, sft.Channels{OtherDynamic: true}},
+			{"the others", m{"channels": m{"other_dynamic": false}}, sft.Channels{}},
+			{"another setting", m{"max_session_seconds": 60}, sft.Channels{}},
+			{"the clipboard again", m{"channels": m{"clipboard": true}}, sft.Channels{Clipboard: true}},
+		} {
+			before := e.State(s).Revision
+			woken := wake(t, e, s, before)
+			events := since(e, func() { e.Do("PUT", "/projects/prod", tt.body, nil) })
+			st, err := woken()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c := st.Settings.Channels; c == nil || *c != tt.want || st.Revision != before+1 {
+				t.Errorf("%s: the agent has %+v at revision %d, want %+v at %d", tt.name, c, st.Revision, tt.want, before+1)
+			}
+			if got := channels(testenv.Project); got != tt.want {
+				t.Errorf("%s: the project has %+v, want %+v", tt.name, got, tt.want)
+			}
+			c := tt.want
+			if got, want := detail(events), fmt.Sprint("project.update ", []bool{c.Clipboard, c.Devices, c.Audio, c.OtherDynamic}); got != want {
+				t.Errorf("%s: it is told as %s, want %s", tt.name, got, want)
+			}
+			r, _, err := e.Connect(ann, "web01")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Channels == nil || *r.Channels != tt.want {
+				t.Errorf("%s: the client has %+v, want %+v", tt.name, r.Channels, tt.want)
+			}
+		}
+		for name, bad := range map[string]any{"a text": "all", "a list": []string{"clipboard"}, "a switch that is a text": m{"clipboard": "false"}, "a switch that is a number": m{"audio": 0}} {
+			before := e.Project(testenv.Project)
+			wantCode(t, name, e.Service.Do(ctx, "PUT", base+"/projects/prod", m{"channels": bad}, nil), sft.Invalid)
+			if got := e.Project(testenv.Project); got != before {
+				t.Errorf("%s changed the project to %+v", name, got)
+			}
+		}
+	})
+}
+
 // The audit is read in pages, both ways, by whoever may.
 func TestReadingTheAudit(t *testing.T) {
 	e := testenv.New(t)

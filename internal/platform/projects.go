@@ -26,15 +26,27 @@ type ProjectRequest struct {
 	DeleteServerUsers   *bool  `json:"delete_server_users"`
 	MaxSession          *int64 `json:"max_session_seconds"`
 	DisconnectedSession *int64 `json:"disconnected_session_seconds"`
+	Channels            struct {
+		Clipboard    *bool `json:"clipboard"`
+		Devices      *bool `json:"devices"`
+		Audio        *bool `json:"audio"`
+		OtherDynamic *bool `json:"other_dynamic"`
+	} `json:"channels"`
 }
 
 // apply sets what the request names, within its limits.
 func (r ProjectRequest) apply(pr *sft.Project) error {
-	if r.CreateServerUsers != nil {
-		pr.CreateServerUsers = *r.CreateServerUsers
-	}
-	if r.DeleteServerUsers != nil {
-		pr.DeleteServerUsers = *r.DeleteServerUsers
+	for _, s := range []struct{ from, to *bool }{
+		{r.CreateServerUsers, &pr.CreateServerUsers},
+		{r.DeleteServerUsers, &pr.DeleteServerUsers},
+		{r.Channels.Clipboard, &pr.Channels.Clipboard},
+		{r.Channels.Devices, &pr.Channels.Devices},
+		{r.Channels.Audio, &pr.Channels.Audio},
+		{r.Channels.OtherDynamic, &pr.Channels.OtherDynamic},
+	} {
+		if s.from != nil {
+			*s.to = *s.from
+		}
 	}
 	for _, s := range []struct {
 		name     string
@@ -56,6 +68,17 @@ func (r ProjectRequest) apply(pr *sft.Project) error {
 	return nil
 }
 
+// settings are what an event of a project tells: all of them, as they are from
+// then on.
+func settings(pr sft.Project) map[string]string {
+	return map[string]string{
+		"create_server_users": fmt.Sprint(pr.CreateServerUsers), "delete_server_users": fmt.Sprint(pr.DeleteServerUsers),
+		"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession),
+		"channels.clipboard": fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
+		"channels.audio": fmt.Sprint(pr.Channels.Audio), "channels.other_dynamic": fmt.Sprint(pr.Channels.OtherDynamic),
+	}
+}
+
 // CreateProject makes a project with its own authorities.
 func (p *Platform) CreateProject(ctx context.Context, a Actor, r ProjectRequest) (sft.Project, error) {
 	var pr store.ProjectRecord
@@ -65,7 +88,9 @@ func (p *Platform) CreateProject(ctx context.Context, a Actor, r ProjectRequest)
 			return audit.Event{}, err
 		}
 		pr, err = p.newProject(tx, k.team.ID, r)
-		return p.event(a, audit.ProjectCreate, k.team.Name, r.Name, r.Name), err
+		e := p.event(a, audit.ProjectCreate, k.team.Name, r.Name, r.Name)
+		e.Detail = settings(pr.Project)
+		return e, err
 	})
 	return pr.Project, err
 }
@@ -78,6 +103,7 @@ func (p *Platform) newProject(tx *store.Tx, teamID string, r ProjectRequest) (st
 	now := p.Now().UTC()
 	pr.ID, pr.Name, pr.CreatedAt, pr.Revision = audit.NewID(), r.Name, now, 1
 	pr.CreateServerUsers, pr.MaxSession, pr.DisconnectedSession = true, 12*3600, 8*3600
+	pr.Channels = sft.AllChannels
 	if err := r.apply(&pr.Project); err != nil {
 		return pr, err
 	}
@@ -197,8 +223,7 @@ func (p *Platform) UpdateProject(ctx context.Context, a Actor, r ProjectRequest)
 			return audit.Event{}, err
 		}
 		e := p.event(a, audit.ProjectUpdate, k.team.Name, pr.Name, pr.Name)
-		e.Detail = map[string]string{"create_server_users": fmt.Sprint(pr.CreateServerUsers), "delete_server_users": fmt.Sprint(pr.DeleteServerUsers),
-			"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession)}
+		e.Detail = settings(pr.Project)
 		return e, tx.Revise(pr.ID)
 	})
 }

@@ -346,7 +346,7 @@ func TestStateAnswersAtOnceOnAChange(t *testing.T) {
 		e.Do("POST", "/groups", map[string]string{"name": "dev"}, nil)
 		e.Do("POST", "/groups", map[string]string{"name": "ops"}, nil)
 		st := e.State(s)
-		if len(st.Users) != 0 || len(st.AccessCAs) != 1 || st.Settings != (api.Settings{Team: "main", Project: "lab", CreateServerUsers: true, MaxSession: 12 * 3600, DisconnectedSession: 8 * 3600}) {
+		if len(st.Users) != 0 || len(st.AccessCAs) != 1 || !cmp.Equal(st.Settings, api.Settings{Team: "main", Project: "lab", CreateServerUsers: true, MaxSession: 12 * 3600, DisconnectedSession: 8 * 3600, Channels: &sft.AllChannels}) {
 			t.Errorf("at first the state is %+v", st)
 		}
 		var client *testenv.Client
@@ -451,7 +451,6 @@ func agentEvent(seq int64) api.Event {
 func TestEventsOfAnAgent(t *testing.T) {
 	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
 		s := e.Server(testenv.Project, testenv.Facts("web01"))
-		ann := e.User("ann")
 		foreign(t, e)
 		zoe, err := findUser(t, e, "other", "zoe")
 		if err != nil {
@@ -469,15 +468,15 @@ func TestEventsOfAnAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 		one.Session = r.SessionID // a session of this server; two's is not
-		one.User, two.User = ann.ID, zoe.ID
-		one.Detail = map[string]string{"user": "zoe"} // not the agent's to say
+		one.User, two.User = e.User("bob").ID, zoe.ID
+		one.Detail = map[string]string{"user": "zoe", "claimed_by": "client"} // not the agent's to say, as is one.User
 		two.Detail = map[string]string{"why": "a\x00\u2028\"b", "bytes": "1"}
 		events := since(e, func() { wantCode(t, "a batch", send(one, two), "") })
 		if told(events) != "session.start success, session.start success" {
 			t.Fatalf("a batch is told as %s", told(events))
 		}
 		want := audit.Event{ID: events[0].ID, Time: one.Time, Source: s.ID + "/" + one.ID, Kind: audit.SessionStart, Team: "main", Project: "prod", Actor: audit.Actor{Kind: "server", ID: s.ID, Name: "web01", Addr: "127.0.0.1"},
-			Target: "web01", Session: r.SessionID, Outcome: audit.Success, Detail: map[string]string{"user": "ann"}}
+			Client: client.ID, Target: "web01", Session: r.SessionID, Outcome: audit.Success, Detail: map[string]string{"user": "ann"}}
 		if d := cmp.Diff(want, events[0]); d != "" {
 			t.Errorf("the first event (-want +got):\n%s", d)
 		}
@@ -544,5 +543,42 @@ func TestEventsOfAnAgent(t *testing.T) {
 		wantCode(t, "no events", send(), sft.Invalid)
 		wantCode(t, "501 events", send(make([]api.Event, 501)...), sft.Invalid)
 		wantCode(t, "no JSON", s.Do(t.Context(), "POST", "/v1/agent/events", json.RawMessage(`[]`), nil), sft.Invalid)
+	})
+}
+
+// The life of a session, as the audit tells it: whose it was, from which
+// client and which address. Of a session on another server an agent can say
+// nothing.
+func TestASessionInTheAudit(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		web, db := e.Server(testenv.Project, testenv.Facts("web01")), e.Server(testenv.Project, testenv.Facts("db01"))
+		client := e.Client("ann")
+		r, _, err := e.Connect(client, "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		user := e.User("ann").ID
+		start, end := agentEvent(1), agentEvent(2)
+		start.User, start.Session, start.Detail = user, r.SessionID, map[string]string{"remote": "10.0.0.9:50000"}
+		end.User, end.Session, end.Kind, end.Detail = user, r.SessionID, string(audit.SessionEnd), map[string]string{"remote": "10.0.0.9:50000", "why": "client closed"}
+		type row struct{ What, Target, User, Client, Session, Remote string }
+		send := func(s *testenv.Server) (rows []row) {
+			t.Helper()
+			for _, ev := range since(e, func() {
+				wantCode(t, "sending the events", s.Do(t.Context(), "POST", "/v1/agent/events", api.EventsRequest{Events: []api.Event{start, end}}, nil), "")
+			}) {
+				rows = append(rows, row{string(ev.Kind), ev.Target, ev.Detail["user"], ev.Client, ev.Session, ev.Detail["remote"]})
+			}
+			return rows
+		}
+		want := []row{{"session.start", "web01", "ann", client.ID, r.SessionID, "10.0.0.9:50000"}, {"session.end", "web01", "ann", client.ID, r.SessionID, "10.0.0.9:50000"}}
+		if d := cmp.Diff(want, send(web)); d != "" {
+			t.Errorf("the session's events (-want +got):\n%s", d)
+		}
+		want = []row{{"session.start", "db01", "ann", "", "", "10.0.0.9:50000"}, {"session.end", "db01", "ann", "", "", "10.0.0.9:50000"}}
+		if d := cmp.Diff(want, send(db)); d != "" {
+			t.Errorf("the events by another server's agent (-want +got):\n%s", d)
+		}
 	})
 }

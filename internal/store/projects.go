@@ -16,27 +16,32 @@ type ProjectRecord struct {
 	TeamID string
 }
 
-const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected`
+const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected,
+	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic`
 
 func scanProject(s scanner) (p ProjectRecord, err error) {
 	var at int64
 	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
-		&p.MaxSession, &p.DisconnectedSession)
+		&p.MaxSession, &p.DisconnectedSession,
+		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic)
 	p.CreatedAt = fromMicros(at)
 	return p, err
 }
 
 // AddProject stores a new project.
 func (tx *Tx) AddProject(p ProjectRecord) error {
-	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
 		p.ID, p.TeamID, p.Name, micros(p.CreatedAt), p.Revision, p.CreateServerUsers, p.DeleteServerUsers,
-		p.MaxSession, p.DisconnectedSession, fold(p.Name))
+		p.MaxSession, p.DisconnectedSession,
+		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic, fold(p.Name))
 }
 
 // SaveProject stores the settings of a project.
 func (tx *Tx) SaveProject(p ProjectRecord) error {
-	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5 WHERE id = $1`,
-		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession)
+	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5,
+		channel_clipboard = $6, channel_devices = $7, channel_audio = $8, channel_other_dynamic = $9 WHERE id = $1`,
+		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession,
+		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic)
 }
 
 // RemoveProject marks a project as deleted and deletes its tokens.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pressly/goose/v3"
 
 	"sft"
 	"sft/internal/api"
@@ -131,7 +132,7 @@ func (s *suite) group(name string) store.GroupRecord {
 func (s *suite) project(name string) store.ProjectRecord {
 	s.Helper()
 	p := store.ProjectRecord{TeamID: s.team.ID, Project: sft.Project{ID: audit.NewID(), Name: name, CreatedAt: t0, Revision: 1,
-		CreateServerUsers: true, MaxSession: 60, DisconnectedSession: 30}}
+		CreateServerUsers: true, MaxSession: 60, DisconnectedSession: 30, Channels: sft.AllChannels}}
 	s.change(func(tx *store.Tx) error { return tx.AddProject(p) })
 	return p
 }
@@ -395,6 +396,17 @@ func TestProjects(t *testing.T) {
 		p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession = false, true, 1<<40, 0
 		s.change(func(tx *store.Tx) error { return tx.SaveProject(p) })
 		s.same("the project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.Project(s.team.ID, "PROD") }), p)
+		for i, c := range []sft.Channels{{Clipboard: true}, {Devices: true}, {Audio: true}, {OtherDynamic: true}, {}} {
+			r := p
+			r.ID, r.Name, r.Channels = audit.NewID(), fmt.Sprint("channels", i), c
+			s.change(func(tx *store.Tx) error { return tx.AddProject(r) })
+			s.same("the channels of a new project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(r.ID) }), r)
+			p.Channels = c
+			s.change(func(tx *store.Tx) error { return tx.SaveProject(p) })
+			s.same("the channels of one that was changed", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(p.ID) }), p)
+			s.change(func(tx *store.Tx) error { return tx.RemoveProject(r.ID, t0) })
+		}
+		s.same("the channels of the other project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(q.ID) }), q)
 		s.change(func(tx *store.Tx) error { return errors.Join(tx.Revise(p.ID), tx.ReviseTeam(s.team.ID)) })
 		s.same("the revisions", []int64{s.revision(p), s.revision(q)}, []int64{3, 2})
 
@@ -427,6 +439,41 @@ func TestProjects(t *testing.T) {
 		}
 		s.same("the platform's CAs", get(s, func(tx *store.Tx) ([]store.CARecord, error) { return tx.CAs("") }), list[:1])
 		s.same("the project's CAs", get(s, func(tx *store.Tx) ([]store.CARecord, error) { return tx.CAs(p.ID) }), list[1:])
+	})
+}
+
+// A database of the first version, with a project in it, is brought up to
+// date as it is opened: the project allows what it always has.
+func TestAProjectFromBeforeThereWereChannels(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		driver, dsn, dialect := "pgx", url, goose.DialectPostgres
+		if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+			driver, dsn, dialect = "sqlite", "file:"+path, goose.DialectSQLite3
+		}
+		old, err := sql.Open(driver, dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer old.Close()
+		p, err := goose.NewProvider(dialect, old, os.DirFS("migrations"))
+		if err == nil {
+			_, err = p.UpTo(t.Context(), 1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range []string{
+			`INSERT INTO teams VALUES ('t', 'main', 'main', 1, 36000, true, 60001, 63001)`,
+			`INSERT INTO projects VALUES ('p', 't', 'prod', 'prod', 1, NULL, 7, true, true, 60, 30)`,
+		} {
+			if _, err := old.ExecContext(t.Context(), q); err != nil {
+				t.Fatalf("%s: %v", q, err)
+			}
+		}
+		s := &suite{T: t, DB: open(t, url), url: url}
+		want := store.ProjectRecord{TeamID: "t", Project: sft.Project{ID: "p", Name: "prod", CreatedAt: time.UnixMicro(1).UTC(), Revision: 7,
+			CreateServerUsers: true, DeleteServerUsers: true, MaxSession: 60, DisconnectedSession: 30, Channels: sft.AllChannels}}
+		s.same("the project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID("p") }), want)
 	})
 }
 

@@ -43,6 +43,7 @@ func routes(p *platform.Platform) []route {
 		{"POST", "/v1/clients/logout", device, call(none, p.LogoutClient)},
 		{"POST", team + "/connect", device, call(ok, p.Connect)}, // looks at the sign-in itself, and records a refusal
 		{"GET", team + "/resolve", signedIn, call(ok, p.Resolve)},
+		{"POST", team + "/client_events", signedIn, call(none, p.ClientEvents)},
 
 		// Everybody, and administration.
 		{"POST", team + "/service_token", anyone, call(ok, p.ServiceToken)}, // the key in the body is the proof

@@ -114,8 +114,9 @@ func TestEveryRouteHasAnAccessRule(t *testing.T) {
 // A made thing is what a path's {word} stands for in the matrix.
 type maker struct {
 	*testenv.Env
-	t *testing.T
-	n int
+	t       *testing.T
+	n       int
+	session string // what $S stands for
 }
 
 func (m *maker) id(path string, body any, field string) string {
@@ -216,7 +217,8 @@ func all(status int) (a [callers]int) {
 }
 
 // matrix says for each route what each caller gets, and with which body.
-// $N in a body is a new name, $U a new user's.
+// $N in a body is a new name, $U a new user's, $S a session of the
+// administrator's client.
 var matrix = map[string]struct {
 	body string
 	want [callers]int
@@ -231,6 +233,7 @@ var matrix = map[string]struct {
 	"POST /v1/agent/report":                                                    {`{"facts":{"hostname":"web01","access_address":"10.0.0.2","broker_port":1,"os_type":"linux","services":[]}}`, [callers]int{401, 401, 401, 401, 401, 200, 401}},
 	"POST /v1/agent/events":                                                    {`{"events":[{"id":"$E","seq":1,"time":"2026-03-01T09:00:00Z","kind":"session.start","outcome":"success"}]}`, [callers]int{401, 401, 401, 401, 401, 204, 401}},
 	"POST /v1/clients/login":                                                   {`{"code":"x","device":{"hostname":"h"}}`, [callers]int{401, 403, 403, 403, 401, 401, 403}},
+	"POST /v1/teams/{team}/client_events":                                      {`{"events":[{"id":"$E","time":"2026-03-01T09:00:00Z","kind":"session.refused","session":"$S"}]}`, [callers]int{401, 401, 404, 204, 401, 401, 404}},
 	"POST /v1/teams/{team}/connect":                                            {`{"target":"web01","service":"ping","csr":"$C"}`, [callers]int{401, 401, 403, 200, 401, 401, 404}},
 	"GET /v1/teams/{team}/resolve":                                             {"", [callers]int{401, 401, 403, 200, 401, 401, 404}},
 	"GET /v1/teams/{team}/auditsV2":                                            {"", reads},
@@ -256,9 +259,9 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/groups/{group}/users":                               {`{"name":"$U"}`, alters},
 	"DELETE /v1/teams/{team}/groups/{group}/users/{user}":                      {"", alters},
 	"GET /v1/teams/{team}/projects":                                            {"", reads},
-	"POST /v1/teams/{team}/projects":                                           {`{"name":"$N","max_session_seconds":60,"create_server_users":true}`, makes},
+	"POST /v1/teams/{team}/projects":                                           {`{"name":"$N","max_session_seconds":60,"create_server_users":true,"channels":{"audio":false}}`, makes},
 	"GET /v1/teams/{team}/projects/{project}":                                  {"", reads},
-	"PUT /v1/teams/{team}/projects/{project}":                                  {`{"max_session_seconds":60}`, alters},
+	"PUT /v1/teams/{team}/projects/{project}":                                  {`{"max_session_seconds":60,"channels":{"clipboard":false}}`, alters},
 	"DELETE /v1/teams/{team}/projects/{project}":                               {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/groups":                           {"", reads},
 	"POST /v1/teams/{team}/projects/{project}/groups":                          {`{"name":"everyone","server_access":true}`, makes},
@@ -275,21 +278,26 @@ var matrix = map[string]struct {
 	"POST /v1/clients/logout": {"", [callers]int{401, 204, 204, 204, 401, 401, 204}},
 }
 
-// cast makes the callers.
-func cast(t *testing.T, e *testenv.Env) [callers]caller {
+// cast makes the callers, and a session of the administrator's client.
+func cast(t *testing.T, e *testenv.Env) (as [callers]caller, session string) {
 	out := e.Client(testenv.Owner)
 	if err := out.Do(t.Context(), "POST", "/v1/clients/logout", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	host01, own := e.Server(testenv.Project, testenv.Facts("web01")), e.Client(testenv.Owner)
+	r, _, err := e.Connect(own, "web01")
+	if err != nil {
 		t.Fatal(err)
 	}
 	return [callers]caller{
 		nobody:    func(string, string, []byte) string { return "" },
 		signedOut: signer(t, out.Client),
 		plain:     signer(t, e.Client("plain").Client),
-		admin:     signer(t, e.Client(testenv.Owner).Client),
+		admin:     signer(t, own.Client),
 		robot:     func(string, string, []byte) string { return "Bearer " + e.Service.Token },
-		host:      signer(t, e.Server(testenv.Project, testenv.Facts("web01")).Client),
+		host:      signer(t, host01.Client),
 		stranger:  signer(t, foreignAdmin(t, e)),
-	}
+	}, r.SessionID
 }
 
 // body fills in a body.
@@ -302,7 +310,7 @@ func (m *maker) body(s string) []byte {
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
-	return []byte(strings.NewReplacer("$N", name, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID()).Replace(s))
+	return []byte(strings.NewReplacer("$N", name, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session).Replace(s))
 }
 
 func query(pattern string) string {
@@ -326,8 +334,8 @@ func contentType(body []byte) string {
 // who may not, and that another team's things read as absent.
 func TestWhoMayCallWhat(t *testing.T) {
 	e := testenv.New(t)
-	as := cast(t, e)
-	m := &maker{Env: e, t: t}
+	as, session := cast(t, e)
+	m := &maker{Env: e, t: t, session: session}
 	rows := webapi.Rows(e.Platform)
 	for i, r := range rows { // logging out comes last
 		if r.Path == "/v1/clients/logout" {
@@ -365,8 +373,8 @@ func TestWhoMayCallWhat(t *testing.T) {
 // A body that is not what the route takes is refused, and nothing happens.
 func TestBodiesThatCannotBe(t *testing.T) {
 	e := testenv.New(t)
-	as := cast(t, e)
-	m := &maker{Env: e, t: t}
+	as, session := cast(t, e)
+	m := &maker{Env: e, t: t, session: session}
 	for _, r := range webapi.Rows(e.Platform) {
 		if r.Method != "POST" && r.Method != "PUT" {
 			continue
