@@ -24,6 +24,9 @@ const (
 	NotReady       Code = "not_ready"                    // the host has not heard of this grant yet: retry soon
 	Conflict       Code = "account_conflict"             // a local account of that name is not ours: ask the host's administrator
 	RDPUnavailable Code = "rdp_unavailable"              // the host's RDP service does not answer
+	RDPCertificate Code = "rdp_certificate"              // what answers in the RDP service's place is not it
+	RDPRefused     Code = "rdp_sign_in_refused"          // the RDP service did not take the password
+	RDSFarm        Code = "rds_farm"                     // the RDP service sends people to another host
 	UnknownService Code = "unknown_service"              // the broker has no such service
 	Internal       Code = "unknown_error"                // our fault: the operator's log has the rest
 	Unavailable    Code = "service_offline"              // not now: retry later
@@ -66,6 +69,9 @@ var Codes = []CodeInfo{
 	{NotReady, 503, ExitUnreachable, "the host has not heard of this grant yet: retry soon"},
 	{Conflict, 409, ExitDenied, "a local account of that name is not ours: ask the host's administrator"},
 	{RDPUnavailable, 503, ExitUnreachable, "the host's RDP service does not answer"},
+	{RDPCertificate, 503, ExitUnreachable, "what answers in the RDP service's place does not have the certificate that the service is configured with"},
+	{RDPRefused, 503, ExitFailed, "the RDP service did not take a password that was just set: look at what it asks for"},
+	{RDSFarm, 409, ExitFailed, "the RDP service sends people to another host, and the way goes to this one alone"},
 	{UnknownService, 400, ExitFailed, "the broker has no such service"},
 	{Internal, 500, ExitFailed, "our fault: the operator's log has the rest"},
 	{Unavailable, 503, ExitUnreachable, "not now: retry later"},

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,7 +22,17 @@ func (m monitor) Sign(ctx context.Context, digest [32]byte) ([]byte, error) {
 
 func (m monitor) Open(ctx context.Context, o broker.Open) (broker.Opened, error) {
 	r, conn, err := m.m.Open(ctx, privsep.Open{Certificates: o.Certificates, Frame: o.Frame, Remote: o.Remote})
-	return broker.Opened{Stream: r.Stream, Reply: r.Reply, Conn: conn}, err
+	if err != nil || len(r.Service) == 0 {
+		return broker.Opened{Stream: r.Stream, Reply: r.Reply, Conn: conn}, err
+	}
+	var service broker.RDPService
+	if err := json.Unmarshal(r.Service, &service); err != nil { // it holds a secret, and so may the error
+		conn.Close()
+		_ = m.m.Close(ctx, privsep.Close{Stream: r.Stream, Why: broker.Failed})
+		return broker.Opened{}, errors.New("what the monitor says of the service is not readable")
+	}
+	clear(r.Service)
+	return broker.Opened{Stream: r.Stream, Reply: r.Reply, Conn: conn, RDP: &service}, nil
 }
 
 func (m monitor) Close(ctx context.Context, c broker.Closed) error {

@@ -75,7 +75,7 @@ func (m *Memory) Sessions(login string) int {
 }
 
 // Fail makes the operation op (create, update, enable, rest, end, delete,
-// logoff, read) fail with err for login ("" for read), until err is nil.
+// logoff, look, read) fail with err for login ("" for read), until err is nil.
 func (m *Memory) Fail(op, login string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -21,6 +21,7 @@ import (
 	"sft/internal/audit"
 	"sft/internal/broker"
 	"sft/internal/conf"
+	"sft/internal/frame"
 	"sft/internal/privsep"
 )
 
@@ -93,7 +94,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	}
 	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
-	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), now: a.machine, log: log, event: a.event, path: c.file(sessionsFile),
+	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), inject: c.RDPSignIn == frame.Inject, now: a.machine, log: log, event: a.event, refused: a.tellRefusal, path: c.file(sessionsFile),
 		end: func(id uint64, why string) {
 			if child := a.child.Load(); child != nil {
 				go child.End(id, why) // the broker may be slow to read
@@ -368,11 +369,13 @@ func (a *Agent) runTicks(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.sessions.wake:
 		case <-t.C:
+			again++
 		}
 		a.sessions.watch()
 		wg.Go(func() { a.sessions.restDue(ctx) })
-		if again++; again >= 60 && a.retry.Swap(false) {
+		if again >= 60 && a.retry.Swap(false) {
 			again = 0
 			wg.Go(func() { a.reconcile(ctx) })
 		}

@@ -26,7 +26,13 @@ import (
 
 func TestOpen(t *testing.T) {
 	t.Parallel()
-	h := enrolledHost(t, nil)
+	for _, signIn := range []string{frame.Inject, frame.Deliver} {
+		t.Run(signIn, func(t *testing.T) { t.Parallel(); testOpen(t, signIn) })
+	}
+}
+
+func testOpen(t *testing.T, signIn string) {
+	h := enrolledHost(t, func(c *Config) { c.RDPSignIn = signIn })
 	if _, err := os.Stat(h.c.EnrollmentTokenFile); err == nil {
 		t.Error("the token file is still there")
 	}
@@ -38,13 +44,23 @@ func TestOpen(t *testing.T) {
 		t.Error("a ping opened an account")
 	}
 	k = h.connect("ann")
-	n, r, err := h.ask(k, frame.RDP)
+	n, r, own, err := h.askAll(k, frame.RDP)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pw := r.RDP.Secret.Reveal()
-	if n == 0 || len(pw) != 64 || r.RDP.Login != "ann" || len(r.RDP.CertificateSHA256) != 64 || !h.enabled("ann") {
-		t.Errorf("rdp = %d, %+v; enabled: %v", n, r.RDP, h.enabled("ann"))
+	pw, fingerprint := own.Password.Reveal(), own.CertificateSHA256
+	if signIn == frame.Deliver {
+		pw, fingerprint = r.RDP.Secret.Reveal(), r.RDP.CertificateSHA256
+		own.Login, own.Channels = "ann", sft.AllChannels
+	} else if r.RDP.Secret != nil || r.RDP.CertificateSHA256 != "" {
+		t.Errorf("the client is told %+v", r.RDP)
+	}
+	if n == 0 || len(pw) != 64 || r.RDP.SignIn != signIn || r.RDP.Login != "ann" || own.Login != "ann" || own.Domain != "" || own.Channels != sft.AllChannels ||
+		len(fingerprint) != 64 || !h.enabled("ann") {
+		t.Errorf("rdp = %d, %+v, %+v; enabled: %v", n, r.RDP, own, h.enabled("ann"))
+	}
+	if err := h.mem.SignIn("ann", pw, h.env.Clock.Now()); err != nil {
+		t.Error(err)
 	}
 	o := h.frame(k, frame.RDP)
 	if _, f, err := h.Open(t.Context(), o); err != nil {
@@ -74,6 +90,63 @@ func TestOpen(t *testing.T) {
 		if strings.Contains(h.logs.String(), s) {
 			t.Errorf("the %s is in the log", what)
 		}
+	}
+}
+
+// What the broker lets cross is what the project says when a stream begins.
+func TestOpenTellsTheChannels(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	st, _ := h.current()
+	next := *st
+	for _, want := range []*sft.Channels{{Clipboard: true}, {}, nil} {
+		next.Revision++
+		next.Settings.Channels = want
+		h.apply(t.Context(), ptr(next), false)
+		k := h.connect("ann")
+		_, _, own, err := h.askAll(k, frame.RDP)
+		if want == nil {
+			want = &sft.AllChannels
+		}
+		if err != nil || own.Channels != *want {
+			t.Errorf("channels %+v, %v; want %+v", own.Channels, err, *want)
+		}
+	}
+}
+
+// A sign-in that the RDP service, or the client's end, refused is recorded,
+// and no more often than other refusals.
+func TestRefusedSignInIsRecorded(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	k := h.connect("ann")
+	refuse := func(why string) {
+		t.Helper()
+		n, _, err := h.ask(k, frame.RDP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Close(t.Context(), privsep.Close{Stream: n, Why: why})
+		until(t, "the account is shut without a grace", func() bool { return !h.enabled("ann") })
+	}
+	refuse("aborted: launch_secret")
+	for range maxRefusals + 5 {
+		refuse("password refused")
+	}
+	var told []string
+	until(t, "the platform knows", func() bool {
+		told = nil
+		for _, e := range h.env.Events() {
+			if e.Kind == audit.SessionRefused {
+				told = append(told, e.Session+" "+e.Outcome+" "+e.Detail["remote"]+" "+e.Detail["code"]+" "+e.Detail["why"])
+			}
+		}
+		return len(told) >= maxRefusals
+	})
+	want := slices.Repeat([]string{k.reply.SessionID + " refused 192.0.2.1:50000 rdp_sign_in_refused password refused"}, maxRefusals)
+	want[0] = k.reply.SessionID + " refused 192.0.2.1:50000  aborted: launch_secret"
+	if slices.Sort(told); len(told) != len(want) || !slices.Contains(told, want[0]) || !slices.Contains(told, want[1]) {
+		t.Errorf("told:\n%s", strings.Join(told, "\n"))
 	}
 }
 
@@ -245,11 +318,11 @@ func TestAccessTakenAway(t *testing.T) {
 	t.Parallel()
 	h := enrolledHost(t, nil)
 	k := h.connect("ann")
-	_, r, err := h.ask(k, frame.RDP)
+	_, _, own, err := h.askAll(k, frame.RDP)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.mem.SignIn("ann", r.RDP.Secret.Reveal(), h.env.Clock.Now()); err != nil {
+	if err := h.mem.SignIn("ann", own.Password.Reveal(), h.env.Clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	h.env.Do("DELETE", "/groups/dev/users/ann", nil, nil)
@@ -398,11 +471,11 @@ func TestDeletedServer(t *testing.T) {
 	t.Parallel()
 	h := enrolledHost(t, nil)
 	k := h.connect("ann")
-	_, r, err := h.ask(k, frame.RDP)
+	_, _, own, err := h.askAll(k, frame.RDP)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.mem.SignIn("ann", r.RDP.Secret.Reveal(), h.env.Clock.Now()); err != nil {
+	if err := h.mem.SignIn("ann", own.Password.Reveal(), h.env.Clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	first, chain := *h.who.Load(), *h.chain.Load()

@@ -22,6 +22,7 @@ import (
 	"sft"
 	"sft/internal/accounts"
 	"sft/internal/api"
+	"sft/internal/broker"
 	"sft/internal/frame"
 	"sft/internal/privsep"
 	"sft/internal/testenv"
@@ -228,18 +229,34 @@ func (h *host) frame(k asker, service string) privsep.Open {
 // ask is the broker's request for a person, with what came of it.
 func (h *host) ask(k asker, service string) (uint64, frame.Reply, error) {
 	h.t.Helper()
+	n, reply, _, err := h.askAll(k, service)
+	return n, reply, err
+}
+
+// askAll is ask, with what the broker is told for itself.
+func (h *host) askAll(k asker, service string) (uint64, frame.Reply, broker.RDPService, error) {
+	h.t.Helper()
+	var reply frame.Reply
+	var own broker.RDPService
 	r, f, err := h.Open(context.Background(), h.frame(k, service))
 	if f != nil {
 		f.Close()
 	}
 	if err != nil {
-		return 0, frame.Reply{}, err
+		return 0, reply, own, err
 	}
-	var reply frame.Reply
 	if err := json.Unmarshal(r.Reply, &reply); err != nil {
 		h.t.Fatal(err)
 	}
-	return r.Stream, reply, nil
+	if len(r.Service) > 0 {
+		if err := json.Unmarshal(r.Service, &own); err != nil {
+			h.t.Fatal(err)
+		}
+		if strings.Contains(string(r.Reply), own.Password.Reveal()) {
+			h.t.Error("the reply for the client holds the password that is the broker's")
+		}
+	}
+	return r.Stream, reply, own, nil
 }
 
 func (h *host) enabled(login string) bool {

@@ -70,21 +70,24 @@ func (a *Agent) Open(ctx context.Context, o privsep.Open) (privsep.OpenReply, *o
 // worth a line in the log, not a place on the disk: anybody could fill it. Nor
 // can a person with a certificate fill it by asking again and again.
 func (a *Agent) refused(g broker.Grant, o privsep.Open, err error) {
-	more, tell := a.refusals.note(g.User, a.machine())
+	a.tellRefusal(g.User, g.Session, map[string]string{"service": g.Service, "remote": o.Remote, "code": string(sft.CodeOf(err)), "why": oneLine(err.Error(), maxProblem)})
+}
+
+// tellRefusal is refused for what is known by its details.
+func (a *Agent) tellRefusal(user, session string, detail map[string]string) {
+	more, tell := a.refusals.note(user, a.machine())
 	level := slog.LevelInfo
 	if !tell {
 		level = slog.LevelDebug
 	}
-	a.log.Log(context.Background(), level, "refused", "remote", o.Remote, "user", g.User, "session", g.Session, "code", sft.CodeOf(err), "why", err)
-	if g.User == "" || !tell || a.events.waiting() >= maxSpooled/2 {
+	a.log.Log(context.Background(), level, "refused", "remote", detail["remote"], "user", user, "session", session, "code", detail["code"], "why", detail["why"])
+	if user == "" || !tell || a.events.waiting() >= maxSpooled/2 {
 		return
 	}
-	e := api.Event{Time: a.now().UTC(), Kind: string(audit.SessionRefused), User: g.User, Session: g.Session, Outcome: audit.Refused,
-		Detail: map[string]string{"service": g.Service, "remote": o.Remote, "code": string(sft.CodeOf(err)), "why": oneLine(err.Error(), maxProblem)}}
 	if more > 0 {
-		e.Detail["more"] = strconv.Itoa(more)
+		detail["more"] = strconv.Itoa(more)
 	}
-	_ = a.events.add(e)
+	_ = a.events.add(api.Event{Time: a.now().UTC(), Kind: string(audit.SessionRefused), User: user, Session: session, Outcome: audit.Refused, Detail: detail})
 }
 
 // maxRefusals caps how many refusals of one person are recorded in a minute.
@@ -170,13 +173,35 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 		sock.Close()
 		return none, nil, err
 	}
-	b, err := json.Marshal(frame.Reply{RDP: &frame.RDPReply{SignIn: SignInDeliver, Login: u.Login, CertificateSHA256: fingerprint, Secret: &frame.Secret{Secret: password}}})
+	reply, err := a.rdpReply(u.Login, fingerprint, password)
 	if err != nil {
 		sock.Close()
-		a.sessions.closed(stream, 0, 0, "error")
+		a.sessions.closed(stream, 0, 0, broker.Aborted)
 		return none, nil, err
 	}
-	return privsep.OpenReply{Stream: stream, Reply: b}, sock, nil
+	reply.Stream = stream
+	return reply, sock, nil
+}
+
+// rdpReply gives the password of a sign-in to whoever signs in: to the broker,
+// beside the reply for the client, or in it to the client.
+func (a *Agent) rdpReply(login, fingerprint string, password sft.Secret) (privsep.OpenReply, error) {
+	r := &frame.RDPReply{SignIn: a.conf.RDPSignIn, Login: login}
+	var service json.RawMessage
+	if r.SignIn == frame.Deliver {
+		r.CertificateSHA256, r.Secret = fingerprint, &frame.Secret{Secret: password}
+	} else {
+		channels := sft.AllChannels
+		if st, _ := a.current(); st != nil && st.Settings.Channels != nil {
+			channels = *st.Settings.Channels
+		}
+		var err error
+		if service, err = json.Marshal(broker.RDPService{Login: login, Password: frame.Secret{Secret: password}, CertificateSHA256: fingerprint, Channels: channels}); err != nil {
+			return privsep.OpenReply{}, err
+		}
+	}
+	b, err := json.Marshal(frame.Reply{RDP: r})
+	return privsep.OpenReply{Reply: b, Service: service}, err
 }
 
 // waitFor waits until enough is true of what the platform said and the host

@@ -16,6 +16,7 @@ import (
 
 	"sft"
 	"sft/internal/conf"
+	"sft/internal/frame"
 )
 
 // Config is sftd.yaml. Every key is optional; a file that is not there is all
@@ -45,7 +46,7 @@ type Config struct {
 
 	RDPAddress         string `yaml:"RDPAddress"`
 	RDPCertificateFile string `yaml:"RDPCertificateFile"`
-	RDPSignIn          string `yaml:"RDPSignIn"` // deliver
+	RDPSignIn          string `yaml:"RDPSignIn"` // frame.Inject or frame.Deliver
 
 	OfflineGrace  Duration `yaml:"OfflineGrace"` // 0: none, -1: no limit
 	AllowAdmin    bool     `yaml:"AllowAdmin"`
@@ -89,10 +90,6 @@ func (d *Duration) UnmarshalYAML(b []byte) error {
 	return nil
 }
 
-// SignInDeliver hands the account's password to the client for the life of
-// the session.
-const SignInDeliver = "deliver"
-
 // Defaults returns the configuration of a host without sftd.yaml.
 func Defaults() Config {
 	p := conf.AgentPaths()
@@ -100,7 +97,7 @@ func Defaults() Config {
 	return Config{
 		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
 		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, BrokerUser: "sftd-broker", state: p.State,
-		RDPAddress: "127.0.0.1:3389", RDPSignIn: SignInDeliver, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
+		RDPAddress: "127.0.0.1:3389", RDPSignIn: frame.Inject, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
 		AuthorizedPrincipalsFile: file("principals/%u"), SSHDConfigFile: "/etc/ssh/sshd_config", TrustedUserCAKeysFile: file("ssh_ca.pub"), LogLevel: "INFO",
 	}
 }
@@ -186,8 +183,8 @@ func (c Config) check() *sft.Error {
 	if a, err := netip.ParseAddrPort(c.RDPAddress); err != nil || !a.Addr().IsLoopback() || a.Port() == 0 {
 		return bad("RDPAddress", c.RDPAddress, "use an address of this host itself, as in 127.0.0.1:3389")
 	}
-	if c.RDPSignIn != SignInDeliver {
-		return bad("RDPSignIn", c.RDPSignIn, "use deliver; this version has no other")
+	if c.RDPSignIn != frame.Inject && c.RDPSignIn != frame.Deliver {
+		return bad("RDPSignIn", c.RDPSignIn, "use inject, or deliver where that does not work")
 	}
 	if c.OfflineGrace.bad != "" {
 		return bad("OfflineGrace", c.OfflineGrace.bad, "use a time such as 24h, 0 for none, or -1 for no limit")

@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,15 +40,32 @@ const maxStreams = 64
 // retryShut is how soon what could not be shut, or logged off, is tried again.
 const retryShut = 2 * time.Second
 
+const (
+	// flightTime is how long a sign-in counts as in flight if it is not seen
+	// signed in. It is more than the broker gives a client.
+	flightTime = 5 * time.Minute
+	// lookEvery is how often an account with sign-ins in flight is looked at,
+	// and maxLooks at how many at once: each look reads all of /proc.
+	lookEvery = time.Second
+	maxLooks  = 2
+)
+
 // sessions is the life of everything that is open on the host: of streams, of
 // the sessions they belong to, and of the accounts these people sign in with.
 //
 // An account's life is not a session's: several sessions share it. It is shut
 // at rest. The first sign-in gives it a random password and opens it, and all
-// sign-ins in flight share that password. When it has done its work, is
-// shutDue's to say: delivered to the client, it is needed as long as the client
-// may reconnect with it, until the last stream of all sessions is gone, and a
-// grace.
+// sign-ins in flight share that password. The account is shut when the last
+// stream of all sessions has ended, and a grace. A stream by which nobody
+// signed in leaves no grace behind: what was opened for it is undone at once.
+//
+// When the password has done its work depends on who uses it. Delivered to the
+// client, it is good until the account is shut, for the client may reconnect
+// with it. Used by the broker, it is replaced by one that nobody knows, a grace
+// after the last sign-in in flight was seen; the account stays open, and the
+// next sign-in sets another. A sign-in is in flight from its open until a
+// session of the operating system younger than it is there, its stream ends,
+// or flightTime is over.
 //
 // What time brings about is done by tick, which may be called at any time.
 //
@@ -56,14 +75,20 @@ const retryShut = 2 * time.Second
 type sessions struct {
 	acc   *accounts.Manager
 	grace time.Duration
-	now   func() time.Time // the machine's own clock: what is measured here are spans of time
-	log   *slog.Logger
-	event func(api.Event) error              // stores an event
-	end   func(stream uint64, why string)    // tells the broker to end a stream; does not wait
-	kill  func()                             // ends a broker that does not obey
-	limit func() (max, disc time.Duration)   // a session's most, and a disconnected OS session's
-	path  string                             // of sessionsFile
-	op    func(login string) (unlock func()) // one operation on an account at a time
+	// inject: the broker signs in with the password, and not the client
+	inject bool
+	now    func() time.Time // the machine's own clock: what is measured here are spans of time
+	log    *slog.Logger
+	event  func(api.Event) error           // stores an event
+	end    func(stream uint64, why string) // tells the broker to end a stream; does not wait
+	kill   func()                          // ends a broker that does not obey
+	// refused tells of a stream by which nobody signed in
+	refused func(user, session string, detail map[string]string)
+	limit   func() (max, disc time.Duration)   // a session's most, and a disconnected OS session's
+	path    string                             // of sessionsFile
+	op      func(login string) (unlock func()) // one operation on an account at a time
+	wake    chan struct{}                      // a tick is worth its while now
+	looks   chan struct{}                      // holds one for each look that goes on
 
 	mu       sync.Mutex
 	next     uint64 // stream
@@ -77,6 +102,10 @@ type sessions struct {
 type stream struct {
 	session *session
 	account *account
+	secret  *secret // that it was given
+	remote  string
+	opened  time.Time
+	seen    bool      // its sign-in was
 	ended   time.Time // when the broker was told to end it
 }
 
@@ -97,22 +126,37 @@ type session struct {
 	over    bool      // no stream may join it any more
 }
 
+// A secret is one password of an account, and what is known of its use.
+type secret struct {
+	password sft.Secret
+	kept     bool               // the client has it: it is good until the account is shut
+	bad      bool               // the RDP service refused it: nobody is given it any more
+	flights  map[uint64]*stream // sign-ins in flight with it
+	seen     time.Time          // when a sign-in with it was last seen; zero: never
+	looking  bool               // somebody is about to see
+	looked   time.Time
+	told     bool // that it cannot be seen was logged
+}
+
 // An account is one that was opened since the agent started.
 type account struct {
-	login    string
-	password sft.Secret // that matches now; empty: it is shut
-	streams  int
-	opening  bool      // a sign-in is on its way
-	empty    time.Time // since when there is no stream
-	logoff   time.Time // when its OS sessions end; zero: they do not
-	over     bool      // shut it now, grace or not
-	resting  bool      // somebody is about to
-	again    time.Time // it could not be shut: not to be tried before
-	told     time.Time // when that was logged
+	login   string
+	open    bool    // it is not at rest: some password may match
+	secret  *secret // that matches now; nil: if any does, nobody knows it
+	streams int
+	opening bool      // a sign-in is on its way
+	left    time.Time // when the last stream ended by which somebody had signed in; zero: none since it was opened
+	expiry  time.Time // when its OS sessions end if no stream is left
+	logoff  time.Time // when its OS sessions end; zero: they do not
+	over    bool      // shut it now, grace or not
+	resting bool      // somebody is about to
+	again   time.Time // it could not be shut: not to be tried before
+	told    time.Time // when that was logged
 }
 
 func newSessions(s *sessions) *sessions {
 	s.streams, s.sessions, s.accounts, s.past = map[uint64]*stream{}, map[string]*session{}, map[string]*account{}, map[string]time.Time{}
+	s.wake, s.looks = make(chan struct{}, 1), make(chan struct{}, maxLooks)
 	locks := map[string]*sync.Mutex{}
 	var mu sync.Mutex
 	s.op = func(login string) func() {
@@ -146,7 +190,9 @@ func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remot
 	if err != nil {
 		return 0, sft.Secret{}, err
 	}
-	fresh := acc.password.Empty() // set under op alone
+	s.mu.Lock()
+	fresh, was := acc.secret == nil || acc.secret.bad, acc.open
+	s.mu.Unlock()
 	if fresh {
 		err = s.enable(ctx, acc, u, id)
 	}
@@ -158,10 +204,10 @@ func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remot
 		stream, err = s.join(acc, u, id, service, remote, allowed)
 	}
 	if err != nil {
-		acc.over = acc.over || fresh // whatever state it is in, nobody has this password
+		acc.over = acc.over || fresh && !was // whatever state it is in, nobody has this password
 		return 0, sft.Secret{}, err
 	}
-	return stream, acc.password, nil
+	return stream, acc.secret.password, nil
 }
 
 // claim returns the account of u, which is not shut before opening is false
@@ -190,7 +236,8 @@ func (s *sessions) claim(ctx context.Context, u api.StateUser, id string) (*acco
 	return acc, nil
 }
 
-// joinable refuses a session that has ended, or is somebody else's.
+// joinable refuses a session that has ended, or is somebody else's, and one
+// stream too many.
 func (s *sessions) joinable(u api.StateUser, id string) error {
 	now := s.now()
 	ses := s.sessions[id]
@@ -200,18 +247,29 @@ func (s *sessions) joinable(u api.StateUser, id string) error {
 	if until, ok := s.past[id]; ok && !until.After(now) {
 		return errSessionOver
 	}
+	if acc := s.accounts[u.Login]; acc != nil && acc.streams >= maxStreams {
+		return &sft.Error{Code: sft.TooMany, Msg: fmt.Sprintf("you have %d connections to this host", acc.streams), Hint: "close some, then try again"}
+	}
 	return nil
 }
 
-// enable gives an account a password, and tells of it. The caller holds op.
+// enable gives an account a password, and tells of it if it was shut. Sign-ins
+// with a password before it are no longer in flight. The caller holds op.
 func (s *sessions) enable(ctx context.Context, acc *account, u api.StateUser, id string) error {
-	password := newPassword()
-	if err := s.acc.Enable(ctx, u.Login, password); err != nil {
+	sec := &secret{password: newPassword(), kept: !s.inject, flights: map[uint64]*stream{}}
+	if err := s.acc.Enable(ctx, u.Login, sec.password); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	acc.password = password
+	was := acc.open
+	if !was {
+		acc.left = time.Time{}
+	}
+	acc.open, acc.secret = true, sec
 	s.mu.Unlock()
+	if was {
+		return nil
+	}
 	if err := s.event(api.Event{Kind: string(audit.AccountEnabled), User: u.ID, Session: id, Detail: map[string]string{"login": u.Login}}); err != nil {
 		return fmt.Errorf("record that the account is enabled: %w", err)
 	}
@@ -226,9 +284,6 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote strin
 	}
 	if acc.over { // and so may all access
 		return 0, errSessionOver
-	}
-	if acc.streams >= maxStreams {
-		return 0, &sft.Error{Code: sft.TooMany, Msg: fmt.Sprintf("you have %d connections to this host", acc.streams), Hint: "close some, then try again"}
 	}
 	if err := allowed(); err != nil {
 		return 0, err
@@ -253,22 +308,41 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote strin
 		delete(s.past, id)
 	}
 	s.next++
-	s.streams[s.next] = &stream{session: ses, account: acc}
+	st := &stream{session: ses, account: acc, secret: acc.secret, remote: remote, opened: s.now()}
+	s.streams[s.next] = st
+	if !acc.secret.kept {
+		acc.secret.flights[s.next] = st
+	}
 	ses.streams++
 	acc.streams++
-	acc.logoff = time.Time{}
+	if !acc.logoff.IsZero() { // put off until somebody has signed in, or not
+		acc.expiry, acc.logoff = acc.logoff, time.Time{}
+	}
 	return s.next, nil
 }
 
-// closed tells that a stream is over.
+// closed tells that a stream is over. One by which nobody signed in is recorded
+// as refused; its session, which began with it, ends as any other.
 func (s *sessions) closed(id uint64, in, out uint64, why string) {
+	st := s.close(id, in, out, why)
+	if st == nil {
+		return
+	}
+	if detail, ok := unsigned(why); ok {
+		detail["service"], detail["remote"] = st.session.Service, st.remote
+		s.refused(st.session.User, st.session.ID, detail)
+	}
+}
+
+func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.streams[id]
 	if st == nil {
-		return
+		return nil
 	}
 	delete(s.streams, id)
+	delete(st.secret.flights, id)
 	now := s.now()
 	ses, acc := st.session, st.account
 	ses.in, ses.out = ses.in+in, ses.out+out
@@ -278,11 +352,52 @@ func (s *sessions) closed(id uint64, in, out uint64, why string) {
 	if ses.streams--; ses.streams == 0 {
 		ses.empty = now
 	}
-	if acc.streams--; acc.streams == 0 {
-		acc.empty = now
-		if _, disc := s.limit(); disc > 0 && !ses.over && !acc.over {
-			acc.logoff = now.Add(disc)
+	if strings.HasPrefix(why, broker.PasswordRefused) {
+		st.secret.bad = true
+	}
+	if _, never := unsigned(why); !never || st.seen {
+		acc.left, acc.expiry = now, time.Time{}
+		if _, disc := s.limit(); disc > 0 {
+			acc.expiry = now.Add(disc)
 		}
+	}
+	if acc.streams--; acc.streams == 0 {
+		if !acc.over && (!ses.over || acc.open) {
+			acc.logoff = acc.expiry
+		}
+		if acc.left.IsZero() {
+			s.prompt()
+		}
+	}
+	return st
+}
+
+// unsigned tells whether a stream that ended for this reason was one by which
+// nobody signed in, and what of that is recorded. The broker says so: what is
+// not known is not repeated as a code.
+func unsigned(why string) (detail map[string]string, ok bool) {
+	reason, more, _ := strings.Cut(why, ": ")
+	detail = map[string]string{"why": oneLine(why, maxProblem)}
+	switch reason {
+	case broker.Aborted:
+	case broker.PasswordRefused:
+		detail["code"] = string(sft.RDPRefused)
+	case broker.ServiceRefused:
+		detail["code"] = string(sft.RDPUnavailable)
+		if slices.ContainsFunc(sft.Codes, func(c sft.CodeInfo) bool { return string(c.Code) == more }) {
+			detail["code"] = more
+		}
+	default:
+		return nil, false
+	}
+	return detail, true
+}
+
+// prompt asks for a tick.
+func (s *sessions) prompt() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -367,8 +482,9 @@ func (s *sessions) watch() {
 	}
 }
 
-// restDue shuts each account that is due, side by side: to end a person's
-// processes can take long, and nobody else's access waits for it.
+// restDue shuts each account that is due, replaces each password that is, and
+// looks for sign-ins in flight, all side by side: to end a person's processes
+// can take long, and nobody else's access waits for it.
 func (s *sessions) restDue(ctx context.Context) {
 	now := s.now()
 	var wg sync.WaitGroup
@@ -378,7 +494,11 @@ func (s *sessions) restDue(ctx context.Context) {
 			delete(s.accounts, acc.login)
 			continue
 		}
-		if (acc.shutDue(now, s.grace) || acc.logoffDue(now)) && !now.Before(acc.again) && !acc.resting {
+		if sec := acc.secret; sec != nil && sec.lookDue(now) {
+			sec.looking = true
+			wg.Go(func() { s.look(ctx, acc.login, sec) })
+		}
+		if acc.due(now, s.grace) && !now.Before(acc.again) && !acc.resting {
 			acc.resting = true
 			wg.Go(func() {
 				defer s.op(acc.login)()
@@ -393,6 +513,45 @@ func (s *sessions) restDue(ctx context.Context) {
 	wg.Wait()
 }
 
+// look sees which of the sign-ins in flight with a password have arrived. A
+// session that one of them began counts for each that was opened before it:
+// which is whose cannot be told.
+func (s *sessions) look(ctx context.Context, login string, sec *secret) {
+	s.looks <- struct{}{}
+	defer func() { <-s.looks }()
+	s.mu.Lock()
+	opened := make([]time.Time, 0, len(sec.flights))
+	for _, st := range sec.flights {
+		opened = append(opened, st.opened)
+	}
+	s.mu.Unlock()
+	slices.SortFunc(opened, func(a, b time.Time) int { return b.Compare(a) })
+	var failed error
+	seen := sort.Search(len(opened), func(i int) bool { // the newest that has arrived; all before it have
+		yes, err := s.acc.SignedInSince(ctx, login, opened[i])
+		if err != nil {
+			failed = err
+		}
+		return yes && err == nil
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sec.looking, sec.looked = false, s.now()
+	if done(failed) != nil && !sec.told && ctx.Err() == nil {
+		sec.told = true
+		s.log.Warn("see whether a person has signed in; the password stays for five minutes", "login", login, "error", failed)
+	}
+	if seen == len(opened) {
+		return
+	}
+	for id, st := range sec.flights {
+		if !st.opened.After(opened[seen]) {
+			st.seen, sec.seen = true, sec.looked
+			delete(sec.flights, id)
+		}
+	}
+}
+
 // ended records the end of a session.
 func (s *sessions) ended(ses *session, why string, at time.Time) {
 	_ = s.event(api.Event{Kind: string(audit.SessionEnd), User: ses.User, Session: ses.ID, Detail: map[string]string{
@@ -400,8 +559,19 @@ func (s *sessions) ended(ses *session, why string, at time.Time) {
 		"bytes_in": fmt.Sprint(ses.in), "bytes_out": fmt.Sprint(ses.out)}}) // kept in memory if not on disk, and logged
 }
 
+// due tells that there is something for restHeld to do.
+func (a *account) due(now time.Time, grace time.Duration) bool {
+	return a.shutDue(now, grace) || a.replaceDue(now, grace) || a.logoffDue(now)
+}
+
 func (a *account) shutDue(now time.Time, grace time.Duration) bool {
-	return !a.opening && (a.over || !a.password.Empty() && a.streams == 0 && !now.Before(a.empty.Add(grace)))
+	return !a.opening && (a.over || a.open && a.streams == 0 && !now.Before(a.left.Add(grace)))
+}
+
+// replaceDue tells that the password has done its work before the account has.
+func (a *account) replaceDue(now time.Time, grace time.Duration) bool {
+	sec := a.secret
+	return !a.opening && sec != nil && !sec.kept && !sec.inFlight(now) && !now.Before(sec.seen.Add(grace))
 }
 
 func (a *account) logoffDue(now time.Time) bool {
@@ -410,11 +580,25 @@ func (a *account) logoffDue(now time.Time) bool {
 
 // idle tells that there is nothing to remember.
 func (a *account) idle() bool {
-	return a.streams == 0 && !a.opening && a.password.Empty() && a.logoff.IsZero() && !a.over
+	return a.streams == 0 && !a.opening && !a.open && a.logoff.IsZero() && !a.over
 }
 
-// restHeld shuts an account that is due, and ends its OS sessions if they are.
-// What fails is tried again. The caller holds op.
+// inFlight tells whether a sign-in still needs the password.
+func (s *secret) inFlight(now time.Time) bool {
+	for _, st := range s.flights {
+		if now.Before(st.opened.Add(flightTime)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *secret) lookDue(now time.Time) bool {
+	return !s.looking && s.inFlight(now) && !now.Before(s.looked.Add(lookEvery))
+}
+
+// restHeld shuts an account that is due, or replaces its password, and ends its
+// OS sessions if they are. What fails is tried again. The caller holds op.
 func (s *sessions) restHeld(ctx context.Context, acc *account) {
 	now := s.now()
 	s.mu.Lock()
@@ -422,7 +606,7 @@ func (s *sessions) restHeld(ctx context.Context, acc *account) {
 		s.mu.Unlock()
 		return
 	}
-	shut, logoff, open := acc.shutDue(now, s.grace), acc.logoffDue(now), !acc.password.Empty()
+	shut, replace, logoff, open := acc.shutDue(now, s.grace), acc.replaceDue(now, s.grace), acc.logoffDue(now), acc.open
 	s.mu.Unlock()
 	// The person is logged off even where the account cannot be shut, and
 	// once more when it could.
@@ -432,7 +616,16 @@ func (s *sessions) restHeld(ctx context.Context, acc *account) {
 			err = fmt.Errorf("shut the account: %w", err)
 		}
 	}
-	shut = shut && err == nil
+	shut, replace = shut && err == nil, replace && !shut
+	if replace {
+		err = done(s.acc.Enable(ctx, acc.login, newPassword())) // which nobody keeps
+		if sft.CodeOf(err) == sft.Denied {                      // it has ended, and with it every password
+			err = nil
+		}
+		if replace = err == nil; !replace {
+			err = fmt.Errorf("replace the password: %w", err)
+		}
+	}
 	if logoff {
 		lerr := done(s.acc.Logoff(ctx, acc.login))
 		logoff = err == nil && lerr == nil
@@ -446,16 +639,19 @@ func (s *sessions) restHeld(ctx context.Context, acc *account) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if shut {
-		acc.password, acc.over = sft.Secret{}, false
+		acc.open, acc.secret, acc.over = false, nil, false
+	}
+	if replace {
+		acc.secret = nil
 	}
 	if logoff {
-		acc.logoff = time.Time{}
+		acc.logoff, acc.expiry = time.Time{}, time.Time{}
 	}
 	if err != nil {
 		acc.again = now.Add(retryShut)
 		if acc.told.IsZero() || now.Sub(acc.told) > time.Minute {
 			acc.told = now
-			s.log.Error("an account is not at rest; trying again", "login", acc.login, "error", err)
+			s.log.Error("an account is not as it should be; trying again", "login", acc.login, "error", err)
 		}
 		return
 	}
@@ -554,7 +750,7 @@ func (s *sessions) shutAll(ctx context.Context, why string) error {
 	err := s.save()
 	var open []string
 	for login, acc := range s.accounts {
-		if !acc.password.Empty() {
+		if acc.open {
 			open = append(open, login)
 		}
 	}

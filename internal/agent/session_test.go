@@ -38,6 +38,8 @@ type bench struct {
 	eventErr error
 	told     map[uint64]string // the streams that the broker was told to end, and why
 	killed   int
+
+	byBroker bool // it signs in, and not the client
 }
 
 const (
@@ -48,7 +50,13 @@ const (
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	b := &bench{t: t, mem: accounts.NewMemory(), clock: &testenv.Clock{}, logs: &testenv.Log{}, told: map[uint64]string{},
+	return benchOf(t, false)
+}
+
+// benchOf is a bench where the broker signs in, or the client.
+func benchOf(t testing.TB, byBroker bool) *bench {
+	t.Helper()
+	b := &bench{t: t, mem: accounts.NewMemory(), clock: &testenv.Clock{}, logs: &testenv.Log{}, told: map[uint64]string{}, byBroker: byBroker,
 		ann: api.StateUser{ID: "U-ann", Login: "ann", UID: 61001, GID: 61001}, bob: api.StateUser{ID: "U-bob", Login: "bob", UID: 61002, GID: 61002}}
 	b.clock.Set(time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC))
 	dir := t.TempDir()
@@ -63,7 +71,7 @@ func newBench(t testing.TB) *bench {
 
 // again is the sessions of another agent on the same host.
 func (b *bench) again(path string) *sessions {
-	return newSessions(&sessions{acc: b.man, grace: benchGrace, now: b.clock.Now, log: slog.New(slog.NewTextHandler(b.logs, nil)), path: path,
+	return newSessions(&sessions{acc: b.man, grace: benchGrace, inject: b.byBroker, now: b.clock.Now, log: slog.New(slog.NewTextHandler(b.logs, nil)), path: path,
 		event: func(e api.Event) error {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -81,6 +89,11 @@ func (b *bench) again(path string) *sessions {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.killed++
+		},
+		refused: func(user, session string, detail map[string]string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.events = append(b.events, api.Event{Kind: "session.refused", User: user, Session: session, Detail: detail})
 		},
 		limit: func() (time.Duration, time.Duration) { return benchMax, benchDisc }})
 }
@@ -530,7 +543,16 @@ func TestAgentThatStops(t *testing.T) {
 // Whatever happens at the same time: in the end every account is at rest, and
 // each session's events are a start and an end, in turns.
 func TestSessionsInARace(t *testing.T) {
-	b := newBench(t)
+	t.Run("the client signs in", func(t *testing.T) { race(t, false) })
+	t.Run("the broker signs in", func(t *testing.T) { race(t, true) })
+}
+
+func race(t *testing.T, byBroker bool) {
+	b := benchOf(t, byBroker)
+	whys := []string{"client closed"}
+	if byBroker {
+		whys = []string{"client closed", "error", "aborted", "aborted: launch_secret", "password refused", "service refused: rds_farm"}
+	}
 	ctx := context.Background()
 	revoked := map[string]*atomic.Bool{"U-ann": {}, "U-bob": {}}
 	var wg, background sync.WaitGroup
@@ -599,10 +621,13 @@ func TestSessionsInARace(t *testing.T) {
 				if len(pw.Reveal()) != 64 {
 					t.Error("an account was opened without a password")
 				}
+				if rand.IntN(2) == 0 {
+					_ = b.mem.SignIn(u.Login, pw.Reveal(), b.clock.Now().Add(time.Millisecond)) // too late, perhaps
+				}
 				if rand.IntN(4) == 0 {
 					time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
 				}
-				b.closed(n, 1, 1, "client closed")
+				b.closed(n, 1, 1, whys[rand.IntN(len(whys))])
 			}
 		})
 	}

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/frame"
 )
 
 // A Monitor holds the rights that a Server does not have. Its methods are
@@ -57,6 +58,21 @@ type Opened struct {
 	Stream uint64   // names the stream in Closed and End; 0 if there is nothing to close
 	Reply  []byte   // the frame for the client; it is overwritten once sent
 	Conn   net.Conn // the service; nil for ping, which ends with the reply
+	// RDP is set if the Server signs in to the RDP service itself. Reply is
+	// then completed by it, see Server.inject.
+	RDP *RDPService
+}
+
+// An RDPService is what a Server needs to sign in to the host's RDP service.
+// It holds the account's password and must not be logged.
+type RDPService struct {
+	Login    string       `json:"login"`
+	Domain   string       `json:"domain,omitempty"` // the host's NetBIOS name, on Windows
+	Password frame.Secret `json:"password"`
+	// CertificateSHA256 is the certificate that the service is configured
+	// with, as its fingerprint in lower-case hex.
+	CertificateSHA256 string       `json:"certificate_sha256"`
+	Channels          sft.Channels `json:"channels"`
 }
 
 // Closed tells a Monitor how a stream ended.
@@ -64,7 +80,7 @@ type Closed struct {
 	Stream   uint64
 	BytesIn  uint64 // from the client to the service
 	BytesOut uint64 // from the service to the client
-	Why      string // ClientClosed, ServiceClosed, Failed, or EndedPrefix and a reason
+	Why      string // ClientClosed, ServiceClosed, Failed, Aborted, PasswordRefused, ServiceRefused, or EndedPrefix and a reason
 }
 
 // Why streams end.
@@ -73,6 +89,13 @@ const (
 	ServiceClosed = "service closed"
 	Failed        = "error"   // the network, or a broken TLS record
 	EndedPrefix   = "ended: " // and the reason given to Server.End
+	// Nobody signed in by what was opened: the client's end gave up before
+	// the Client Info, or did not prove itself.
+	Aborted = "aborted"
+	// The RDP service did not take the password, which is to be replaced.
+	PasswordRefused = "password refused"
+	// The RDP service could not be signed in to for another reason.
+	ServiceRefused = "service refused"
 )
 
 // The caps of a presented chain. The platform's are one certificate of about

@@ -31,6 +31,9 @@ type guest struct {
 	in   bool
 }
 
+// NetConn returns the connection under TLS, which gathers what is written.
+func (g *guest) NetConn() net.Conn { return g.Conn }
+
 // drop ends a guest, whatever it waits for.
 func (g *guest) drop() {
 	g.cancel()

@@ -19,6 +19,7 @@ import (
 
 	"sft"
 	"sft/internal/frame"
+	"sft/internal/relay"
 )
 
 const (
@@ -114,11 +115,12 @@ func (s *Server) Configure(c Config) error {
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
 		},
-		NextProtos:             []string{frame.ALPN},
-		ClientAuth:             tls.RequireAndVerifyClientCert,
-		ClientCAs:              pool,
-		Time:                   func() time.Time { return now().Add(offset) },
-		SessionTicketsDisabled: true, // a resumed session would have no fresh proof of its key
+		NextProtos:                  []string{frame.ALPN},
+		DynamicRecordSizingDisabled: true, // records are gathered before they leave
+		ClientAuth:                  tls.RequireAndVerifyClientCert,
+		ClientCAs:                   pool,
+		Time:                        func() time.Time { return now().Add(offset) },
+		SessionTicketsDisabled:      true, // a resumed session would have no fresh proof of its key
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return &tls.Certificate{
 				Certificate: c.HostCertificates,
@@ -226,9 +228,9 @@ func (s *Server) admit(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
 		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 6})
 	}
-	g := &guest{Conn: c, source: sourceOf(c.RemoteAddr()), deadline: time.Now().Add(setupTime)}
+	g := &guest{Conn: relay.Wrap(c), source: sourceOf(c.RemoteAddr()), deadline: time.Now().Add(setupTime)}
 	g.ctx, g.cancel = context.WithDeadline(s.ctx, g.deadline)
-	c.SetDeadline(g.deadline)
+	g.SetDeadline(g.deadline)
 
 	s.mu.Lock()
 	if s.closed {
@@ -345,6 +347,10 @@ func (s *Server) open(c *tls.Conn, o Open) {
 		if why := s.arrive(granted.Stream, st); why != "" {
 			clear(granted.Reply)
 			s.refuse(c, &sft.Error{Code: sft.Denied, Msg: "the session was " + why})
+		} else if granted.RDP != nil {
+			if !s.inject(c, st, granted.RDP, granted.Reply) {
+				st.stop(Failed) // it has its reason
+			}
 		} else if err := s.reply(c, granted.Reply); err != nil {
 			st.stop(clientWhy(err))
 		}

@@ -8,6 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sft"
+	"sft/internal/rdp"
+	"sft/internal/relay"
 )
 
 const (
@@ -18,14 +22,13 @@ const (
 	partingTime = time.Second
 )
 
-// buffers are of the size of two TLS records.
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
 // A stream carries bytes between a client and a service until both are done.
 // Each side may finish first and still listen to the other.
 type stream struct {
 	client  *tls.Conn
-	service net.Conn
+	service net.Conn   // what the Monitor connected
+	inside  *tls.Conn  // over it, once the Server has signed in to the service; set before run
+	guard   *rdp.Guard // of what crosses then
 
 	in, out    atomic.Uint64
 	sumIn      *atomic.Uint64 // of all streams
@@ -35,6 +38,25 @@ type stream struct {
 
 	mu  sync.Mutex
 	why string
+}
+
+// adopt has run copy RDP without security of its own.
+func (s *stream) adopt(inside *tls.Conn, g *rdp.Guard) { s.inside, s.guard = inside, g }
+
+// far is the service's end.
+func (s *stream) far() net.Conn {
+	if s.inside != nil {
+		return s.inside
+	}
+	return s.service
+}
+
+// filters are what looks at each direction; nil passes all.
+func (s *stream) filters() (in, out func([]byte) ([]byte, error)) {
+	if s.guard == nil {
+		return nil, nil
+	}
+	return s.guard.In, s.guard.Out
 }
 
 // run copies both ways, closes both ends, and returns why it is over.
@@ -86,21 +108,22 @@ func (s *stream) stop(why string) {
 // means that the client has finished and listens on; the end of its TCP
 // stream, with or without the alert, means that it is gone.
 func (s *stream) copyIn() {
-	readErr, writeErr := s.pump(s.service, s.client, &s.in, s.sumIn)
+	filter, _ := s.filters()
+	readErr, writeErr := s.pump(s.far(), s.client, filter, &s.in, s.sumIn)
 	switch {
 	case writeErr != nil:
 		// The service reads no more. What it has said is still on its way, and
 		// reaches the client only if nothing of the client's is left unread.
 		s.because(ServiceClosed)
-		s.finished(s.service)
+		s.finished(s.far())
 		io.Copy(io.Discard, s.client)
 	case readErr == io.EOF:
 		s.because(ClientClosed)
-		if closeWrite(s.service) != nil {
+		if closeWrite(s.far()) != nil {
 			s.stop(ServiceClosed)
 			return
 		}
-		s.finished(s.service)
+		s.finished(s.far())
 		if _, err := io.Copy(io.Discard, s.client.NetConn()); !timedOut(err) {
 			s.stop(ClientClosed)
 		}
@@ -111,7 +134,9 @@ func (s *stream) copyIn() {
 
 // copyOut carries bytes from the service to the client.
 func (s *stream) copyOut() {
-	readErr, writeErr := s.pump(s.client, s.service, &s.out, s.sumOut)
+	_, filter := s.filters()
+	readErr, writeErr := s.pump(s.client, s.far(), filter, &s.out, s.sumOut)
+	refused, _ := errors.AsType[*sft.Error](readErr)
 	switch {
 	case writeErr != nil:
 		s.stop(clientWhy(writeErr))
@@ -122,6 +147,10 @@ func (s *stream) copyOut() {
 			return
 		}
 		s.finished(s.client)
+	case refused != nil: // all that passed before it ends with a PDU
+		s.because(whyRefused(refused))
+		notice(s.client, refused)
+		s.stop(ServiceRefused)
 	default: // a service that breaks off takes nothing any more either
 		s.stop(serviceWhy(readErr))
 	}
@@ -139,29 +168,14 @@ func (s *stream) finished(other net.Conn) {
 }
 
 // pump copies until src ends or dst takes no more.
-func (s *stream) pump(dst io.Writer, src net.Conn, n, sum *atomic.Uint64) (readErr, writeErr error) {
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer func() {
-		clear(buf[:])
-		buffers.Put(buf)
-	}()
-	for {
+func (s *stream) pump(dst, src net.Conn, filter func([]byte) ([]byte, error), n, sum *atomic.Uint64) (readErr, writeErr error) {
+	return relay.Pump(dst, src, filter, func(w int) {
+		n.Add(uint64(w))
+		sum.Add(uint64(w))
 		if s.halfClosed.Load() {
 			src.SetReadDeadline(time.Now().Add(lingerIdle))
 		}
-		r, err := src.Read(buf[:])
-		if r > 0 {
-			w, werr := dst.Write(buf[:r])
-			n.Add(uint64(w))
-			sum.Add(uint64(w))
-			if werr != nil {
-				return nil, werr
-			}
-		}
-		if err != nil {
-			return err, nil
-		}
-	}
+	})
 }
 
 // clientWhy says why a client's connection broke. A client that is killed

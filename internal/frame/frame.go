@@ -48,17 +48,48 @@ type Reply struct {
 	Ping  *PingReply `json:"ping,omitempty"`
 }
 
-// An RDPReply tells the client how to sign in to what follows. With sign-in
-// "deliver" it holds the account's password, which is why the type must not
-// be logged; see Password.
+// How the account's password gets to the RDP service.
+const (
+	Inject  = "inject"  // the broker signs in; the password never leaves the host
+	Deliver = "deliver" // it is sent to the client, which signs in
+)
+
+// An RDPReply tells the client how to sign in to what follows. With Inject,
+// the broker has signed in to the RDP service where that wants NLA, and what
+// follows is RDP without any encryption of its own, from the MCS Connect
+// Initial on (MS-RDPBCGR 2.2.1.3); either side may end it before the desktop
+// with a Notice. With Deliver it holds the account's password, which is why
+// the type must not be logged, and the RDP service's own bytes follow.
 type RDPReply struct {
-	SignIn string `json:"sign_in"` // "deliver"
+	SignIn string `json:"sign_in"` // Inject or Deliver
 	Login  string `json:"login"`
+	// With Inject: the security protocol that the service selected, and its
+	// flags (MS-RDPBCGR 2.2.1.2.1).
+	SelectedProtocol uint32 `json:"selected_protocol,omitempty"`
+	NegotiationFlags byte   `json:"negotiation_flags,omitempty"`
 	// CertificateSHA256 is the fingerprint, lower-case hex, of the certificate
 	// that the RDP service is configured with.
-	CertificateSHA256 string  `json:"certificate_sha256"`
+	// With Deliver.
+	CertificateSHA256 string  `json:"certificate_sha256,omitempty"`
 	Secret            *Secret `json:"secret,omitempty"`
 }
+
+// A Notice is a frame in the place of an RDP PDU. It can be told from one: a
+// frame begins with two zero bytes, which as fast-path would be a PDU of no
+// length.
+type Notice struct {
+	// Error, from the broker: why it ends the stream.
+	Error *sft.Error `json:"error,omitempty"`
+	// Abort, from the client: who used the RDP client's end did not prove the
+	// launch secret, or went away; what was opened for it is to be undone.
+	Abort string `json:"abort,omitempty"`
+}
+
+// The reasons of an Abort.
+const (
+	AbortSecret = "launch_secret" // a wrong launch secret
+	AbortClient = "client"        // the RDP client gave up, or was not one
+)
 
 // A PingReply says who the broker thinks is asking.
 type PingReply struct {
@@ -138,3 +169,7 @@ func Decode(b []byte, v any) error {
 	}
 	return nil
 }
+
+// IsNotice reports whether what begins with head, of two bytes at least, is a
+// Notice, and not an RDP PDU.
+func IsNotice(head []byte) bool { return len(head) >= 2 && head[0] == 0 && head[1] == 0 }

@@ -88,6 +88,9 @@ type Open struct {
 type OpenReply struct {
 	Stream uint64          `json:"stream"` // names the stream in Close and End; 0 where none was opened (ping)
 	Reply  json.RawMessage `json:"reply"`  // the frame to send to the client
+	// Service is what the broker has to know to speak to the service itself;
+	// empty if the client does. It may hold a secret.
+	Service json.RawMessage `json:"service,omitempty"`
 }
 
 // Close tells that a stream has ended. The broker sends it once for every

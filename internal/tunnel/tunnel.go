@@ -30,6 +30,7 @@ import (
 	"sft"
 	"sft/internal/api"
 	"sft/internal/frame"
+	"sft/internal/relay"
 )
 
 // How long each step may take.
@@ -113,10 +114,12 @@ func (b *Broker) handshake(ctx context.Context) (*tls.Conn, error) {
 		}
 		roots.AddCert(ca)
 	}
-	conn := tls.Client(raw, &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{frame.ALPN},
-		Certificates: []tls.Certificate{b.Certificate},
+	conn := tls.Client(relay.Wrap(raw), &tls.Config{
+		MinVersion: tls.VersionTLS12,
+
+		DynamicRecordSizingDisabled: true, // records are gathered before they leave
+		NextProtos:                  []string{frame.ALPN},
+		Certificates:                []tls.Certificate{b.Certificate},
 		// The chain, its names and its times are checked by crypto/tls; what
 		// it does not check is in verify.
 		RootCAs:                roots,
