@@ -18,6 +18,8 @@ import (
 	"sft/internal/frame"
 	"sft/internal/launch"
 	"sft/internal/loopback"
+	"sft/internal/rdp"
+	"sft/internal/tunnel"
 )
 
 // rdpFlags are those of one "sft rdp".
@@ -42,7 +44,9 @@ Name the server as "sft list-servers" shows it, or as project/server.
 With --no-launch no RDP client is started: the address to connect one to and
 the user name are printed, and the way stays open until Ctrl-C. The password
 is written to the file descriptor that --password-fd names, or shown once on
-the terminal with --show-password. It is good for this session alone.
+the terminal with --show-password. It was made for this one run and opens
+nothing but the printed address; the account's own never leaves the server,
+unless that is set to deliver it.
 
 Once a desktop was shown the exit status is 0, whatever the RDP client says.`,
 		Args:              oneServer,
@@ -142,18 +146,19 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 	if err != nil {
 		return err
 	}
+	front := make(chan made, 1)
+	go func() {
+		f, err := rdp.NewFront(c.Target().Login)
+		front <- made{f, err}
+	}()
 	done = p.voice.progress("waiting for " + c.Target().Name)
-	first, reply, err := c.Open(ctx)
+	first, err := way(c.Open(ctx))
 	done()
 	if err != nil {
 		return err
 	}
-	defer first.Close()
+	defer first.Stream.Close()
 	if err := <-asked; err != nil {
-		return err
-	}
-	signIn, err := delivered(reply)
-	if err != nil {
 		return err
 	}
 	l, err := loopback.Listen(ctx)
@@ -163,27 +168,32 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 	defer l.Close()
 	d := &launch.Desktop{
 		Listener: l,
-		First:    first,
-		Open: func(ctx context.Context) (launch.Stream, sft.Secret, error) {
-			s, reply, err := c.Open(ctx)
-			if err != nil {
-				return nil, sft.Secret{}, err
+		First:    first.Way,
+		Open: func(ctx context.Context) (launch.Way, error) {
+			w, err := way(c.Open(ctx))
+			if err == nil && w.reply.SignIn != first.reply.SignIn {
+				w.Stream.Close()
+				err = &sft.Error{Code: sft.Denied, Msg: "the server signs in by " + sft.Quote(w.reply.SignIn) + " now", Hint: "run \"sft rdp\" again"}
 			}
-			again, err := delivered(reply)
-			if err != nil {
-				s.Close()
-				return nil, sft.Secret{}, err
-			}
-			return s, again.Secret.Secret, nil
+			return w.Way, err
 		},
 		Final:   final,
 		Program: prog,
-		Target:  launch.Target{Addr: l.Addr(), Login: signIn.Login, Server: c.Target().Name, Fingerprint: signIn.CertificateSHA256},
+		Target:  launch.Target{Addr: l.Addr(), Login: first.reply.Login, Server: c.Target().Name, Fingerprint: first.reply.CertificateSHA256, Channels: c.Channels()},
 		View:    f.view,
-		Secret:  signIn.Secret.Secret,
+		Secret:  first.Secret,
 		RunBase: p.runBase(paths),
 		Say:     p.voice.say,
 		Mark:    times.mark,
+	}
+	if first.reply.SignIn == frame.Inject {
+		m := <-front
+		if m.err != nil {
+			return m.err
+		}
+		d.Front, d.Secret = m.front, m.front.Secret
+		d.Target.Login, d.Target.Fingerprint = m.front.Login, m.front.Fingerprint
+		d.Refused = func(error) { p.claim(ctx, c) }
 	}
 	if p.debug {
 		d.Output = p.voice.err
@@ -218,26 +228,60 @@ func (p *program) lost(ctx context.Context, h api.Hop) {
 	}
 }
 
-// delivered returns what the host says of signing in, if this version can do
-// it.
-func delivered(r frame.Reply) (*frame.RDPReply, error) {
+// made is a Front, or why there is none.
+type made struct {
+	front *rdp.Front
+	err   error
+}
+
+// An opened is a way, with what the host said of it.
+type opened struct {
+	launch.Way
+	reply *frame.RDPReply
+}
+
+// way checks that this version can do what the host says of signing in.
+func way(s tunnel.Stream, r frame.Reply, err error) (opened, error) {
+	if err != nil {
+		return opened{}, err
+	}
+	w := opened{launch.Way{Stream: s}, r.RDP}
+	versions := "check that sft and sftd are of the same version"
 	switch {
 	case r.RDP == nil:
-		return nil, &sft.Error{Code: sft.Internal, Msg: "the server's answer is not complete", Hint: "check that sft and sftd are of the same version"}
-	case r.RDP.SignIn != "deliver":
-		return nil, &sft.Error{Code: sft.Invalid, Msg: "the server signs in by " + sft.Quote(r.RDP.SignIn) + ", which this version of sft does not know",
+		err = &sft.Error{Code: sft.Internal, Msg: "the server's answer is not complete", Hint: versions}
+	case r.RDP.SignIn == frame.Inject:
+		w.Flags = r.RDP.NegotiationFlags
+	case r.RDP.SignIn != frame.Deliver:
+		err = &sft.Error{Code: sft.Invalid, Msg: "the server signs in by " + sft.Quote(r.RDP.SignIn) + ", which this version of sft does not know",
 			Hint: "install a newer sft"}
 	case r.RDP.Secret == nil || r.RDP.Secret.Empty():
-		return nil, &sft.Error{Code: sft.Internal, Msg: "the server sent no password", Hint: "check that sft and sftd are of the same version"}
+		err = &sft.Error{Code: sft.Internal, Msg: "the server sent no password", Hint: versions}
+	default:
+		w.Secret = r.RDP.Secret.Secret
 	}
-	return r.RDP, nil
+	if err != nil {
+		s.Close()
+		return opened{}, err
+	}
+	return w, nil
+}
+
+// claim tells the platform that somebody at the RDP client's end did not know
+// the launch secret. It is no reason to end anything if it cannot be told.
+func (p *program) claim(ctx context.Context, c *client.Connection) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := c.Refused(ctx, frame.AbortSecret); err != nil && p.debug {
+		p.voice.say("tell the platform: " + err.Error())
+	}
 }
 
 // final reports whether a later stream that was refused means the end of the
 // session: trying again cannot help.
 func final(err error) bool {
 	switch sft.CodeOf(err) {
-	case sft.Denied, sft.NotFound, sft.Revoked, sft.SignIn, sft.Conflict:
+	case sft.Denied, sft.NotFound, sft.Revoked, sft.SignIn, sft.Conflict, sft.RDPRefused, sft.RDSFarm:
 		return true
 	}
 	return false

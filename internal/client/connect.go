@@ -13,6 +13,7 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/audit"
 	"sft/internal/frame"
 	"sft/internal/tunnel"
 )
@@ -116,17 +117,39 @@ func (c *Connection) Target() api.Hop {
 	return c.reply.Route[len(c.reply.Route)-1]
 }
 
+// Channels returns what the project lets cross. A platform that does not say
+// lets cross all.
+func (c *Connection) Channels() sft.Channels {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reply.Channels == nil {
+		return sft.AllChannels
+	}
+	return *c.reply.Channels
+}
+
 // Open opens a stream. When the certificate has run out it gets another for
 // the same session, for which the person is authorized afresh.
+//
+// A host whose RDP service did not take the password sets another for the
+// next stream, and one that found another certificate reads its settings
+// again: both are worth trying once more.
 func (c *Connection) Open(ctx context.Context) (tunnel.Stream, frame.Reply, error) {
-	for try := 0; ; try++ {
+	for try, again := 0, false; ; try++ {
 		b, session, err := c.broker(ctx)
 		if err != nil {
 			return nil, frame.Reply{}, err
 		}
 		stream, reply, err := b.Open(ctx, frame.Hello{Service: c.service, Session: session})
-		if sft.CodeOf(err) != sft.NotReady || try == retries {
-			return stream, reply, err
+		switch code := sft.CodeOf(err); {
+		case err == nil:
+			return stream, reply, nil
+		case (code == sft.RDPRefused || code == sft.RDPCertificate) && !again:
+			again = true
+			c.s.d.Log.Debug("the host could not sign in", "error", err)
+			continue
+		case code != sft.NotReady || try >= retries:
+			return nil, frame.Reply{}, err
 		}
 		c.s.d.Log.Debug("the host is not ready", "try", try+1, "error", err)
 		select {
@@ -152,4 +175,14 @@ func (c *Connection) broker(ctx context.Context) (*tunnel.Broker, string, error)
 	h := c.reply.Route[0]
 	return &tunnel.Broker{Server: h.Name, ServerID: h.ServerID, Address: net.JoinHostPort(h.Address, strconv.Itoa(h.Port)), DNSName: h.BrokerName,
 		CAs: h.HostCAs, Keys: h.HostKeys, Certificate: c.cert, Clock: clock, Mark: c.mark}, c.reply.SessionID, nil
+}
+
+// Refused tells the platform that somebody was refused at this end of the
+// session, and why. The platform records it as this client's claim.
+func (c *Connection) Refused(ctx context.Context, why string) error {
+	c.mu.Lock()
+	id := c.reply.SessionID
+	c.mu.Unlock()
+	event := api.ClientEvent{ID: audit.NewID(), Time: c.s.c.Clock.Now().UTC(), Kind: string(audit.SessionRefused), Session: id, Detail: map[string]string{"why": why}}
+	return c.s.Do(ctx, "POST", c.s.team("/client_events"), api.ClientEventsRequest{Events: []api.ClientEvent{event}}, nil)
 }

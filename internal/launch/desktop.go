@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/frame"
 	"sft/internal/loopback"
+	"sft/internal/rdp"
+	"sft/internal/relay"
 )
 
 // A Stream is a connection to the RDP service of a server. It can be closed
@@ -21,15 +24,17 @@ type Stream interface {
 	CloseWrite() error
 }
 
-// What the RDP service must have sent for a session to count as established:
-// the stream is sealed between it and the RDP client, so that the number of
-// bytes is all there is to go by. A certificate that is not the pinned one
-// ends a connection at about 2 KiB, a password that NLA refuses at 4; the
-// smallest desktop on record took 9. A FreeRDP that says it could not connect
-// is believed unless the stream went on for longer than connecting does.
+// What the RDP service must have sent for a session to count as established.
+// Where the password is delivered, the stream is sealed between it and the RDP
+// client, so that the number of bytes is all there is to go by. A certificate
+// that is not the pinned one ends a connection at about 2 KiB, a password that
+// NLA refuses at 4; the smallest desktop on record took 9. Of that, 3 come
+// before the Client Info. A FreeRDP that says it could not connect is believed
+// unless the stream went on for longer than connecting does.
 const (
-	shown  = 6 << 10
-	proven = 3 * time.Second
+	shown       = 6 << 10
+	shownInside = 3 << 10 // after the Client Info
+	proven      = 3 * time.Second
 )
 
 // patience is how long a later socket waits for its stream while the server
@@ -44,17 +49,22 @@ const maxStreams = 16
 // more.
 const endTime = 2 * time.Second
 
-// A Desktop is one run of an RDP client. All fields but Program, Log and Mark
-// are required.
+// A Desktop is one run of an RDP client. All fields but Front, Refused,
+// Program, Output and Mark are required.
 type Desktop struct {
 	Listener *loopback.Listener
-	// First is the stream for the first socket: it was opened before the RDP
+	// First is the way for the first socket: it was opened before the RDP
 	// client is started, so that a refusal is told without a window.
-	First Stream
-	// Open makes a stream for each later socket, with the secret that is
-	// good now. An error that Final says is final ends the session.
-	Open  func(context.Context) (Stream, sft.Secret, error)
+	First Way
+	// Open makes a way for each later socket. An error that Final says is
+	// final ends the session.
+	Open  func(context.Context) (Way, error)
 	Final func(error) bool
+	// Front answers the RDP client where the server signs in itself; nil where
+	// it delivers the password.
+	Front *rdp.Front
+	// Refused is told of who did not know the launch secret.
+	Refused func(error)
 
 	Program *Program // nil: the person starts one
 	Target  Target
@@ -70,9 +80,10 @@ type Desktop struct {
 	shown   atomic.Bool  // a stream brought enough for a picture
 	longest atomic.Int64 // how long a stream went on after that, in nanoseconds
 	refusal atomic.Value // string: the last one that was told
+	failure atomic.Value // *sft.Error: why a connection came to nothing
 
 	mu      sync.Mutex   // guards Secret, once Run has begun, and next
-	next    Stream       // for the next socket; nil: Open one
+	next    Way          // for the next socket; of no stream: Open one
 	renewed chan renewal // of capacity 1
 }
 
@@ -97,10 +108,12 @@ func (d *Desktop) Run(ctx context.Context) error {
 	defer cancel(nil)
 	defer d.Listener.Close()
 	d.next, d.renewed = d.First, make(chan renewal, 1)
+	if d.Front != nil {
+		unused := time.AfterFunc(firstPatience, d.drop)
+		defer unused.Stop()
+	}
 	defer func() {
-		if s := d.take(); s != nil {
-			s.Close()
-		}
+		d.drop()
 		select {
 		case r := <-d.renewed:
 			r.stream.Close()
@@ -145,7 +158,7 @@ func (d *Desktop) Run(ctx context.Context) error {
 		}
 		d.say("the server has set a new password; starting " + d.Program.Name + " anew")
 		d.mu.Lock()
-		d.Secret, d.next = renew.secret, renew.stream
+		d.Secret, d.next = renew.secret, Way{Stream: renew.stream, Secret: renew.secret}
 		d.mu.Unlock()
 	}
 	d.Listener.Close()
@@ -171,13 +184,25 @@ func (d *Desktop) Run(ctx context.Context) error {
 	return d.outcome(p, why)
 }
 
-// take returns the stream that waits for a socket, or nil.
-func (d *Desktop) take() Stream {
+// take returns the way that waits for a socket, or one of no stream.
+func (d *Desktop) take() Way {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.next
-	d.next = nil
-	return s
+	w := d.next
+	d.next = Way{}
+	return w
+}
+
+// drop closes the way that waits for a socket, if there is one.
+func (d *Desktop) drop() {
+	w := d.take()
+	switch {
+	case w.Stream == nil:
+	case d.Front != nil:
+		(&upstream{Way: w}).abort(frame.AbortClient)
+	default:
+		w.Stream.Close()
+	}
 }
 
 // runProgram runs the RDP client once, until it has ended. It is made to end
@@ -214,6 +239,9 @@ func (d *Desktop) outcome(p *process, why error) error {
 		return why
 	case p == nil:
 		return nil
+	}
+	if e, ok := d.failure.Load().(*sft.Error); ok { // nearer to the reason than what the RDP client makes of it
+		return e
 	}
 	return &sft.Error{Code: sft.Invalid, Msg: "no session on " + d.Target.Server + ": " + d.reason(p),
 		Hint: "run it again with --debug to see all that " + d.Program.Name + " says"}
@@ -261,6 +289,7 @@ func (d *Desktop) start(ctx context.Context) (*process, *RunDir, error) {
 // accept gives each socket a stream until the listener is closed.
 func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, open, all *sync.WaitGroup) {
 	places := make(chan struct{}, maxStreams)
+	unproven := make(chan struct{}, maxUnproven)
 	for {
 		c, err := d.Listener.Accept()
 		if s, ok := errors.AsType[*loopback.StrangerError](err); ok {
@@ -270,31 +299,69 @@ func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, op
 		if err != nil {
 			return
 		}
-		select {
-		case places <- struct{}{}:
-		default:
+		if !enter(places) {
 			c.Close()
 			d.say("refused a connection: there are too many at once")
 			continue
 		}
+		if d.Front != nil && !enter(unproven) {
+			<-places
+			c.Close()
+			d.say("refused a connection: too many have not shown the secret of this launch")
+			continue
+		}
 		d.mark("first_socket")
-		stream := d.take()
 		open.Add(1)
 		all.Go(func() {
 			defer func() { <-places }()
-			if stream == nil {
-				if stream, err = d.another(ctx); err != nil {
-					c.Close()
-					open.Done()
-					if ctx.Err() == nil && d.Final(err) {
-						cancel(err)
-					}
+			if d.Front == nil {
+				d.pass(ctx, cancel, c, open.Done)
+				return
+			}
+			defer c.Close()
+			client, up, err := d.answer(ctx, c)
+			<-unproven
+			if err != nil {
+				open.Done()
+				if ctx.Err() != nil {
 					return
 				}
+				d.unproven(err)
+				if o, ok := errors.AsType[opening](err); ok && d.Final(o.error) {
+					cancel(o.error)
+				}
+				return
 			}
-			d.copy(ctx, c, stream, open.Done)
+			defer client.Close()
+			d.copy(ctx, client, up, shownInside, open.Done)
 		})
 	}
+}
+
+func enter(places chan struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// pass gives a socket its stream, where the RDP client signs in itself.
+func (d *Desktop) pass(ctx context.Context, cancel context.CancelCauseFunc, c *net.TCPConn, silent func()) {
+	w := d.take()
+	if w.Stream == nil {
+		var err error
+		if w, err = d.another(ctx); err != nil {
+			c.Close()
+			silent()
+			if ctx.Err() == nil && d.Final(err) {
+				cancel(err)
+			}
+			return
+		}
+	}
+	d.copy(ctx, c, w.Stream, shown, silent)
 }
 
 // errRenewed says that the RDP client is started anew.
@@ -302,55 +369,58 @@ var errRenewed = errors.New("the password is another now")
 
 // another opens a stream for a later socket, and tells of a refusal; of the
 // same one in a row only once.
-func (d *Desktop) another(ctx context.Context) (Stream, error) {
+func (d *Desktop) another(ctx context.Context) (Way, error) {
 	for end := time.Now().Add(patience); ; {
-		s, secret, err := d.Open(ctx)
+		w, err := d.Open(ctx)
 		if err == nil {
 			d.refusal.Store("")
-			return d.current(s, secret)
+			if d.Front != nil {
+				return w, nil
+			}
+			return d.current(w)
 		}
 		if ctx.Err() != nil {
-			return nil, err
+			return Way{}, err
 		}
 		if d.refusal.Swap(err.Error()) != err.Error() {
 			d.say(err.Error())
 		}
 		if d.Final(err) || time.Now().After(end) {
-			return nil, err
+			return Way{}, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return Way{}, ctx.Err()
 		case <-time.After(patience / 8):
 		}
 	}
 }
 
-// current returns s if the RDP client can use it.
-func (d *Desktop) current(s Stream, secret sft.Secret) (Stream, error) {
+// current returns w if the RDP client can use it.
+func (d *Desktop) current(w Way) (Way, error) {
 	d.mu.Lock()
-	same := secret == d.Secret
+	same := w.Secret == d.Secret
 	d.mu.Unlock()
 	switch {
 	case same:
-		return s, nil
+		return w, nil
 	case d.Program == nil:
 		d.say("the server has set a new password: end this with Ctrl-C and run the command again")
-		s.Close()
-		return nil, errRenewed
+		w.Stream.Close()
+		return Way{}, errRenewed
 	}
 	select {
-	case d.renewed <- renewal{s, secret}:
+	case d.renewed <- renewal{w.Stream, w.Secret}:
 	default: // one is on its way
-		s.Close()
+		w.Stream.Close()
 	}
-	return nil, errRenewed
+	return Way{}, errRenewed
 }
 
 // copy passes bytes both ways until both ways have ended, or ctx has. An end
-// of one way is passed on as such. silent is called when the RDP client will
-// write no more.
-func (d *Desktop) copy(ctx context.Context, c *net.TCPConn, s Stream, silent func()) {
+// of one way is passed on as such. enough is how much of the server's counts
+// as a session; silent is called when the RDP client will write no more.
+func (d *Desktop) copy(ctx context.Context, c, s Stream, enough int, silent func()) {
 	stop := context.AfterFunc(ctx, func() { c.Close(); s.Close() })
 	defer stop()
 	defer c.Close()
@@ -358,16 +428,27 @@ func (d *Desktop) copy(ctx context.Context, c *net.TCPConn, s Stream, silent fun
 	var up sync.WaitGroup
 	up.Go(func() {
 		defer silent()
-		if _, err := io.Copy(s, c); err != nil {
+		if read, write := relay.Pump(s, c, nil, nil); read != io.EOF || write != nil {
 			s.Close() // a broken socket is no end that the server may answer to
 			return
 		}
 		s.CloseWrite()
 	})
-	n := &counter{Writer: c, d: d}
-	_, err := io.Copy(n, s)
+	n := &counter{d: d, enough: enough}
+	var watch noticer
+	var filter func([]byte) ([]byte, error)
+	if d.Front != nil {
+		filter = watch.filter
+	}
+	read, write := relay.Pump(c, s, filter, n.count)
 	n.end()
-	if err != nil {
+	if err := watch.reason(); err != nil {
+		d.say(err.Error())
+		if e, ok := errors.AsType[*sft.Error](err); ok {
+			d.failure.Store(e)
+		}
+	}
+	if read != io.EOF || write != nil {
 		c.Close()
 	} else {
 		c.CloseWrite()
@@ -377,22 +458,20 @@ func (d *Desktop) copy(ctx context.Context, c *net.TCPConn, s Stream, silent fun
 
 // counter counts what a server sends on one stream.
 type counter struct {
-	io.Writer
-	d     *Desktop
-	n     int
-	shown time.Time // when it was enough
+	d      *Desktop
+	enough int
+	n      int
+	shown  time.Time // when it was enough
 }
 
-func (c *counter) Write(b []byte) (int, error) {
-	if len(b) > 0 {
+func (c *counter) count(n int) {
+	if n > 0 {
 		c.d.first.Do(func() { c.d.mark("first_server_byte") })
 	}
-	n, err := c.Writer.Write(b)
-	if c.n += n; c.n >= shown && c.shown.IsZero() {
+	if c.n += n; c.n >= c.enough && c.shown.IsZero() {
 		c.shown = time.Now()
 		c.d.shown.Store(true)
 	}
-	return n, err
 }
 
 // end is called when the server sends no more.

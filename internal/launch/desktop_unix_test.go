@@ -118,15 +118,15 @@ func newServer(t *testing.T, picture int) *server {
 	return s
 }
 
-func (s *server) open(context.Context) (Stream, sft.Secret, error) {
+func (s *server) open(context.Context) (Way, error) {
 	s.mu.Lock()
 	s.opened++
 	s.mu.Unlock()
 	c, err := net.Dial("tcp", s.l.Addr().String())
 	if err != nil {
-		return nil, sft.Secret{}, err
+		return Way{}, err
 	}
-	return c.(*net.TCPConn), sft.NewSecret("s3cret"), nil
+	return Way{Stream: c.(*net.TCPConn), Secret: sft.NewSecret("s3cret")}, nil
 }
 
 // notes is what a test's person was told.
@@ -154,7 +154,7 @@ func newDesktop(t *testing.T, s *server, do string) (*Desktop, *notes, *bytes.Bu
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, _, err := s.open(t.Context())
+	first, err := s.open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestARefusedStreamThatIsFinalEndsTheSession(t *testing.T) {
 	s := newServer(t, shown)
 	d, said, _ := newDesktop(t, s, "twice")
 	denied := &sft.Error{Code: sft.Denied, Msg: "alice may not sign in any more"}
-	d.Open = func(context.Context) (Stream, sft.Secret, error) { return nil, sft.Secret{}, denied }
+	d.Open = func(context.Context) (Way, error) { return Way{}, denied }
 	d.Final = func(err error) bool { return errors.Is(err, denied) }
 	d.Program.args[0] = "stay"
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -310,9 +310,9 @@ func TestALaterSocketWaitsForAServerThatIsAway(t *testing.T) {
 	d, said, _ := newDesktop(t, s, "twice")
 	away := &sft.Error{Code: sft.Unavailable, Msg: "no answer from the broker of web01"}
 	tries := 0
-	d.Open = func(ctx context.Context) (Stream, sft.Secret, error) {
+	d.Open = func(ctx context.Context) (Way, error) {
 		if tries++; tries < 3 {
-			return nil, sft.Secret{}, away
+			return Way{}, away
 		}
 		return s.open(ctx)
 	}
@@ -330,9 +330,10 @@ func TestALaterSocketWaitsForAServerThatIsAway(t *testing.T) {
 func TestANewPasswordStartsTheClientAnew(t *testing.T) {
 	s := newServer(t, shown)
 	d, said, out := newDesktop(t, s, "twice")
-	d.Open = func(ctx context.Context) (Stream, sft.Secret, error) {
-		c, _, err := s.open(ctx)
-		return c, sft.NewSecret("another"), err
+	d.Open = func(ctx context.Context) (Way, error) {
+		w, err := s.open(ctx)
+		w.Secret = sft.NewSecret("another")
+		return w, err
 	}
 	if err := d.Run(t.Context()); err != nil {
 		t.Errorf("Run = %v", err)

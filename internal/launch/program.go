@@ -20,7 +20,8 @@ type Target struct {
 	Addr        netip.AddrPort // on loopback
 	Login       string         // the account's name
 	Server      string         // the server's name, for the window's title
-	Fingerprint string         // SHA-256 of the RDP service's certificate, lower-case hex
+	Fingerprint string         // SHA-256 of the certificate at Addr, lower-case hex
+	Channels    sft.Channels   // what the project lets cross: the rest is not asked for
 }
 
 // Check refuses a target with anything in it that could be more to a program
@@ -202,7 +203,7 @@ func (p *Program) argv(t Target, v View, file string) []string {
 		"/cert:fingerprint:sha256:"+colons(t.Fingerprint),
 		"/t:"+t.Login+"@"+t.Server,
 		"/dynamic-resolution",
-		"+clipboard",
+		clipboard(t.Channels),
 		"+auto-reconnect",
 		"/log-level:WARN",
 	)
@@ -229,6 +230,14 @@ func (p *Program) argv(t Target, v View, file string) []string {
 	return argv
 }
 
+// clipboard is FreeRDP's switch for it.
+func clipboard(c sft.Channels) string {
+	if c.Clipboard {
+		return "+clipboard"
+	}
+	return "-clipboard"
+}
+
 // colons writes a fingerprint as "aa:bb:…": FreeRDP refuses it without.
 func colons(hex string) string {
 	var b strings.Builder
@@ -247,9 +256,15 @@ func connectionFile(t Target, v View) []byte {
 		"full address:s:" + t.Addr.String(),
 		"username:s:" + t.Login,
 		"enablecredsspsupport:i:1",
-		"redirectclipboard:i:1",
+		"redirectclipboard:i:" + digit(t.Channels.Clipboard),
 		"dynamic resolution:i:1",
 		"autoreconnection enabled:i:1",
+	}
+	if !t.Channels.Devices {
+		lines = append(lines, "redirectdrives:i:0", "drivestoredirect:s:", "redirectprinters:i:0", "redirectcomports:i:0", "redirectsmartcards:i:0", "usbdevicestoredirect:s:", "camerastoredirect:s:")
+	}
+	if !t.Channels.Audio {
+		lines = append(lines, "audiomode:i:2", "audiocapturemode:i:0")
 	}
 	screen := "screen mode id:i:1"
 	if v.Fullscreen {
@@ -263,6 +278,13 @@ func connectionFile(t Target, v View) []byte {
 		lines = append(lines, "desktopwidth:i:"+w, "desktopheight:i:"+h)
 	}
 	return []byte(strings.Join(lines, "\r\n") + "\r\n")
+}
+
+func digit(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
 }
 
 var errName = regexp.MustCompile(`\bERR(CONNECT|INFO)_[A-Z0-9_]+`)
@@ -282,7 +304,7 @@ func (p *Program) reason(status int, output string) string {
 		case 135:
 			return msg + ": the account is locked"
 		case 143:
-			return msg + ": the RDP service does not show the certificate that it is configured with"
+			return msg + ": what answered did not show the certificate that was to be expected"
 		}
 	}
 	if names := errName.FindAllString(output, -1); len(names) > 0 {

@@ -12,7 +12,7 @@ import (
 	"sft"
 )
 
-var target = Target{Addr: netip.MustParseAddrPort("127.0.0.1:40123"), Login: "alice", Server: "web01", Fingerprint: strings.Repeat("0a", 32)}
+var target = Target{Addr: netip.MustParseAddrPort("127.0.0.1:40123"), Login: "alice", Server: "web01", Fingerprint: strings.Repeat("0a", 32), Channels: sft.AllChannels}
 
 func TestFreeRDPArguments(t *testing.T) {
 	pin := "/cert:fingerprint:sha256:" + strings.TrimSuffix(strings.Repeat("0a:", 32), ":")
