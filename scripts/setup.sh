@@ -19,11 +19,12 @@ system() { # prints what this machine runs, as ID VERSION_ID
 packages="
 	gcc libc6-dev ca-certificates openssl jq procps util-linux iproute2 sudo tcpdump
 	xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 winpr-utils
+	rdesktop remmina remmina-plugin-rdp stunnel4
 	xvfb openbox xterm imagemagick x11-utils x11-apps x11-xserver-utils xdotool fonts-dejavu-core
 	openssh-server openssh-client systemd dbus postgresql libnss3-tools
 "
 # What would run on this machine if nobody took care, by package.
-services="xrdp:xrdp.service xrdp:xrdp-sesman.service openssh-server:ssh.service openssh-server:ssh.socket postgresql:postgresql.service"
+services="xrdp:xrdp.service xrdp:xrdp-sesman.service openssh-server:ssh.service openssh-server:ssh.socket postgresql:postgresql.service stunnel4:stunnel4.service"
 
 os=$(system)
 case $os in

@@ -93,6 +93,26 @@ func (h *Host) WaitPixel(x, y int, colour string) {
 	})
 }
 
+// WaitPixelNear is WaitPixel for a picture that has been through a codec with
+// losses: each of red, green and blue may be off by at most 6 of 255.
+func (h *Host) WaitPixelNear(x, y int, colour string) {
+	h.lab.t.Helper()
+	want, err := ParseColour(colour)
+	if err != nil {
+		h.lab.t.Fatalf("%v", err)
+	}
+	poll(h.lab.t, fmt.Sprintf("%s: the display at %d,%d is nothing like %s", h.name, x, y, colour), func() bool {
+		return Near(h.Pixel(x, y), want)
+	})
+}
+
+// Near reports whether a colour may be another that has been through a codec
+// with losses.
+func Near(a, b color.RGBA) bool {
+	off := func(x, y uint8) bool { return max(x, y)-min(x, y) > 6 }
+	return !off(a.R, b.R) && !off(a.G, b.G) && !off(a.B, b.B)
+}
+
 // WaitStill waits until nothing on the host's display has moved for a while,
 // so that a picture of it shows the whole of what was drawn.
 func (h *Host) WaitStill(while time.Duration) {

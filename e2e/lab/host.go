@@ -34,7 +34,8 @@ type Host struct {
 	link string        // the bridge's end of the host's cable
 
 	display *display
-	urls    int // addresses that NextURL has returned
+	urls    int  // addresses that NextURL has returned
+	sam     bool // StartShadow has been here
 }
 
 // Host makes a host. Its name is known to all hosts of the lab, and to the

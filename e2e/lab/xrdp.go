@@ -22,6 +22,18 @@ const (
 // desktop has the given colour, such as "#204060", and says whose it is.
 func (h *Host) StartXRDP(colour string) {
 	h.lab.t.Helper()
+	h.startXRDP(colour, "tls")
+}
+
+// StartXRDPWithoutTLS is StartXRDP with standard RDP security alone, as old
+// servers have it (MS-RDPBCGR 5.3): what must never be let through.
+func (h *Host) StartXRDPWithoutTLS(colour string) {
+	h.lab.t.Helper()
+	h.startXRDP(colour, "rdp")
+}
+
+func (h *Host) startXRDP(colour, security string) {
+	h.lab.t.Helper()
 	if _, err := os.Stat("/usr/sbin/xrdp"); err != nil {
 		h.lab.t.Skipf("SKIPPED: xrdp is not installed; run make setup")
 	}
@@ -37,7 +49,7 @@ func (h *Host) StartXRDP(colour string) {
 	h.Write("/etc/xrdp/startlab.sh", 0o755, fmt.Appendf(nil, desktop, colour))
 	// The certificate stays unnamed, as in Debian: an empty setting means cert.pem.
 	h.set("/etc/xrdp/xrdp.ini", map[string]string{
-		"port": "tcp://" + XRDPAddress, "security_layer": "tls", "autorun": "Xorg", "LogFile": XRDPLog, "EnableSyslog": "false",
+		"port": "tcp://" + XRDPAddress, "security_layer": security, "autorun": "Xorg", "LogFile": XRDPLog, "EnableSyslog": "false",
 	})
 	h.set("/etc/xrdp/sesman.ini", map[string]string{
 		"DefaultWindowManager": "/etc/xrdp/startlab.sh", "EnableUserWindowManager": "false", "LogFile": SesmanLog, "EnableSyslog": "false",
