@@ -79,7 +79,7 @@ func colons(fingerprint string) string {
 // client never gets in there.
 func (h *Host) StartRdesktop(who string, in SignIn) *Process {
 	h.lab.t.Helper()
-	args := []string{"-u", in.User, "-p", "-", "-g", fmt.Sprintf("%dx%d", clientWidth, clientHeight), "-a", "24", "-D"}
+	args := []string{"-u", in.User, "-p", "-", "-g", fmt.Sprintf("%dx%d", clientWidth, clientHeight), "-a", "32", "-D"}
 	if in.Domain != "" {
 		args = append(args, "-d", in.Domain)
 	}

@@ -198,6 +198,24 @@ func TestNobodySignedIn(t *testing.T) {
 	}
 }
 
+// The service may end what it had let in: then somebody did sign in.
+func TestServiceThatRefusesLate(t *testing.T) {
+	b := benchOf(t, true)
+	n, pw := b.sign(b.ann, "s1")
+	b.signIn("ann", pw)
+	b.pass(0)
+	b.closed(n, 0, 0, "service refused: rds_farm")
+	b.pass(benchGrace - time.Second)
+	if !b.enabled("ann") {
+		t.Error("the account was shut without a grace")
+	}
+	b.pass(time.Second)
+	b.pass(benchDisc)
+	b.wantCalls("enable ann", "rest ann", "logoff ann")
+	b.wantEvents("account.enabled s1", "session.start s1", "session.refused s1: service refused: rds_farm",
+		"session.end s1: service refused: rds_farm", "account.disabled")
+}
+
 // What is not a reason of ours ends a stream like any other, and only codes of
 // ours are recorded as such.
 func TestWhyNobodySignedIn(t *testing.T) {
@@ -294,14 +312,16 @@ func TestAgentThatEndsWithAReplacedPassword(t *testing.T) {
 	for _, how := range []string{"killed", "stopped"} {
 		t.Run(how, func(t *testing.T) {
 			b := benchOf(t, true)
-			_, pw := b.sign(b.ann, "s1")
+			n, pw := b.sign(b.ann, "s1")
 			b.signIn("ann", pw)
 			b.pass(0)
 			b.pass(benchGrace)
-			_, pwb := b.sign(b.bob, "sb") // and one in flight
+			nb, pwb := b.sign(b.bob, "sb") // and one in flight
 			b.wantCalls("enable ann", "enable ann", "enable bob")
 			b.events = nil
 			if how == "stopped" {
+				b.closed(n, 0, 0, "the broker ended")
+				b.closed(nb, 0, 0, "the broker ended")
 				if err := b.shutAll(context.Background(), "sftd was stopped"); err != nil {
 					t.Fatal(err)
 				}

@@ -215,7 +215,7 @@ func (s *Service) Begin(next func(max int) ([]byte, error), w io.Writer) (*Guard
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{main: main, user: user, service: s.Conn, known: append([]uint16{main, user}, ids...)}
+	g := &Guard{main: main, user: user, service: s.Conn, known: append([]uint16{main, user}, made(ids)...)}
 	if s.back.Channels != sft.AllChannels {
 		g.policy = &s.back.Channels
 	}
@@ -227,20 +227,20 @@ func (s *Service) Begin(next func(max int) ([]byte, error), w io.Writer) (*Guard
 	all := make([]uint16, 0, len(asked))
 	free := uint16(0xF000)
 	for _, c := range asked {
-		if !Allows(s.back.Channels, c.Name, false) {
+		var id uint16
+		if Allows(s.back.Channels, c.Name, false) {
+			id, ids = ids[0], ids[1:]
+		}
+		if id == 0 {
 			for slices.Contains(g.known, free) {
 				free++
 			}
-			all = append(all, free)
+			id = free
 			free++
-			continue
-		}
-		id := ids[0]
-		ids = ids[1:]
-		all = append(all, id)
-		if strings.EqualFold(c.Name, dynamicCarrier) {
+		} else if strings.EqualFold(c.Name, dynamicCarrier) {
 			g.dynamic = id
 		}
+		all = append(all, id)
 	}
 	response.SetChannels(main, all)
 	response.Drop(SCMultitransport)
@@ -251,6 +251,12 @@ func (s *Service) Begin(next func(max int) ([]byte, error), w io.Writer) (*Guard
 		return nil, err
 	}
 	return g, s.inform(next, g)
+}
+
+// made are the channels that the service did make: one that it did not has the
+// number 0 (MS-RDPBCGR 2.2.1.4.4).
+func made(ids []uint16) []uint16 {
+	return slices.DeleteFunc(slices.Clone(ids), func(id uint16) bool { return id == 0 })
 }
 
 // ask sends a PDU to the service and returns its answer.
@@ -281,7 +287,7 @@ func (s *Service) join(main, message uint16, hasMessage bool, ids []uint16) (use
 	if hasMessage {
 		channels = append(channels, message)
 	}
-	for _, id := range append(channels, ids...) {
+	for _, id := range append(channels, made(ids)...) {
 		if pdu, err = s.ask(ChannelJoinRequest(user, id)); err != nil {
 			return 0, err
 		}

@@ -535,6 +535,31 @@ func TestTSRequestClaims(t *testing.T) {
 	}
 }
 
+// TestTSFields checks what package asn1 leaves unchecked.
+func TestTSFields(t *testing.T) {
+	for _, c := range []struct {
+		name, inHex string
+		ok          bool
+	}{
+		{"both fields", "300a a003 020106 a103 040107", true},
+		{"the second alone", "3005 a103 040107", true},
+		{"a field of a later version", "300f a003 020106 a103 040107 a703 020101", true},
+		{"a field twice", "300a a003 020106 a003 020106", false},
+		{"the second before the first", "300a a103 040107 a003 020106", false},
+		{"something behind a value, in its tag", "3008 a006 020106 020106", false},
+		{"a value of another type", "3005 a003 040106", false},
+		{"a tag of another class", "3005 6003 020106", false},
+		{"a tag that is a value", "3003 800106", false},
+		{"something behind the sequence", "3005 a003 020106 00", false},
+	} {
+		var version int
+		var token []byte
+		if got := tsFields(ntlmHex(t, c.inHex), &version, &token); got != c.ok {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.ok)
+		}
+	}
+}
+
 func TestPublicKeyBits(t *testing.T) {
 	rk, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

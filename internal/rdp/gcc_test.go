@@ -98,16 +98,32 @@ func TestConnectInitialRefusals(t *testing.T) {
 	if _, err := ParseConnectInitial(make([]byte, MaxConnect+1)); err == nil || !strings.Contains(err.Error(), ErrTooLong.Error()) {
 		t.Errorf("a PDU over the cap: got %v, want %v", err, ErrTooLong)
 	}
+	body, err := connect(recordedInitial(t, "xfreerdp-xrdp"), 0x65)
+	if err != nil {
+		t.Fatal(err)
+	}
+	longer, err := connectBytes(0x65, append(body[:len(body):len(body)], 5, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseConnectInitial(longer); err == nil {
+		t.Error("something after the user data is taken")
+	}
 	c := initial(t, "xfreerdp-xrdp")
 	c.Blocks = append(c.Blocks, Block{0xC0FE, make([]byte, MaxConnect-400)})
 	if _, err := c.Bytes(); err == nil {
 		t.Error("a PDU over the cap is written")
 	}
 	pdu := recordedInitial(t, "xfreerdp-xrdp")
-	i := bytes.Index(pdu, []byte{1, 0xC0}) // the header of CS_CORE
-	for _, n := range []byte{0, 3, 0xFF} {
+	i := bytes.Index(pdu, []byte("Duca")) + 6 // the header of CS_CORE, after a length
+	lying := bytes.Clone(pdu)
+	lying[i-1]--
+	if _, err := ParseConnectInitial(lying); err == nil {
+		t.Error("user data longer than it says is taken")
+	}
+	for _, n := range []uint16{0, 3, 0xFFF} {
 		b := bytes.Clone(pdu)
-		b[i+2], b[i+3] = n, n
+		binary.LittleEndian.PutUint16(b[i+2:], n)
 		if _, err := ParseConnectInitial(b); err == nil {
 			t.Errorf("a block of %#x bytes is taken", n)
 		}
@@ -252,7 +268,7 @@ func TestConnectResponseOfRealServices(t *testing.T) {
 
 func TestConnectResponseChanges(t *testing.T) {
 	c := response(t, "xfreerdp-xrdp")
-	for _, ids := range [][]uint16{{1004, 0, 0xF000}, {1004, 1005}, nil} {
+	for _, ids := range [][]uint16{{1004, 0, 0xF000, 0}, {1004, 0, 0xF000}, {1004, 1005}, nil} {
 		c.SetChannels(1003, ids)
 		if io, got, err := c.Channels(); err != nil || io != 1003 || !reflect.DeepEqual(got, ids) {
 			t.Errorf("got %d, %v, %v, want %v", io, got, err, ids)

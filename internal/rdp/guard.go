@@ -52,6 +52,8 @@ func (g *Guard) In(b []byte) ([]byte, error) {
 	return g.in.walk(b, func(head []byte, whole bool) (verdict, error) {
 		channel, ok, more := channelOf(head)
 		switch {
+		case inPieces(head):
+			return drop, errFraming(errPieces)
 		case more:
 			return undecided, nil
 		case ok && !slices.Contains(g.known, channel):
@@ -72,6 +74,9 @@ func (g *Guard) In(b []byte) ([]byte, error) {
 func (g *Guard) Out(b []byte) ([]byte, error) {
 	return g.out.walk(b, func(head []byte, whole bool) (verdict, error) {
 		channel, ok, more := channelOf(head)
+		if inPieces(head) {
+			return drop, errFraming(errPieces)
+		}
 		watched := ok && (channel == g.main || g.policy != nil && channel == g.dynamic && g.dynamic != 0)
 		switch {
 		case more:
@@ -116,19 +121,16 @@ func dynamicPDU(data []byte) (p DynamicPDU, ok bool, err error) {
 	if p, err = ParseDynamic(chunk.Data); err != nil {
 		return p, false, errFraming(err)
 	}
-	if p.Cmd == dynamicCreate && chunk.Flags&ChannelLast == 0 {
+	if p.Cmd == DynamicCreate && chunk.Flags&ChannelLast == 0 {
 		return p, false, errChannel
 	}
 	return p, true, nil
 }
 
-// dynamicCreate is the Cmd of a create request, and of its response.
-const dynamicCreate = 1
-
 // offered judges what the service says on the carrier.
 func (g *Guard) offered(data SendDataPDU) (verdict, error) {
 	p, ok, err := dynamicPDU(data.Data)
-	if err != nil || !ok || p.Cmd != dynamicCreate {
+	if err != nil || !ok || p.Cmd != DynamicCreate {
 		return pass, err
 	}
 	g.mu.Lock()
@@ -173,12 +175,20 @@ func (g *Guard) answered(pdu []byte) (verdict, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch p.Cmd {
-	case dynamicCreate, 2, 3, 4, 6, 7:
+	case DynamicCreate, DynamicDataFirst, DynamicData, DynamicClose, DynamicDataFirstCompressed, DynamicDataCompressed:
 		if g.refused[p.ChannelID] {
 			return drop, nil
 		}
 	}
 	return pass, nil
+}
+
+var errPieces = errors.New("a PDU comes in several of X.224")
+
+// inPieces reports whether head begins a data TPDU that is not the last of its
+// kind (X.224 13.7). RDP has none, and what they carry could not be looked into.
+func inPieces(head []byte) bool {
+	return len(head) >= 7 && head[0] == 3 && head[5] == 0xf0 && head[6] != 0x80
 }
 
 // channelOf returns the channel of a data PDU of MCS that begins with head;

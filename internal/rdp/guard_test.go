@@ -204,7 +204,7 @@ func TestGuardFailsClosed(t *testing.T) {
 			}
 		})
 	}
-	for _, b := range []string{"\x03\x00\x00\x04", "\x00\x00", "\x00\x01", "\x03\x00\x00\x07\x02\xf0\x80"} {
+	for _, b := range []string{"\x03\x00\x00\x04", "\x00\x00", "\x00\x01", "\x03\x00\x00\x07\x02\xf0\x80", "\x03\x00\x00\x0c\x02\xf0\x00\x68\x00\x00\x03\xeb"} {
 		if out, err := newGuard(nil, nil).Out([]byte(b)); err == nil || len(out) != 0 {
 			t.Errorf("Out(%x) = %x, %v", b, out, err)
 		}

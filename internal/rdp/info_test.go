@@ -92,10 +92,14 @@ func TestClientInfoWithAnotherAccount(t *testing.T) {
 
 func TestClientInfoRefusals(t *testing.T) {
 	for name, change := range map[string]func(b []byte) []byte{
-		"another PDU":             func(b []byte) []byte { b[0] = 0x80; return b },
-		"an encrypted one":        func(b []byte) []byte { b[0] |= 8; return b },
-		"one without Unicode":     func(b []byte) []byte { b[8] &^= 0x10; return b },
-		"a field of an odd size":  func(b []byte) []byte { b[12]++; return b },
+		"another PDU":            func(b []byte) []byte { b[0] = 0x80; return b },
+		"an encrypted one":       func(b []byte) []byte { b[0] |= 8; return b },
+		"one without Unicode":    func(b []byte) []byte { b[8] &^= 0x10; return b },
+		"a field of an odd size": func(b []byte) []byte { b[12]++; return b },
+		"a field of an odd size that has an end": func(b []byte) []byte {
+			b[12]++
+			return append(b[:22:22], append([]byte{'x'}, b[22:]...)...)
+		},
 		"a field that has no end": func(b []byte) []byte { b[12] -= 2; return b },
 		"a field of 514 bytes": func(b []byte) []byte {
 			binary.LittleEndian.PutUint16(b[12:], 514)

@@ -133,6 +133,20 @@ func TestSendData(t *testing.T) {
 	}
 }
 
+func TestLengths(t *testing.T) {
+	for n, want := range map[int][2]string{
+		0x7F:   {"\x7f", "\x7f"},
+		0x80:   {"\x81\x80", "\x80\x80"},
+		0xFF:   {"\x81\xff", "\x80\xff"},
+		0x100:  {"\x82\x01\x00", "\x81\x00"},
+		0x3FFF: {"\x82\x3f\xff", "\xbf\xff"},
+	} {
+		if got := [2]string{string(appendBERLength(nil, n)), string(appendPERLength(nil, n))}; got != want {
+			t.Errorf("%#x: got %x in BER and PER, want %x", n, got, want)
+		}
+	}
+}
+
 func TestSendDataLimits(t *testing.T) {
 	p := SendDataPDU{Initiator: 65535, Channel: 65535, Priority: 0x70, Data: make([]byte, 16383)}
 	pdu, err := p.Bytes()
@@ -150,11 +164,12 @@ func TestSendDataLimits(t *testing.T) {
 		t.Error("user 1000 is written")
 	}
 	for name, pdu := range map[string][]byte{
-		"a length in pieces":   dataTPDU(append([]byte{0x64, 0, 6, 3, 0xEB, 0x70, 0xC1}, make([]byte, 16384)...)...),
-		"a length one too big": dataTPDU(0x64, 0, 6, 3, 0xEB, 0x70, 3, 1, 2),
-		"a length too small":   dataTPDU(0x64, 0, 6, 3, 0xEB, 0x70, 1, 1, 2),
-		"no such user":         dataTPDU(0x64, 0xFF, 6, 3, 0xEB, 0x70, 1, 1),
-		"bits beside a choice": dataTPDU(0x65, 0, 6, 3, 0xEB, 0x70, 1, 1),
+		"a length in pieces":           dataTPDU(append([]byte{0x64, 0, 6, 3, 0xEB, 0x70, 0xC1}, make([]byte, 16384)...)...),
+		"a length in pieces that fits": dataTPDU(append([]byte{0x64, 0, 6, 3, 0xEB, 0x70, 0xC1, 0}, make([]byte, 256)...)...),
+		"a length one too big":         dataTPDU(0x64, 0, 6, 3, 0xEB, 0x70, 3, 1, 2),
+		"a length too small":           dataTPDU(0x64, 0, 6, 3, 0xEB, 0x70, 1, 1, 2),
+		"no such user":                 dataTPDU(0x64, 0xFF, 6, 3, 0xEB, 0x70, 1, 1),
+		"bits beside a choice":         dataTPDU(0x65, 0, 6, 3, 0xEB, 0x70, 1, 1),
 	} {
 		if got, err := ParseSendData(pdu); err == nil {
 			t.Errorf("%s: got %+v, want an error", name, got)

@@ -153,6 +153,7 @@ func TestSPNEGOMICStream(t *testing.T) {
 func TestSPNEGOAcceptorRefuses(t *testing.T) {
 	first := ntlmNegotiate{ntlmOffered}.bytes()
 	offer, _ := spnegoOffer(first, spnegoNTLM)
+	big, _ := spnegoOffer(make([]byte, spnegoMax), spnegoKerberos, spnegoNTLM)
 	other, _ := spnegoOffer([]byte("ticket"), spnegoKerberos, spnegoNTLM)
 	for name, tokens := range map[string][][]byte{
 		"nothing":                               {nil},
@@ -164,7 +165,7 @@ func TestSPNEGOAcceptorRefuses(t *testing.T) {
 		"an unknown state":                      {other, spnegoResp{State: 4, Response: first}.bytes()},
 		"an answer without a message":           {other, spnegoResp{State: spnegoIncomplete}.bytes()},
 		"the last message in place of first":    {other, spnegoResp{State: spnegoIncomplete, Response: (&ntlmAuthenticate{}).bytes()}.bytes()},
-		"more than the cap":                     {append(bytes.Clone(offer), make([]byte, spnegoMax)...)},
+		"more than the cap":                     {big},
 		"a bare message, then one in an answer": {first, spnegoResp{State: spnegoIncomplete, Response: first}.bytes()},
 	} {
 		a := spnegoAcceptor{ntlm: ntlmTestAcceptor()}

@@ -53,6 +53,11 @@ func TestConnectionRequestRefusals(t *testing.T) {
 	if _, err := ParseConnectionRequest(connectionBytes(0xD0, 0, neg)); err == nil {
 		t.Error("a Connection Confirm is taken")
 	}
+	pdu := connectionBytes(0xE0, 0, neg)
+	pdu[4]++
+	if _, err := ParseConnectionRequest(pdu); err == nil {
+		t.Error("a length of its header that lies is taken")
+	}
 	if _, err := ParseConnectionRequest(make([]byte, 1025)); err != ErrTooLong {
 		t.Errorf("1025 bytes: got %v, want %v", err, ErrTooLong)
 	}
