@@ -203,7 +203,7 @@ func TestWrongLaunchSecret(t *testing.T) {
 			s.Wait("sft says so", 10*time.Second, func() bool {
 				return strings.Contains(d.Output(), "it did not show the secret of this launch")
 			})
-			atRest(s, web, "ann", 1900*time.Millisecond+3*time.Second)
+			atRest(s, web, "ann", 5*time.Second)
 			s.WaitEvent("the claim", func(e audit.Event) bool {
 				return e.Kind == audit.SessionRefused && e.Detail["claimed_by"] == "client" && e.Detail["why"] == "launch_secret"
 			})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -133,9 +134,21 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		if prog, err = launch.Find(choice, p.getenv); err != nil {
 			return err
 		}
-		// It takes as long as asking the platform does.
+	}
+	// Both take as long as asking the platform does. FreeRDP takes a key that
+	// is made at once.
+	quiet, key := prog != nil && prog.ShowsNothing(), rdp.RSA
+	if quiet {
+		key = rdp.P256
+	}
+	if prog != nil {
 		go func() { asked <- prog.Ask(ctx) }()
 	}
+	front := make(chan made, 1)
+	go func() {
+		f, err := rdp.NewFront("", key)
+		front <- made{f, err}
+	}()
 	s, err := p.session(p.quietly())
 	if err != nil {
 		return err
@@ -146,71 +159,162 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 	if err != nil {
 		return err
 	}
-	front := make(chan made, 1)
+	v := &visit{p: p, c: c, f: f, prog: prog, paths: paths, times: times}
+	if quiet {
+		if err = <-asked; err == nil {
+			err = v.early(ctx, front)
+		}
+	} else {
+		err = v.patient(ctx, front, asked, password)
+	}
+	if err == nil && ctx.Err() == nil {
+		p.lost(ctx, c.Target())
+	}
+	return err
+}
+
+// A visit is one session, once the platform has said yes.
+type visit struct {
+	p     *program
+	c     *client.Connection
+	f     rdpFlags
+	prog  *launch.Program // nil: the person starts one
+	paths conf.Client
+	times *times
+}
+
+// errDelivers says that the RDP client was started for a server that signs in
+// itself, and this one delivers the password.
+var errDelivers = errors.New("the server delivers the password")
+
+// early starts the RDP client while the first stream is opened, which takes
+// as long: it shows nothing before it is connected.
+func (v *visit) early(ctx context.Context, front <-chan made) error {
+	m := <-front
+	if m.err != nil {
+		return m.err
+	}
+	run, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	first := make(chan launch.Way, 1)
+	var delivered opened
+	done := v.p.voice.progress("waiting for " + v.c.Target().Name)
 	go func() {
-		f, err := rdp.NewFront(c.Target().Login)
-		front <- made{f, err}
+		defer close(first)
+		w, err := way(v.c.Open(run))
+		done()
+		switch {
+		case err != nil:
+			cancel(err)
+		case w.reply.SignIn == frame.Deliver:
+			delivered = w
+			cancel(errDelivers)
+		default:
+			first <- w.Way
+		}
 	}()
-	done = p.voice.progress("waiting for " + c.Target().Name)
-	first, err := way(c.Open(ctx))
-	done()
-	if err != nil {
-		return err
-	}
-	defer first.Stream.Close()
-	if err := <-asked; err != nil {
-		return err
-	}
 	l, err := loopback.Listen(ctx)
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	d := v.desktop(l, frame.Inject, first)
+	v.answer(ctx, d, m.front)
+	err = v.run(run, d, nil)
+	if !errors.Is(err, errDelivers) {
+		return err
+	}
+	if l, err = loopback.Listen(ctx); err != nil {
+		return err
+	}
+	return v.run(ctx, v.deliver(l, delivered), nil)
+}
+
+// patient opens the first stream before the RDP client is started, or its
+// address is printed.
+func (v *visit) patient(ctx context.Context, front <-chan made, asked <-chan error, password io.WriteCloser) error {
+	done := v.p.voice.progress("waiting for " + v.c.Target().Name)
+	first, err := way(v.c.Open(ctx))
+	done()
+	if err != nil {
+		return err
+	}
+	m, err := <-front, <-asked
+	if err == nil {
+		err = m.err
+	}
+	var l *loopback.Listener
+	if err == nil {
+		l, err = loopback.Listen(ctx)
+	}
+	if err != nil {
+		first.Stream.Close()
+		return err
+	}
+	if first.reply.SignIn == frame.Deliver {
+		return v.run(ctx, v.deliver(l, first), password)
+	}
+	d := v.desktop(l, frame.Inject, launch.Ready(first.Way))
+	v.answer(ctx, d, m.front)
+	return v.run(ctx, d, password)
+}
+
+// desktop is a Desktop whose way of signing in is still to be set.
+func (v *visit) desktop(l *loopback.Listener, signIn string, first <-chan launch.Way) *launch.Desktop {
 	d := &launch.Desktop{
 		Listener: l,
-		First:    first.Way,
+		First:    first,
 		Open: func(ctx context.Context) (launch.Way, error) {
-			w, err := way(c.Open(ctx))
-			if err == nil && w.reply.SignIn != first.reply.SignIn {
+			w, err := way(v.c.Open(ctx))
+			if err == nil && w.reply.SignIn != signIn {
 				w.Stream.Close()
 				err = &sft.Error{Code: sft.Denied, Msg: "the server signs in by " + sft.Quote(w.reply.SignIn) + " now", Hint: "run \"sft rdp\" again"}
 			}
 			return w.Way, err
 		},
 		Final:   final,
-		Program: prog,
-		Target:  launch.Target{Addr: l.Addr(), Login: first.reply.Login, Server: c.Target().Name, Fingerprint: first.reply.CertificateSHA256, Channels: c.Channels()},
-		View:    f.view,
-		Secret:  first.Secret,
-		RunBase: p.runBase(paths),
-		Say:     p.voice.say,
-		Mark:    times.mark,
+		Program: v.prog,
+		Target:  launch.Target{Addr: l.Addr(), Login: v.c.Target().Login, Server: v.c.Target().Name, Channels: v.c.Channels()},
+		View:    v.f.view,
+		RunBase: v.p.runBase(v.paths),
+		Say:     v.p.voice.say,
+		Mark:    v.times.mark,
 	}
-	if first.reply.SignIn == frame.Inject {
-		m := <-front
-		if m.err != nil {
-			return m.err
-		}
-		d.Front, d.Secret = m.front, m.front.Secret
-		d.Target.Login, d.Target.Fingerprint = m.front.Login, m.front.Fingerprint
-		d.Refused = func(error) { p.claim(ctx, c) }
+	if v.p.debug {
+		d.Output = v.p.voice.err
 	}
-	if p.debug {
-		d.Output = p.voice.err
+	return d
+}
+
+// answer has d answer the RDP client itself.
+func (v *visit) answer(ctx context.Context, d *launch.Desktop, front *rdp.Front) {
+	front.Login = d.Target.Login
+	d.Front, d.Secret, d.Target.Fingerprint = front, front.Secret, front.Fingerprint
+	d.Refused = func(error) { v.p.claim(ctx, v.c) }
+}
+
+// deliver hands the account's password to the RDP client.
+func (v *visit) deliver(l *loopback.Listener, w opened) *launch.Desktop {
+	d := v.desktop(l, frame.Deliver, launch.Ready(w.Way))
+	d.Secret, d.Target.Login, d.Target.Fingerprint = w.Secret, w.reply.Login, w.reply.CertificateSHA256
+	return d
+}
+
+// run runs d to its end, and closes what it was given.
+func (v *visit) run(ctx context.Context, d *launch.Desktop, password io.WriteCloser) error {
+	err := d.Target.Check()
+	if err == nil && v.f.noLaunch {
+		err = v.p.handOver(d, v.f, password)
 	}
-	if err := d.Target.Check(); err != nil {
+	if err != nil {
+		d.Listener.Close()
+		go func() {
+			if w := <-d.First; w.Stream != nil {
+				w.Stream.Close()
+			}
+		}()
 		return err
 	}
-	if f.noLaunch {
-		if err := p.handOver(d, f, password); err != nil {
-			return err
-		}
-	}
-	err = d.Run(ctx)
-	if err == nil && ctx.Err() == nil {
-		p.lost(ctx, c.Target())
-	}
-	return err
+	return d.Run(ctx)
 }
 
 // lost says so when the person may no longer reach the server: then it was

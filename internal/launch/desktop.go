@@ -53,9 +53,12 @@ const endTime = 2 * time.Second
 // Program, Output and Mark are required.
 type Desktop struct {
 	Listener *loopback.Listener
-	// First is the way for the first socket: it was opened before the RDP
-	// client is started, so that a refusal is told without a window.
-	First Way
+	// First is the way for the first socket. It is opened before the RDP
+	// client shows anything, so that a refusal is told without a window: the
+	// client may be started while it is, if it shows none before it is
+	// connected. One that cannot be opened is of no stream, and ends the run
+	// by the context.
+	First <-chan Way
 	// Open makes a way for each later socket. An error that Final says is
 	// final ends the session.
 	Open  func(context.Context) (Way, error)
@@ -83,7 +86,7 @@ type Desktop struct {
 	failure atomic.Value // *sft.Error: why a connection came to nothing
 
 	mu      sync.Mutex   // guards Secret, once Run has begun, and next
-	next    Way          // for the next socket; of no stream: Open one
+	next    <-chan Way   // for the next socket; nil: Open one
 	renewed chan renewal // of capacity 1
 }
 
@@ -158,7 +161,7 @@ func (d *Desktop) Run(ctx context.Context) error {
 		}
 		d.say("the server has set a new password; starting " + d.Program.Name + " anew")
 		d.mu.Lock()
-		d.Secret, d.next = renew.secret, Way{Stream: renew.stream, Secret: renew.secret}
+		d.Secret, d.next = renew.secret, Ready(Way{Stream: renew.stream, Secret: renew.secret})
 		d.mu.Unlock()
 	}
 	d.Listener.Close()
@@ -184,18 +187,45 @@ func (d *Desktop) Run(ctx context.Context) error {
 	return d.outcome(p, why)
 }
 
+// Ready is a way that is open already.
+func Ready(w Way) <-chan Way {
+	c := make(chan Way, 1)
+	c <- w
+	return c
+}
+
 // take returns the way that waits for a socket, or one of no stream.
-func (d *Desktop) take() Way {
+func (d *Desktop) take(ctx context.Context) Way {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	w := d.next
-	d.next = Way{}
-	return w
+	next := d.next
+	d.next = nil
+	d.mu.Unlock()
+	if next == nil {
+		return Way{}
+	}
+	select {
+	case w := <-next:
+		return w
+	case <-ctx.Done():
+		go d.undo(next)
+		return Way{}
+	}
 }
 
 // drop closes the way that waits for a socket, if there is one.
 func (d *Desktop) drop() {
-	w := d.take()
+	d.mu.Lock()
+	next := d.next
+	d.next = nil
+	d.mu.Unlock()
+	if next != nil {
+		d.undo(next)
+	}
+}
+
+// undo closes a way that nobody uses, as soon as it is there.
+func (d *Desktop) undo(next <-chan Way) {
+	w := <-next
 	switch {
 	case w.Stream == nil:
 	case d.Front != nil:
@@ -261,6 +291,9 @@ func (d *Desktop) established(p *process) bool {
 	return d.shown.Load()
 }
 
+// idle reports whether nothing was shown yet.
+func (d *Desktop) idle() bool { return !d.shown.Load() }
+
 // start starts the RDP client. The folder, if there is one, is the caller's
 // to remove.
 func (d *Desktop) start(ctx context.Context) (*process, *RunDir, error) {
@@ -268,7 +301,7 @@ func (d *Desktop) start(ctx context.Context) (*process, *RunDir, error) {
 		return nil, nil, err
 	}
 	if !d.Program.needsFile() {
-		p, err := start(ctx, d.Program.argv(d.Target, d.View, ""), d.Secret, d.Output)
+		p, err := start(ctx, d.Program.argv(d.Target, d.View, "", d.Front != nil), d.Secret, d.Output, d.idle)
 		return p, nil, err
 	}
 	dir, err := NewRunDir(d.RunBase)
@@ -278,7 +311,7 @@ func (d *Desktop) start(ctx context.Context) (*process, *RunDir, error) {
 	file, err := writeConnectionFile(dir, d.Target, d.View)
 	if err == nil {
 		var p *process
-		if p, err = start(ctx, d.Program.argv(d.Target, d.View, file), d.Secret, d.Output); err == nil {
+		if p, err = start(ctx, d.Program.argv(d.Target, d.View, file, d.Front != nil), d.Secret, d.Output, d.idle); err == nil {
 			return p, dir, nil
 		}
 	}
@@ -349,7 +382,7 @@ func enter(places chan struct{}) bool {
 
 // pass gives a socket its stream, where the RDP client signs in itself.
 func (d *Desktop) pass(ctx context.Context, cancel context.CancelCauseFunc, c *net.TCPConn, silent func()) {
-	w := d.take()
+	w := d.take(ctx)
 	if w.Stream == nil {
 		var err error
 		if w, err = d.another(ctx); err != nil {

@@ -165,7 +165,7 @@ func newDesktop(t *testing.T, s *server, do string) (*Desktop, *notes, *bytes.Bu
 	tgt := target
 	tgt.Addr = l.Addr()
 	said, out := new(notes), new(bytes.Buffer)
-	return &Desktop{Listener: l, First: first, Open: s.open, Final: func(error) bool { return false },
+	return &Desktop{Listener: l, First: Ready(first), Open: s.open, Final: func(error) bool { return false },
 		Program: &Program{Name: "helper", path: self, args: []string{do, "{address}"}}, Target: tgt,
 		Secret: sft.NewSecret("s3cret"), RunBase: filepath.Join(t.TempDir(), "run"), Output: out, Say: said.add}, said, out
 }

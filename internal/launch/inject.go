@@ -100,7 +100,7 @@ func (d *Desktop) answer(ctx context.Context, c net.Conn) (client Stream, up Str
 	c.SetDeadline(time.Now().Add(firstByte))
 	t, err := d.Front.Answer(relay.Wrap(c), func() (rdp.Upstream, error) {
 		c.SetDeadline(time.Now().Add(answerTime))
-		w := d.take()
+		w := d.take(ctx)
 		if w.Stream == nil {
 			var err error
 			if w, err = d.another(ctx); err != nil {

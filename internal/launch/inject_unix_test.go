@@ -140,7 +140,7 @@ func (h *host) aborted() []string {
 	return slices.Clone(h.aborts)
 }
 
-var frontOnce = sync.OnceValues(func() (*rdp.Front, error) { return rdp.NewFront("alice") })
+var frontOnce = sync.OnceValues(func() (*rdp.Front, error) { return rdp.NewFront("alice", rdp.P256) })
 
 // injecting is a Desktop whose program is the test itself.
 func injecting(t *testing.T, h *host) (*Desktop, *notes, func() error) {
@@ -157,7 +157,7 @@ func injecting(t *testing.T, h *host) (*Desktop, *notes, func() error) {
 	said := new(notes)
 	tgt := target
 	tgt.Addr, tgt.Fingerprint = l.Addr(), front.Fingerprint
-	d := &Desktop{Listener: l, First: first, Open: h.open, Final: func(error) bool { return false }, Front: front, Target: tgt, Secret: front.Secret,
+	d := &Desktop{Listener: l, First: Ready(first), Open: h.open, Final: func(error) bool { return false }, Front: front, Target: tgt, Secret: front.Secret,
 		RunBase: t.TempDir(), Say: said.add}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -25,9 +25,10 @@ type process struct {
 }
 
 // start starts argv. When ctx ends the program is asked to end, and made to
-// after killAfter; it is also asked to when this process dies. What it writes
+// after killAfter, or at once if idle says that it has done nothing yet; it is
+// also asked to when this process dies. What it writes
 // goes to log; the end of it is kept.
-func start(ctx context.Context, argv []string, secret sft.Secret, log io.Writer) (*process, error) {
+func start(ctx context.Context, argv []string, secret sft.Secret, log io.Writer, idle func() bool) (*process, error) {
 	// A line is what these programs read. A secret that is more than one
 	// would be cut, so that the rest went where nobody intended.
 	if strings.ContainsAny(secret.Reveal(), "\r\n\x00") {
@@ -40,6 +41,13 @@ func start(ctx context.Context, argv []string, secret sft.Secret, log io.Writer)
 	cmd.Stdout, cmd.Stderr = p.output, p.output
 	cmd.WaitDelay = killAfter
 	prepare(cmd)
+	ask := cmd.Cancel
+	cmd.Cancel = func() error {
+		if idle() {
+			return cmd.Process.Kill()
+		}
+		return ask()
+	}
 	started := make(chan error)
 	go func() {
 		// The kernel counts the death of the thread that started the

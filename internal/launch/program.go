@@ -184,10 +184,14 @@ func (p *Program) replacer(t Target, file string) *strings.Replacer {
 		"{user}", t.Login, "{server}", t.Server, "{fingerprint}", t.Fingerprint, "{file}", file)
 }
 
-// argv returns the command line. t has passed Check, and every value is
+// ShowsNothing reports whether the program shows no window before it is
+// connected.
+func (p *Program) ShowsNothing() bool { return p.freeRDP != 0 }
+
+// argv returns the command line; front says that a Front answers. t has passed Check, and every value is
 // behind a prefix of ours or takes the place that the person gave it, so none
 // can be an option of its own.
-func (p *Program) argv(t Target, v View, file string) []string {
+func (p *Program) argv(t Target, v View, file string, front bool) []string {
 	argv := []string{p.path}
 	if p.freeRDP == 0 {
 		r := p.replacer(t, file)
@@ -209,10 +213,15 @@ func (p *Program) argv(t Target, v View, file string) []string {
 	)
 	// RDP's own encryption has no certificate to pin: whoever answers in the
 	// service's place could choose it and be sent the password. TLS and NLA
-	// are left to be negotiated.
-	if p.freeRDP == 2 {
+	// are left to be negotiated. With a Front it is TLS: what NLA proves is
+	// proven on the host, and FreeRDP 2 waits a tenth of a second for each
+	// answer after it.
+	switch {
+	case front:
+		argv = append(argv, "/sec:tls")
+	case p.freeRDP == 2:
 		argv = append(argv, "-sec-rdp")
-	} else {
+	default:
 		argv = append(argv, "/sec:rdp:off")
 	}
 	switch {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,21 +23,40 @@ func TestFreeRDPArguments(t *testing.T) {
 		name    string
 		version int
 		view    View
+		front   bool
 		want    []string // after the fixed ones
 	}{
-		{"without a size the window fills the work area", 2, View{}, []string{"-sec-rdp", "/workarea"}},
-		{"FreeRDP 3 says it in its own way that there is no going back to RDP security", 3, View{}, []string{"/sec:rdp:off", "/workarea"}},
-		{"a size", 2, View{Size: "1280x800"}, []string{"-sec-rdp", "/size:1280x800"}},
-		{"full screen", 2, View{Fullscreen: true}, []string{"-sec-rdp", "/f"}},
-		{"all monitors", 2, View{Fullscreen: true, MultiMonitor: true}, []string{"-sec-rdp", "/f", "/multimon"}},
+		{"without a size the window fills the work area", 2, View{}, false, []string{"-sec-rdp", "/workarea"}},
+		{"FreeRDP 3 says it in its own way that there is no going back to RDP security", 3, View{}, false, []string{"/sec:rdp:off", "/workarea"}},
+		{"a size", 2, View{Size: "1280x800"}, false, []string{"-sec-rdp", "/size:1280x800"}},
+		{"full screen", 2, View{Fullscreen: true}, false, []string{"-sec-rdp", "/f"}},
+		{"with a front it is TLS", 2, View{}, true, []string{"/sec:tls", "/workarea"}},
+		{"with a front it is TLS in FreeRDP 3, too", 3, View{}, true, []string{"/sec:tls", "/workarea"}},
+		{"all monitors", 2, View{Fullscreen: true, MultiMonitor: true}, false, []string{"-sec-rdp", "/f", "/multimon"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &Program{Name: "xfreerdp", path: "/bin/x", freeRDP: tt.version}
-			if got, want := p.argv(target, tt.view, ""), append(fixed[:len(fixed):len(fixed)], tt.want...); !reflect.DeepEqual(got, want) {
+			if got, want := p.argv(target, tt.view, "", tt.front), append(fixed[:len(fixed):len(fixed)], tt.want...); !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %q\nwant %q", got, want)
 			}
 		})
+	}
+}
+
+// What the project does not allow is not asked for.
+func TestChannelsAreAskedForAsAllowed(t *testing.T) {
+	none := target
+	none.Channels = sft.Channels{}
+	p := &Program{Name: "xfreerdp", path: "/bin/x", freeRDP: 2}
+	if got := p.argv(none, View{}, "", true); !slices.Contains(got, "-clipboard") || slices.Contains(got, "+clipboard") {
+		t.Errorf("the arguments are %q", got)
+	}
+	file := string(connectionFile(none, View{}))
+	for _, line := range []string{"redirectclipboard:i:0", "redirectdrives:i:0", "redirectprinters:i:0", "redirectcomports:i:0", "redirectsmartcards:i:0", "audiomode:i:2", "audiocapturemode:i:0"} {
+		if !strings.Contains(file, line+"\r\n") {
+			t.Errorf("the file lacks %s:\n%s", line, file)
+		}
 	}
 }
 
@@ -127,7 +147,7 @@ func TestFind(t *testing.T) {
 func TestTemplate(t *testing.T) {
 	p := &Program{Name: "other", path: "/bin/other", args: []string{"--to={address}", "{host}", "{port}", "{user}@{server}", "{fingerprint}", "{file}"}}
 	want := []string{"/bin/other", "--to=127.0.0.1:40123", "127.0.0.1", "40123", "alice@web01", target.Fingerprint, "/run/x.rdp"}
-	if got := p.argv(target, View{}, "/run/x.rdp"); !reflect.DeepEqual(got, want) {
+	if got := p.argv(target, View{}, "/run/x.rdp", false); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }

@@ -142,11 +142,17 @@ func (s *Service) secure(c net.Conn) error {
 
 // silent is about a service that did not go on.
 func silent(err error) error {
-	what := "it broke off the connection: " + err.Error()
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+	var what string
+	e, isNet := errors.AsType[net.Error](err)
+	switch {
+	case isNet && e.Timeout():
 		what = "it did not answer in time"
-	} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		what = "it closed the connection in the middle of the negotiation"
+	case isNet, errors.Is(err, net.ErrClosed):
+		what = "it broke off the connection: " + err.Error()
+	default:
+		return odd(err)
 	}
 	return &sft.Error{Code: sft.RDPUnavailable, Msg: "the RDP service of the host cannot be used: " + what, Err: err, Hint: "look at the RDP service's log, then try again"}
 }

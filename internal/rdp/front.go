@@ -1,6 +1,9 @@
 package rdp
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -43,10 +46,25 @@ type Upstream interface {
 	Flags() byte
 }
 
-// NewFront makes the certificate and the launch secret of one launch. It
-// takes a tenth of a second. RSA, because not every RDP client takes others.
-func NewFront(login string) (*Front, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+// A Key is the kind of key that a Front has.
+type Key int
+
+// The kinds of keys. Every RDP client takes RSA, which takes a tenth of a
+// second to make, and sometimes half of one.
+const (
+	RSA  Key = iota // 2048 bits
+	P256            // made at once
+)
+
+// NewFront makes the certificate and the launch secret of one launch.
+func NewFront(login string, kind Key) (*Front, error) {
+	var key crypto.Signer
+	var err error
+	if kind == P256 {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	} else {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	}
 	if err != nil {
 		return nil, err
 	}

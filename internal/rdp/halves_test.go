@@ -47,7 +47,7 @@ func pair(t *testing.T) (net.Conn, net.Conn) {
 }
 
 // made is the one Front whose key all tests use: to make one takes long.
-var made = sync.OnceValues(func() (*rdp.Front, error) { return rdp.NewFront("ann") })
+var made = sync.OnceValues(func() (*rdp.Front, error) { return rdp.NewFront("ann", rdp.RSA) })
 
 func newFront(t *testing.T) *rdp.Front {
 	t.Helper()

@@ -377,8 +377,8 @@ func ntlmNewSession(key []byte, initiator bool) *ntlmSession {
 	return s
 }
 
-// reset begins the key stream again, and goes on counting. It is done once, after
-// the mechListMIC (MS-SPNG 3.3.5.1).
+// reset begins the key stream again, and goes on counting. It is done once,
+// after the mechListMIC (MS-SPNG).
 func (d *ntlmDirection) reset() { d.cipher = ntlmCipher(d.sealKey) }
 
 // signature is the next message's signature, MS-NLMP 3.4.4.2. A sealed text

@@ -137,7 +137,7 @@ func TestSPNEGOAcceptorRefusesChangedOffer(t *testing.T) {
 }
 
 // TestSPNEGOMICStream checks that sealing begins after the MIC with a key
-// stream of its own, and goes on counting (MS-SPNG 3.3.5.1).
+// stream of its own, and goes on counting (MS-SPNG).
 func TestSPNEGOMICStream(t *testing.T) {
 	a, b := ntlmNewSession(make([]byte, 16), true), ntlmNewSession(make([]byte, 16), true)
 	a.mic([]byte("list"))
