@@ -9,9 +9,9 @@ PREFIX   ?= /usr/local
 
 # What also runs on people's own machines has to compile there.
 PORTABLE  = . ./cmd/sft ./internal/accounts ./internal/api ./internal/audit ./internal/broker ./internal/client \
-            ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/tunnel
+            ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/rdp ./internal/relay ./internal/tunnel
 
-.PHONY: all setup build build-race demo test quick vet install install-files uninstall clean
+.PHONY: all setup build build-race demo bench test quick vet install install-files uninstall clean
 
 all: build
 
@@ -34,11 +34,18 @@ demo: setup build
 	@go build -o build/demo-run ./e2e/demo
 	@build/demo-run -bin build/bin -out build/demo $(if $(KEEP),-keep)
 
+# Speed, round trips and memory beside ssh, stunnel and others, in one run of
+# about a quarter of an hour, written to docs/benchmarks.md. BENCH takes flags,
+# as in BENCH=-quick or BENCH="-only desktop,trips".
+bench: setup build
+	@go build -o build/bench-run ./e2e/bench
+	@build/bench-run -bin build/bin -out build/bench $(BENCH)
+
 vet:
 	@test -z "$$(gofmt -l . )" || { gofmt -l .; echo "run gofmt -w on these files"; exit 1; }
 	go vet ./...
 	GOOS=windows go vet $(PORTABLE)
-	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/tunnel
+	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/rdp ./internal/relay ./internal/tunnel
 
 # Everything: vet, unit tests, both databases, namespaced end-to-end tests.
 # It needs root, for the namespaces.

@@ -100,6 +100,7 @@ func show(t lab.T, bin, dir string, keep bool) string {
 	shot := filepath.Join(dir, "desktop.png")
 	desk.Screenshot(shot)
 	d.say("sft rdp web01: desktop after %.2f s", took.Seconds())
+	d.say("the broker on web01 signed %s in: her password never left it", person)
 	fmt.Println("\nFrom Enter, in ms:")
 	fmt.Print(steps)
 	client.Stop()

@@ -99,6 +99,7 @@ type testHost struct {
 	onOpen   func(context.Context, Open) // before the decision
 	onOpened func(Opened)                // before the broker hears of it
 	onSign   func()
+	rdp      *RDPService // for the Server to sign in to; nil: the client does
 }
 
 var testNames = frame.Names{Team: "acme", Project: "prod", User: "usr-1", Server: "srv-1", Session: "ses-1", Revision: 7}
@@ -170,7 +171,7 @@ func (h *testHost) Sign(_ context.Context, digest [32]byte) ([]byte, error) {
 
 func (h *testHost) Open(ctx context.Context, o Open) (Opened, error) {
 	h.mu.Lock()
-	before, after := h.onOpen, h.onOpened
+	before, after, service := h.onOpen, h.onOpened, h.rdp
 	h.mu.Unlock()
 	select {
 	case h.opens <- o:
@@ -198,6 +199,10 @@ func (h *testHost) Open(ctx context.Context, o Open) (Opened, error) {
 		return Opened{}, err
 	}
 	r := Opened{Stream: h.next.Add(1), Conn: c, Reply: reply(frame.Reply{RDP: &frame.RDPReply{SignIn: "deliver", Login: "alice"}})}
+	if service != nil {
+		own := *service
+		r.RDP, r.Reply = &own, reply(frame.Reply{RDP: &frame.RDPReply{SignIn: frame.Inject, Login: own.Login}})
+	}
 	if after != nil {
 		after(r)
 	}

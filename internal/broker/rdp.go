@@ -92,14 +92,16 @@ func (s *Server) signIn(st *stream, r *RDPService) (*rdp.Service, error) {
 	return session, err
 }
 
-// whyRefused is what a Monitor is told of an RDP service that could not be
-// signed in to.
+// whyRefused is what a Monitor is told of a sign-in that came to nothing.
 func whyRefused(err error) string {
-	code := sft.CodeOf(err)
-	if code == sft.RDPRefused {
+	switch code := sft.CodeOf(err); code {
+	case sft.RDPRefused:
 		return PasswordRefused
+	case sft.Invalid: // it is the client's doing
+		return Aborted + ": " + string(code)
+	default:
+		return ServiceRefused + ": " + string(code)
 	}
-	return ServiceRefused + ": " + string(code)
 }
 
 // completed adds to the Monitor's reply what the service has selected.

@@ -157,7 +157,7 @@ func realNLA(t *testing.T, address string) *tls.Conn {
 func TestCredSSPAcceptReal(t *testing.T) {
 	realPrograms(t, "Xvfb", "xfreerdp")
 	display := realDisplay(t)
-	front, err := NewFront("alice")
+	front, err := NewFront("alice", P256)
 	if err != nil {
 		t.Fatal(err)
 	}

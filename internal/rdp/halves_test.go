@@ -63,6 +63,14 @@ func newFront(t *testing.T) *rdp.Front {
 type upstream struct {
 	net.Conn
 	flags byte
+	sent  *bytes.Buffer // a copy of what went up; may be nil
+}
+
+func (u upstream) Write(b []byte) (int, error) {
+	if u.sent != nil {
+		u.sent.Write(b)
+	}
+	return u.Conn.Write(b)
 }
 
 func (u upstream) Next(max int) ([]byte, error) { return rdp.ReadTPKT(u.Conn, max) }
@@ -75,12 +83,14 @@ type run struct {
 	client    *tls.Conn // the Front's end to the client
 	service   *rdp.Service
 	guard     *rdp.Guard
+	sent      bytes.Buffer // by the Front to the Back
+	secret    string
 
 	serviceErr, backErr, frontErr, clientErr error
 }
 
 // through connects client and service by a Front and a Back.
-func through(t *testing.T, s *rdptest.Service, c *rdptest.Client, change func(*rdp.Back, *rdp.Front)) run {
+func through(t *testing.T, s *rdptest.Service, c *rdptest.Client, change func(*rdp.Back, *rdp.Front)) *run {
 	t.Helper()
 	cert, fingerprint, err := rdptest.Certificate()
 	if err != nil {
@@ -95,10 +105,10 @@ func through(t *testing.T, s *rdptest.Service, c *rdptest.Client, change func(*r
 	if change != nil {
 		change(back, front)
 	}
+	r := run{secret: front.Secret.Reveal()}
 	serviceEnd, backEnd := pair(t)
 	up, down := pair(t)
 	frontEnd, clientEnd := pair(t)
-	var r run
 	var all sync.WaitGroup
 	all.Go(func() {
 		if r.served, r.serviceErr = s.Serve(serviceEnd); r.serviceErr != nil {
@@ -124,7 +134,7 @@ func through(t *testing.T, s *rdptest.Service, c *rdptest.Client, change func(*r
 			if r.backErr != nil {
 				return nil, r.backErr
 			}
-			return upstream{up, r.service.Flags}, nil
+			return upstream{up, r.service.Flags, &r.sent}, nil
 		})
 		if r.frontErr != nil {
 			up.Close()
@@ -138,7 +148,7 @@ func through(t *testing.T, s *rdptest.Service, c *rdptest.Client, change func(*r
 		}
 	})
 	all.Wait()
-	return r
+	return &r
 }
 
 var channels = []rdp.ChannelDef{{Name: "rdpsnd", Options: 0xc0000000}, {Name: "cliprdr", Options: 0xc0a00000}, {Name: "drdynvc", Options: 0xc0800000}, {Name: "rdpdr", Options: 0x80800000}}
@@ -182,6 +192,13 @@ func TestHalves(t *testing.T) {
 					if b.Type == rdp.SCCore && rdp.Protocols(binary.LittleEndian.Uint32(b.Data[4:])) != want {
 						t.Errorf("clientRequestedProtocols is %x, want %d", b.Data[4:], want)
 					}
+				}
+				var wide []byte
+				for _, b := range []byte(r.secret) {
+					wide = append(wide, b, 0)
+				}
+				if bytes.Contains(r.sent.Bytes(), wide) {
+					t.Error("the launch secret went up")
 				}
 				// And from here on, bytes.
 				if _, err := r.connected.Conn.Write(fastPath); err != nil {
@@ -357,7 +374,7 @@ func TestFrontOfStrangers(t *testing.T) {
 			go func() {
 				_, err := f.Answer(frontEnd, func() (rdp.Upstream, error) {
 					opened = true
-					return upstream{up, 0}, nil
+					return upstream{up, 0, nil}, nil
 				})
 				frontEnd.Close()
 				up.Close()
