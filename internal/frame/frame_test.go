@@ -52,6 +52,7 @@ func TestGoldenReplies(t *testing.T) {
 		{"reply-ping.frame", Reply{Ping: &PingReply{Server: "srv-1", Login: "alice"}}},
 		{"reply-rdp-deliver.frame", Reply{RDP: &RDPReply{SignIn: "deliver", Login: "alice",
 			CertificateSHA256: strings.Repeat("0f", 32), Secret: &secret}}},
+		{"reply-rdp-inject.frame", Reply{RDP: &RDPReply{SignIn: Inject, Login: "alice", SelectedProtocol: 2, NegotiationFlags: 1}}},
 		{"reply-error.frame", Reply{Error: &sft.Error{Code: sft.Denied, Msg: "the proof is for another server",
 			Hint: "make a new request with \"sft rdp\"", Err: errors.New("for the log only")}}},
 	}
@@ -85,6 +86,28 @@ func TestGoldenReplies(t *testing.T) {
 				t.Errorf("read %+v, want %+v", got, want)
 			}
 		})
+	}
+}
+
+func TestGoldenNotices(t *testing.T) {
+	for file, n := range map[string]Notice{
+		"notice-error.frame": {Error: &sft.Error{Code: sft.RDSFarm, Msg: "the RDP service sends you to another host", Hint: "name that host"}},
+		"notice-abort.frame": {Abort: AbortSecret},
+	} {
+		var b bytes.Buffer
+		if err := WriteJSON(&b, n); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, file, b.Bytes())
+		if !IsNotice(b.Bytes()) {
+			t.Errorf("%s begins like a PDU", file)
+		}
+	}
+	// Neither a TPKT nor a fast-path PDU, of one length byte or of two.
+	for _, pdu := range []string{"\x03\x00", "\x00\x02", "\x00\x80", "\x00"} {
+		if IsNotice([]byte(pdu)) {
+			t.Errorf("%x is taken for a notice", pdu)
+		}
 	}
 }
 
