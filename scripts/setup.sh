@@ -20,7 +20,7 @@ packages="
 	gcc libc6-dev ca-certificates openssl jq procps util-linux iproute2 sudo tcpdump
 	xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 winpr-utils
 	rdesktop remmina remmina-plugin-rdp stunnel4
-	xvfb openbox xterm imagemagick x11-utils x11-apps x11-xserver-utils xdotool fonts-dejavu-core
+	xvfb openbox xterm imagemagick x11-utils x11-apps x11-xserver-utils xdotool xclip fuse3 fonts-dejavu-core
 	openssh-server openssh-client systemd dbus postgresql libnss3-tools
 "
 # What would run on this machine if nobody took care, by package.
