@@ -201,7 +201,7 @@ func (v *visit) early(ctx context.Context, front <-chan made) error {
 	done := v.p.voice.progress("waiting for " + v.c.Target().Name)
 	go func() {
 		defer close(first)
-		w, err := way(v.c.Open(run))
+		w, err := way(v.c.Open(run, nil))
 		done()
 		switch {
 		case err != nil:
@@ -233,7 +233,7 @@ func (v *visit) early(ctx context.Context, front <-chan made) error {
 // address is printed.
 func (v *visit) patient(ctx context.Context, front <-chan made, asked <-chan error, password io.WriteCloser) error {
 	done := v.p.voice.progress("waiting for " + v.c.Target().Name)
-	first, err := way(v.c.Open(ctx))
+	first, err := way(v.c.Open(ctx, nil))
 	done()
 	if err != nil {
 		return err
@@ -263,8 +263,8 @@ func (v *visit) desktop(l *loopback.Listener, signIn string, first <-chan launch
 	d := &launch.Desktop{
 		Listener: l,
 		First:    first,
-		Open: func(ctx context.Context) (launch.Way, error) {
-			w, err := way(v.c.Open(ctx))
+		Open: func(ctx context.Context, ahead launch.Ahead) (launch.Way, error) {
+			w, err := way(v.c.Open(ctx, ahead))
 			if err == nil && w.reply.SignIn != signIn {
 				w.Stream.Close()
 				err = &sft.Error{Code: sft.Denied, Msg: "the server signs in by " + sft.Quote(w.reply.SignIn) + " now", Hint: "run \"sft rdp\" again"}
@@ -287,7 +287,7 @@ func (v *visit) desktop(l *loopback.Listener, signIn string, first <-chan launch
 
 // answer has d answer the RDP client itself.
 func (v *visit) answer(ctx context.Context, d *launch.Desktop, front *rdp.Front) {
-	front.Login = d.Target.Login
+	front.Login, front.Ahead = d.Target.Login, v.prog != nil && v.prog.JoinsInOrder()
 	d.Front, d.Secret, d.Target.Fingerprint = front, front.Secret, front.Fingerprint
 	d.Refused = func(error) { v.p.claim(ctx, v.c) }
 }

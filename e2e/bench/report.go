@@ -20,7 +20,7 @@ import (
 //
 // Keys: desktop, trips, throughput, distance, cpu, echo, memory.
 var reasons = map[string]string{
-	"trips": "a later connection takes one round trip each for TCP, TLS, the frame and RDP's first exchange. The first three are counted apart for a new session, above.",
+	"trips": "with deliver, a later connection takes one round trip each for TCP, TLS, the frame and RDP's first exchange. With inject the RDP client is answered meanwhile, so that RDP's first exchange goes with the frame.",
 }
 
 // unknown stands where there is no reason.

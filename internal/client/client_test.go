@@ -681,7 +681,7 @@ func TestConnect(t *testing.T) {
 		p.connect = func(r api.ConnectRequest) api.ConnectReply { return h.reply(t, r, 5*time.Minute) }
 		c := connected(t, p)
 		for range 2 {
-			s, r, err := c.Open(t.Context())
+			s, r, err := c.Open(t.Context(), nil)
 			if err != nil || r.RDP == nil || r.RDP.Login != "alice" {
 				t.Fatalf("Open = %+v, %v", r, err)
 			}
@@ -700,7 +700,7 @@ func TestConnect(t *testing.T) {
 			return h.reply(t, r, life)
 		}
 		c := connected(t, p)
-		s, _, err := c.Open(t.Context())
+		s, _, err := c.Open(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -714,7 +714,7 @@ func TestConnect(t *testing.T) {
 		p, h := newPlatform(t), newHost(t)
 		h.replies = []frame.Reply{notReady, notReady, ready}
 		p.connect = func(r api.ConnectRequest) api.ConnectReply { return h.reply(t, r, 5*time.Minute) }
-		s, _, err := connected(t, p).Open(t.Context())
+		s, _, err := connected(t, p).Open(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -728,7 +728,7 @@ func TestConnect(t *testing.T) {
 		p, h := newPlatform(t), newHost(t)
 		h.replies = []frame.Reply{notReady}
 		p.connect = func(r api.ConnectRequest) api.ConnectReply { return h.reply(t, r, 5*time.Minute) }
-		if _, _, err := connected(t, p).Open(t.Context()); sft.CodeOf(err) != sft.NotReady || len(h.seen) != 3 {
+		if _, _, err := connected(t, p).Open(t.Context(), nil); sft.CodeOf(err) != sft.NotReady || len(h.seen) != 3 {
 			t.Errorf("got %v after %d tries, want not ready after 3", err, len(h.seen))
 		}
 	})

@@ -133,13 +133,15 @@ func (c *Connection) Channels() sft.Channels {
 //
 // A host whose RDP service did not take the password sets another for the
 // next stream, and one that found another certificate reads its settings
-// again: both are worth trying once more.
-func (c *Connection) Open(ctx context.Context) (tunnel.Stream, frame.Reply, error) {
+// again: both are worth trying once more. ahead, if not nil, is what is sent
+// without waiting for the reply, see tunnel.Broker.
+func (c *Connection) Open(ctx context.Context, ahead func(context.Context) ([]byte, error)) (tunnel.Stream, frame.Reply, error) {
 	for try, again := 0, false; ; try++ {
 		b, session, err := c.broker(ctx)
 		if err != nil {
 			return nil, frame.Reply{}, err
 		}
+		b.Ahead = ahead
 		stream, reply, err := b.Open(ctx, frame.Hello{Service: c.service, Session: session})
 		switch code := sft.CodeOf(err); {
 		case err == nil:

@@ -59,9 +59,10 @@ type Desktop struct {
 	// connected. One that cannot be opened is of no stream, and ends the run
 	// by the context.
 	First <-chan Way
-	// Open makes a way for each later socket. An error that Final says is
+	// Open makes a way for each later socket; what ahead returns, if it is not
+	// nil, is sent before the server has answered. An error that Final says is
 	// final ends the session.
-	Open  func(context.Context) (Way, error)
+	Open  func(ctx context.Context, ahead Ahead) (Way, error)
 	Final func(error) bool
 	// Front answers the RDP client where the server signs in itself; nil where
 	// it delivers the password.
@@ -84,6 +85,7 @@ type Desktop struct {
 	longest atomic.Int64 // how long a stream went on after that, in nanoseconds
 	refusal atomic.Value // string: the last one that was told
 	failure atomic.Value // *sft.Error: why a connection came to nothing
+	flags   atomic.Int32 // of the first way, and 1 more; 0: there was none
 
 	mu      sync.Mutex   // guards Secret, once Run has begun, and next
 	next    <-chan Way   // for the next socket; nil: Open one
@@ -385,7 +387,7 @@ func (d *Desktop) pass(ctx context.Context, cancel context.CancelCauseFunc, c *n
 	w := d.take(ctx)
 	if w.Stream == nil {
 		var err error
-		if w, err = d.another(ctx); err != nil {
+		if w, err = d.another(ctx, nil); err != nil {
 			c.Close()
 			silent()
 			if ctx.Err() == nil && d.Final(err) {
@@ -402,9 +404,9 @@ var errRenewed = errors.New("the password is another now")
 
 // another opens a stream for a later socket, and tells of a refusal; of the
 // same one in a row only once.
-func (d *Desktop) another(ctx context.Context) (Way, error) {
+func (d *Desktop) another(ctx context.Context, ahead Ahead) (Way, error) {
 	for end := time.Now().Add(patience); ; {
-		w, err := d.Open(ctx)
+		w, err := d.Open(ctx, ahead)
 		if err == nil {
 			d.refusal.Store("")
 			if d.Front != nil {

@@ -118,7 +118,7 @@ func newServer(t *testing.T, picture int) *server {
 	return s
 }
 
-func (s *server) open(context.Context) (Way, error) {
+func (s *server) open(context.Context, Ahead) (Way, error) {
 	s.mu.Lock()
 	s.opened++
 	s.mu.Unlock()
@@ -154,7 +154,7 @@ func newDesktop(t *testing.T, s *server, do string) (*Desktop, *notes, *bytes.Bu
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := s.open(t.Context())
+	first, err := s.open(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestARefusedStreamThatIsFinalEndsTheSession(t *testing.T) {
 	s := newServer(t, shown)
 	d, said, _ := newDesktop(t, s, "twice")
 	denied := &sft.Error{Code: sft.Denied, Msg: "alice may not sign in any more"}
-	d.Open = func(context.Context) (Way, error) { return Way{}, denied }
+	d.Open = func(context.Context, Ahead) (Way, error) { return Way{}, denied }
 	d.Final = func(err error) bool { return errors.Is(err, denied) }
 	d.Program.args[0] = "stay"
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -310,11 +310,11 @@ func TestALaterSocketWaitsForAServerThatIsAway(t *testing.T) {
 	d, said, _ := newDesktop(t, s, "twice")
 	away := &sft.Error{Code: sft.Unavailable, Msg: "no answer from the broker of web01"}
 	tries := 0
-	d.Open = func(ctx context.Context) (Way, error) {
+	d.Open = func(ctx context.Context, _ Ahead) (Way, error) {
 		if tries++; tries < 3 {
 			return Way{}, away
 		}
-		return s.open(ctx)
+		return s.open(ctx, nil)
 	}
 	if err := d.Run(t.Context()); err != nil || tries != 3 {
 		t.Errorf("Run = %v after %d tries, want nil after 3", err, tries)
@@ -330,8 +330,8 @@ func TestALaterSocketWaitsForAServerThatIsAway(t *testing.T) {
 func TestANewPasswordStartsTheClientAnew(t *testing.T) {
 	s := newServer(t, shown)
 	d, said, out := newDesktop(t, s, "twice")
-	d.Open = func(ctx context.Context) (Way, error) {
-		w, err := s.open(ctx)
+	d.Open = func(ctx context.Context, _ Ahead) (Way, error) {
+		w, err := s.open(ctx, nil)
 		w.Secret = sft.NewSecret("another")
 		return w, err
 	}

@@ -41,17 +41,11 @@ const (
 )
 
 // An upstream is a stream as a Front speaks to it.
-type upstream struct {
-	Way
-	began bool // something was sent
-}
+type upstream struct{ Way }
 
 func (u *upstream) Flags() byte { return u.Way.Flags }
 
-func (u *upstream) Write(b []byte) (int, error) {
-	u.began = true
-	return u.Stream.Write(b)
-}
+func (u *upstream) Write(b []byte) (int, error) { return u.Stream.Write(b) }
 
 // Next returns the service's next PDU. In its place may be why there is none.
 func (u *upstream) Next(max int) ([]byte, error) {
@@ -91,26 +85,108 @@ func (u *upstream) abort(why string) {
 	u.Stream.Close()
 }
 
+// An Ahead returns what is sent to a server before it has answered. It waits
+// for that, and returns the same when it is called again.
+type Ahead func(context.Context) ([]byte, error)
+
+// A late upstream is opened while the RDP client is answered already, by what
+// the service said the first time. So its Connect Initial goes to the server
+// with the first frame.
+type late struct {
+	flags byte
+	began bool          // the Connect Initial was written
+	ahead chan []byte   // of capacity 1: takes it
+	open  chan struct{} // closed when up or err is set
+	up    *upstream
+	err   error
+}
+
+// later opens a way of its own for a later socket.
+func (d *Desktop) later(ctx context.Context, flags byte) *late {
+	l := &late{flags: flags, ahead: make(chan []byte, 1), open: make(chan struct{})}
+	var first []byte
+	ahead := func(ctx context.Context) ([]byte, error) {
+		if first == nil {
+			select {
+			case first = <-l.ahead:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return first, nil
+	}
+	go func() {
+		defer close(l.open)
+		w, err := d.another(ctx, ahead)
+		if err != nil {
+			l.err = opening{err}
+			return
+		}
+		w.Stream.SetDeadline(time.Now().Add(answerTime))
+		l.up = &upstream{Way: w}
+	}()
+	return l
+}
+
+func (l *late) Flags() byte { return l.flags }
+
+func (l *late) Write(b []byte) (int, error) {
+	if !l.began {
+		l.began = true
+		l.ahead <- bytes.Clone(b)
+		return len(b), nil
+	}
+	<-l.open
+	if l.err != nil {
+		return 0, l.err
+	}
+	return l.up.Write(b)
+}
+
+// Next returns the service's next PDU.
+func (l *late) Next(max int) ([]byte, error) {
+	<-l.open
+	if l.err != nil {
+		return nil, l.err
+	}
+	return l.up.Next(max)
+}
+
 // answer takes an RDP client to its Client Info, and returns the two ends
 // between which the rest is copied.
 func (d *Desktop) answer(ctx context.Context, c net.Conn) (client Stream, up Stream, err error) {
 	var u *upstream
+	var l *late
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
 	c.SetDeadline(time.Now().Add(firstByte))
 	t, err := d.Front.Answer(relay.Wrap(c), func() (rdp.Upstream, error) {
 		c.SetDeadline(time.Now().Add(answerTime))
 		w := d.take(ctx)
+		if w.Stream == nil && ctx.Err() == nil && d.flags.Load() > 0 {
+			l = d.later(ctx, byte(d.flags.Load()-1))
+			return l, nil
+		}
 		if w.Stream == nil {
 			var err error
-			if w, err = d.another(ctx); err != nil {
+			if w, err = d.another(ctx, nil); err != nil {
 				return nil, opening{err}
 			}
 		}
+		d.flags.Store(int32(w.Flags) + 1)
 		u = &upstream{Way: w}
 		u.Stream.SetDeadline(time.Now().Add(answerTime))
 		return u, nil
 	})
+	stop()
+	if l != nil {
+		if err != nil {
+			cancel() // ends the opening, if it goes on
+		}
+		<-l.open
+		u = l.up
+	}
 	if err == nil {
 		u.Stream.SetDeadline(time.Time{})
 		c.SetDeadline(time.Time{})

@@ -69,8 +69,15 @@ func tcp(t *testing.T) (a, b *net.TCPConn) {
 }
 
 // open makes a way, as a broker does that has sent its reply.
-func (h *host) open(context.Context) (Way, error) {
+func (h *host) open(ctx context.Context, ahead Ahead) (Way, error) {
 	up, down := tcp(h.t)
+	if ahead != nil {
+		b, err := ahead(ctx)
+		if err != nil {
+			return Way{}, err
+		}
+		up.Write(b)
+	}
 	go h.broker(down)
 	return Way{Stream: up, Flags: rdp.FlagExtendedClientData}, nil
 }
@@ -153,7 +160,7 @@ func injecting(t *testing.T, h *host) (*Desktop, *notes, func() error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, _ := h.open(t.Context())
+	first, _ := h.open(t.Context(), nil)
 	said := new(notes)
 	tgt := target
 	tgt.Addr, tgt.Fingerprint = l.Addr(), front.Fingerprint

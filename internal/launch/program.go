@@ -188,6 +188,10 @@ func (p *Program) replacer(t Target, file string) *strings.Replacer {
 // connected.
 func (p *Program) ShowsNothing() bool { return p.freeRDP != 0 }
 
+// JoinsInOrder reports whether the program joins channels as rdp.Front.Ahead
+// says.
+func (p *Program) JoinsInOrder() bool { return p.freeRDP == 2 }
+
 // argv returns the command line; front says that a Front answers. t has passed Check, and every value is
 // behind a prefix of ours or takes the place that the person gave it, so none
 // can be an option of its own.

@@ -32,6 +32,11 @@ type Front struct {
 	// Fingerprint is the SHA-256 of the Front's certificate, in lower-case
 	// hex, for the client to pin.
 	Fingerprint string
+	// Ahead says that the client joins the user's channel, the I/O channel, the
+	// message channel and the others in this order, as FreeRDP 2 does: it is
+	// answered before it asks. FreeRDP 2 may wait a tenth of a second for each
+	// answer that is not there yet.
+	Ahead bool
 
 	certificate tls.Certificate
 	key         []byte // its public key, as CredSSP binds it
@@ -197,19 +202,27 @@ func (f *Front) join(t *tls.Conn, up Upstream, requested Protocols) (SendDataPDU
 	if pdu, err = response.Bytes(); err != nil {
 		return none, err
 	}
-	if _, err := t.Write(pdu); err != nil {
-		return none, err
-	}
-	if pdu, err = up.Next(maxNegotiation); err != nil {
-		return none, err
-	}
-	user, err := ParseAttachUserConfirm(pdu)
+	confirm, err := up.Next(maxNegotiation)
 	if err != nil {
 		return none, err
 	}
-	ids = append(slices.Clone(ids), user, main)
+	user, err := ParseAttachUserConfirm(confirm)
+	if err != nil {
+		return none, err
+	}
+	joins := []uint16{user, main}
 	if id, ok := response.MessageChannel(); ok {
-		ids = append(ids, id)
+		joins = append(joins, id)
+	}
+	ids = append(joins, ids...)
+	if f.Ahead {
+		pdu = append(pdu, AttachUserConfirm(user)...)
+		for _, id := range ids {
+			pdu = append(pdu, ChannelJoinConfirm(user, id)...)
+		}
+	}
+	if _, err := t.Write(pdu); err != nil {
+		return none, err
 	}
 	for range 3 + 2*len(ids) {
 		if pdu, err = ReadTPKT(t, maxJoin); err != nil {
@@ -237,6 +250,9 @@ func (f *Front) join(t *tls.Conn, up Upstream, requested Protocols) (SendDataPDU
 			return data, err
 		default:
 			return none, errors.New("it sends something that does not belong before the Client Info")
+		}
+		if f.Ahead || len(answer) == 0 {
+			continue
 		}
 		if _, err := t.Write(answer); err != nil {
 			return none, err

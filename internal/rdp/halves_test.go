@@ -215,6 +215,20 @@ func TestHalves(t *testing.T) {
 
 var fastPath = []byte{0, 8, 1, 2, 3, 4, 5, 6}
 
+// A client that joins in the usual order may be answered before it asks.
+func TestAhead(t *testing.T) {
+	r := through(t, &rdptest.Service{}, &rdptest.Client{Channels: channels}, func(_ *rdp.Back, f *rdp.Front) { f.Ahead = true })
+	if err := errors.Join(r.serviceErr, r.backErr, r.frontErr, r.clientErr); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.connected.Conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.connected.Conn.Read(make([]byte, 1)); n != 0 {
+		t.Errorf("there is an answer too many: %v", err)
+	}
+}
+
 func TestChannelsLeftOut(t *testing.T) {
 	r := through(t, &rdptest.Service{}, &rdptest.Client{Channels: channels}, func(b *rdp.Back, _ *rdp.Front) {
 		b.Channels = sft.Channels{Devices: true, OtherDynamic: true}

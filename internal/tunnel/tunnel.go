@@ -13,6 +13,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -52,6 +53,9 @@ type Broker struct {
 	// Certificate is the client's, with its key.
 	Certificate tls.Certificate
 	Clock       *api.Clock
+	// Ahead, if set, returns what is sent right after the first frame, without
+	// waiting for the reply. It may take its time, and be called again.
+	Ahead func(context.Context) ([]byte, error)
 	// Mark is told when a step is done: "dialled", "tls", "reply".
 	Mark func(step string)
 }
@@ -73,7 +77,7 @@ func (b *Broker) Open(ctx context.Context, hello frame.Hello) (Stream, frame.Rep
 	}
 	// Only a deadline in the past ends a read that is under way.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	reply, err := b.greet(conn, hello)
+	reply, err := b.greet(ctx, conn, hello)
 	if !stop() || err != nil {
 		conn.Close()
 		if ctx.Err() != nil {
@@ -166,24 +170,36 @@ func (b *Broker) verify(cs tls.ConnectionState) error {
 }
 
 // greet sends the first frame and reads the reply.
-func (b *Broker) greet(conn *tls.Conn, hello frame.Hello) (frame.Reply, error) {
+func (b *Broker) greet(ctx context.Context, conn *tls.Conn, hello frame.Hello) (frame.Reply, error) {
 	key, ok := b.Certificate.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok {
 		return frame.Reply{}, errors.New("the certificate's key is not ECDSA")
+	}
+	var ahead []byte
+	var err error
+	if b.Ahead != nil {
+		if ahead, err = b.Ahead(ctx); err != nil {
+			return frame.Reply{}, err
+		}
 	}
 	first, err := frame.Sign(hello, b.ServerID, key, api.RandomID(), b.Clock.Now())
 	if err != nil {
 		return frame.Reply{}, err
 	}
-	if err := frame.Write(conn, first); err != nil {
+	var both bytes.Buffer
+	if err := frame.Write(&both, first); err != nil {
+		return frame.Reply{}, err
+	}
+	both.Write(ahead)
+	if _, err := conn.Write(both.Bytes()); err != nil {
 		return frame.Reply{}, b.explain(err, true)
 	}
 	conn.SetDeadline(time.Now().Add(replyTime))
-	bytes, err := frame.Read(conn)
+	answer, err := frame.Read(conn)
 	if err != nil {
 		return frame.Reply{}, b.explain(err, true)
 	}
-	reply, err := decodeReply(bytes)
+	reply, err := decodeReply(answer)
 	if err != nil {
 		return frame.Reply{}, b.explain(err, true)
 	}

@@ -180,6 +180,33 @@ func TestOpen(t *testing.T) {
 
 // TestRefusals checks that a broker which is not the server that the platform
 // named gets not one byte of the client's, and that a person learns why.
+// What is sent ahead is there before the broker has answered.
+func TestAhead(t *testing.T) {
+	b := newBed(t)
+	const ahead = "sent ahead"
+	b.broker.Ahead = func(context.Context) ([]byte, error) { return []byte(ahead), nil }
+	h := serve(t, b.conf, func(c *tls.Conn) {
+		_, err := frame.Read(c)
+		got := make([]byte, len(ahead))
+		if err == nil {
+			_, err = io.ReadFull(c, got)
+		}
+		if err == nil && string(got) == ahead { // or there is no reply
+			frame.WriteJSON(c, frame.Reply{Ping: &frame.PingReply{Server: "web01", Login: "alice"}})
+		}
+	})
+	s, _, err := b.open(t, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	gone := errors.New("there is nothing to send")
+	b.broker.Ahead = func(context.Context) ([]byte, error) { return nil, gone }
+	if _, _, err := b.open(t, h); !errors.Is(err, gone) {
+		t.Errorf("Open = %v, want %v", err, gone)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	const unproven = " did not prove that it is web01: "
 	tests := []struct {
