@@ -50,7 +50,7 @@ vet:
 # Everything: vet, unit tests, both databases, namespaced end-to-end tests.
 # It needs root, for the namespaces.
 test: setup vet build build-race
-	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -json -count=1 -timeout 20m ./... | go run ./scripts/testsum
+	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
 
 # What works in under a minute without root, for working.
 quick:
