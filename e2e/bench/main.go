@@ -90,11 +90,15 @@ func run() int {
 	quick := flag.Bool("quick", false, "see that all works; the numbers mean nothing")
 	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, throughput, echo, sessions")
 	modes := flag.String("signin", "inject,deliver", "ways to sign in, as in RDPSignIn, with commas between")
+	rounds := flag.Int("rounds", 0, "how often the candidates take turns (default 3, with -quick 1)")
 	flag.Parse()
 	b := &bench{plan: whole, modes: strings.Split(*modes, ","), hosts: map[string]*stage.Server{}}
 	b.report.quick, b.report.load = *quick, loadAverage()
 	if *quick {
 		b.plan = smoke
+	}
+	if *rounds > 0 {
+		b.plan.rounds = *rounds
 	}
 	chosen := func(name string) bool { return *only == "" || slices.Contains(strings.Split(*only, ","), name) }
 	for _, name := range strings.Split(*only, ",") {

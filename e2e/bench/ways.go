@@ -171,7 +171,9 @@ func (b *bench) server(name, mode string, port int) *stage.Server {
 	if v := b.hosts[name]; v != nil {
 		return v
 	}
-	yaml := "RDPCertificateFile: " + serviceCert + "\nRDPSignIn: " + mode + "\n" + at(port)
+	yaml := "RDPCertificateFile: " + serviceCert + "\nRDPSignIn: " + mode + "\n" +
+		"BrokeredLoginGracePeriodInSeconds: 3600\n" + // each candidate waits for its turn for longer than the default
+		at(port)
 	v := b.s.Server(name, "prod", "", yaml)
 	v.Install(workPath, "/proc/self/exe")
 	v.Write(serviceCert, 0o644, []byte(b.keys.service))
