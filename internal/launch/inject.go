@@ -85,8 +85,8 @@ func (u *upstream) abort(why string) {
 	u.Stream.Close()
 }
 
-// An Ahead returns what is sent to a server before it has answered. It waits
-// for that, and returns the same when it is called again.
+// An Ahead returns what is sent to a server before it has answered, or nothing.
+// It waits for that a while, and returns the same when it is called again.
 type Ahead func(context.Context) ([]byte, error)
 
 // A late upstream is opened while the RDP client is answered already, by what
@@ -94,30 +94,26 @@ type Ahead func(context.Context) ([]byte, error)
 // with the first frame.
 type late struct {
 	flags byte
-	began bool          // the Connect Initial was written
-	ahead chan []byte   // of capacity 1: takes it
+	began chan struct{} // closed with the first Write
 	open  chan struct{} // closed when up or err is set
 	up    *upstream
 	err   error
+
+	mu     sync.Mutex
+	first  []byte // the first Write, if it came in time
+	passed bool   // the frame goes, or went, without it
 }
+
+// aheadPatience is how long the frame waits for the RDP client: the broker
+// does not wait much longer for the frame.
+const aheadPatience = 5 * time.Second
 
 // later opens a way of its own for a later socket.
 func (d *Desktop) later(ctx context.Context, flags byte) *late {
-	l := &late{flags: flags, ahead: make(chan []byte, 1), open: make(chan struct{})}
-	var first []byte
-	ahead := func(ctx context.Context) ([]byte, error) {
-		if first == nil {
-			select {
-			case first = <-l.ahead:
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}
-		return first, nil
-	}
+	l := &late{flags: flags, began: make(chan struct{}), open: make(chan struct{})}
 	go func() {
 		defer close(l.open)
-		w, err := d.another(ctx, ahead)
+		w, err := d.another(ctx, l.ahead)
 		if err != nil {
 			l.err = opening{err}
 			return
@@ -128,12 +124,31 @@ func (d *Desktop) later(ctx context.Context, flags byte) *late {
 	return l
 }
 
+// ahead is what there is to send with the frame.
+func (l *late) ahead(ctx context.Context) ([]byte, error) {
+	select {
+	case <-l.began:
+	case <-time.After(aheadPatience): // somebody reads a question about the certificate
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.passed = l.first == nil
+	return l.first, nil
+}
+
 func (l *late) Flags() byte { return l.flags }
 
 func (l *late) Write(b []byte) (int, error) {
-	if !l.began {
-		l.began = true
-		l.ahead <- bytes.Clone(b)
+	l.mu.Lock()
+	ahead := l.first == nil && !l.passed
+	if ahead {
+		l.first = bytes.Clone(b)
+		close(l.began)
+	}
+	l.mu.Unlock()
+	if ahead {
 		return len(b), nil
 	}
 	<-l.open

@@ -313,6 +313,37 @@ func TestInjectNotice(t *testing.T) {
 	}
 }
 
+// A frame does not wait for ever for what goes with it, and what comes later
+// goes after it.
+func TestLate(t *testing.T) {
+	l := &late{began: make(chan struct{}), open: make(chan struct{}), passed: true}
+	near, far := tcp(t)
+	l.up = &upstream{Way{Stream: near}}
+	close(l.open)
+	if n, err := l.Write([]byte("late")); n != 4 || err != nil {
+		t.Errorf("Write = %d, %v", n, err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(far, got); err != nil || string(got) != "late" {
+		t.Errorf("%q, %v", got, err)
+	}
+	l = &late{began: make(chan struct{}), open: make(chan struct{})}
+	if n, err := l.Write([]byte("first")); n != 5 || err != nil {
+		t.Errorf("Write = %d, %v", n, err)
+	}
+	for range 2 { // also when the opening is tried again
+		if b, err := l.ahead(t.Context()); string(b) != "first" || err != nil {
+			t.Errorf("ahead = %q, %v", b, err)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	l = &late{began: make(chan struct{}), open: make(chan struct{})}
+	if b, err := l.ahead(gone); b != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("ahead = %q, %v", b, err)
+	}
+}
+
 func TestNoticer(t *testing.T) {
 	var notice bytes.Buffer
 	if err := frame.WriteJSON(&notice, frame.Notice{Error: rdp.ErrRedirect}); err != nil {
