@@ -296,12 +296,13 @@ func TestNothingGetsOutOfTheSandbox(t *testing.T) {
 				}
 			}
 			got := map[string]string{}
+			<-c.Done() // it ends when it has told
 			select {
 			case b := <-frames:
 				if err := json.Unmarshal(b, &got); err != nil {
 					t.Fatal(err)
 				}
-			case <-c.Done():
+			default:
 				t.Fatal(c.Wait())
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
