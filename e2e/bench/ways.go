@@ -260,7 +260,7 @@ func (b *bench) ways(t lab.T, rtt time.Duration) []way {
 		}
 		n := b.sft(t, b.desk, v.Name(), w.rdp)
 		w.target = n.target
-		w.pids = func() []int { return append(pidsOf(v.Host, "sftd"), n.pid()) }
+		w.pids = func() []int { return append(pidsOf(t, v.Host, "sftd", 2), n.pid()) }
 		list = append(list, w)
 	}
 	return list
@@ -290,7 +290,7 @@ func (b *bench) sshWay(t lab.T, server *lab.Host, addr string) way {
 		"-i", "/etc/bench/user", "-p", port, "root@"+host))
 	t.Cleanup(ssh.Stop)
 	b.desk.WaitListen(localSSH)
-	return way{sshL, false, target{Address: localSSH}, func() []int { return append(pidsOf(server, "sshd"), ssh.PID()) }}
+	return way{sshL, false, target{Address: localSSH}, func() []int { return append(pidsOf(t, server, "sshd", 2), ssh.PID()) }}
 }
 
 // stunnelWay is stunnel at both ends, with the keys and the cipher of the
@@ -369,13 +369,20 @@ func logSize(path string) int64 {
 	return i.Size()
 }
 
-// pidsOf returns the processes of a program on a host.
-func pidsOf(h *lab.Host, program string) []int {
+// pidsOf returns the processes of a program on a host, by its file: the broker
+// is started from /proc/self/exe, and the kernel calls it "exe". Fewer than
+// there must be would make what they cost too little.
+func pidsOf(t lab.T, h *lab.Host, program string, atLeast int) []int {
+	t.Helper()
 	var pids []int
 	for _, p := range h.Processes("") {
-		if strings.HasPrefix(p.Name, program) {
+		file, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID))
+		if err == nil && strings.HasPrefix(filepath.Base(file), program) {
 			pids = append(pids, p.PID)
 		}
+	}
+	if len(pids) < atLeast {
+		t.Fatalf("%s runs %d processes of %s, not %d", h.Name(), len(pids), program, atLeast)
 	}
 	return pids
 }
