@@ -20,7 +20,7 @@ import (
 //
 // Keys: desktop, trips, throughput, distance, cpu, echo, memory.
 var reasons = map[string]string{
-	"throughput": "the two processors are 80 to 99 % busy on every way but raw TCP. Of what sft and the broker use, 60 % is the kernel moving bytes through sockets and 29 % is AES-GCM, which the plain pair has as well; what gathering records saves is in the rest. Batches of 32, 128 and 256 KiB were slower than those of 64, and asking again up to 20 times before waiting was no faster. With inject two more ends of TLS, those of RDP, are on the way.",
+	"throughput": "the two processors are 80 to 99 % busy on every way but raw TCP. Of what the two relays use in the benchmark of internal/relay, 60 % is the kernel moving bytes through sockets and 29 % is AES-GCM, which the plain pair has as well; what gathering records saves is in the rest. Batches of 32, 128 and 256 KiB were slower than those of 64, and asking again up to 20 times before waiting was no faster. With inject two more ends of TLS, those of RDP, are on the way.",
 	"cpu":        "as for throughput: nine tenths is the kernel's copying and AES-GCM, which both have; with inject sft and the broker decrypt and encrypt once more than the pair does.",
 	"echo":       "for a message there and back, each process makes the same system calls as one of the pair's: two writes, four reads of which two find nothing, four waits, and as many wake-ups. Under crypto/tls alone, in internal/relay's own benchmark, relay and io.Copy are within 5 % of each other. Where the rest goes was not found.",
 	"distance":   "as at 0 ms, the path is bounded by the processors before the distance counts: nothing that encrypts reaches what goes through the delay bare.",
