@@ -22,6 +22,7 @@ import (
 type settings struct {
 	RDP struct {
 		Client     string `yaml:"client,omitempty"`
+		Launch     string `yaml:"launch,omitempty"`
 		ScreenSize string `yaml:"screensize,omitempty"`
 		Fullscreen bool   `yaml:"fullscreen,omitempty"`
 	} `yaml:"rdp,omitempty"`
@@ -59,6 +60,14 @@ var allSettings = []setting{
 			s.RDP.Client = v
 			return err
 		}},
+	{"rdp.launch", "how mstsc is started on Windows: auto, file, direct or process (default: auto)",
+		func(s *settings) string {
+			if s.RDP.Launch == "" {
+				return string(launch.StartAuto)
+			}
+			return s.RDP.Launch
+		},
+		func(s *settings, v string) error { s.RDP.Launch = v; return launch.CheckStart(v) }},
 	{"rdp.screensize", "size of the window, WxH (default: the screen's work area)",
 		func(s *settings) string { return s.RDP.ScreenSize },
 		func(s *settings, v string) error { s.RDP.ScreenSize = v; return launch.CheckSize(v) }},

@@ -142,6 +142,7 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		key = rdp.P256
 	}
 	if prog != nil {
+		prog.How(launch.Start(set.RDP.Launch))
 		go func() { asked <- prog.Ask(ctx) }()
 	}
 	front := make(chan made, 1)
@@ -213,7 +214,7 @@ func (v *visit) early(ctx context.Context, front <-chan made) error {
 			first <- w.Way
 		}
 	}()
-	l, err := loopback.Listen(ctx)
+	l, err := loopback.ListenApart(ctx)
 	if err != nil {
 		return err
 	}
@@ -223,7 +224,7 @@ func (v *visit) early(ctx context.Context, front <-chan made) error {
 	if !errors.Is(err, errDelivers) {
 		return err
 	}
-	if l, err = loopback.Listen(ctx); err != nil {
+	if l, err = loopback.ListenApart(ctx); err != nil {
 		return err
 	}
 	return v.run(ctx, v.deliver(l, delivered), nil)
@@ -244,7 +245,7 @@ func (v *visit) patient(ctx context.Context, front <-chan made, asked <-chan err
 	}
 	var l *loopback.Listener
 	if err == nil {
-		l, err = loopback.Listen(ctx)
+		l, err = loopback.ListenApart(ctx)
 	}
 	if err != nil {
 		first.Stream.Close()
@@ -288,7 +289,8 @@ func (v *visit) desktop(l *loopback.Listener, signIn string, first <-chan launch
 // answer has d answer the RDP client itself.
 func (v *visit) answer(ctx context.Context, d *launch.Desktop, front *rdp.Front) {
 	front.Login, front.Ahead = d.Target.Login, v.prog != nil && v.prog.JoinsInOrder()
-	d.Front, d.Secret, d.Target.Fingerprint = front, front.Secret, front.Fingerprint
+	front.Proven = v.prog != nil && v.prog.Proven()
+	d.Front, d.Secret, d.Target.Fingerprint, d.Thumb = front, front.Secret, front.Fingerprint, front.Thumbprint()
 	d.Refused = func(error) { v.p.claim(ctx, v.c) }
 }
 

@@ -11,7 +11,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -556,23 +555,6 @@ func TestStoreRefusesWhatItCannotTrust(t *testing.T) {
 	}
 	if _, err := OpenStore(d.Store.dir, "other", func(string) string { return "" }); sft.CodeOf(err) != sft.Invalid {
 		t.Errorf("an unknown ring: %v, want a refusal", err)
-	}
-}
-
-func TestAReadableDeviceKeyIsRefused(t *testing.T) {
-	p := newPlatform(t)
-	d, a, _ := enrolled(t, p)
-	path := d.Store.keys.path(a)
-	if b, err := os.ReadFile(path); err != nil {
-		t.Fatal(err)
-	} else if block, _ := pem.Decode(b); block == nil || block.Type != "PRIVATE KEY" {
-		t.Errorf("the key file is %q", b)
-	}
-	if err := os.Chmod(path, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Session(a); sft.CodeOf(err) != sft.Invalid {
-		t.Errorf("got %v, want a refusal", err)
 	}
 }
 

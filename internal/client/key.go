@@ -36,7 +36,8 @@ const ringService = "ScaleFT device key"
 const ringTime = 60 * time.Second
 
 // keys keeps device keys: in the system's key store, or as PKCS #8 in PEM in
-// a file that only its owner can open.
+// a file that only its owner can open, which on Windows is sealed by DPAPI
+// besides.
 type keys struct {
 	dir  string
 	ring Ring
@@ -64,6 +65,9 @@ func (k keys) save(a Account, key *ecdsa.PrivateKey) (inKeyring bool, err error)
 				Hint: "unlock it, or unset SFT_KEYRING to use a private file"}
 		}
 	}
+	if text, err = sealKey(text, a.ClientID); err != nil {
+		return false, err
+	}
 	return false, conf.WriteSecret(k.path(a), text)
 }
 
@@ -82,6 +86,9 @@ func (k keys) load(a Account) (*ecdsa.PrivateKey, error) {
 			Hint: "run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""}
 	} else if err != nil {
 		return nil, err
+	} else if text, err = openKey(text, a.ClientID); err != nil {
+		return nil, &sft.Error{Code: sft.SignIn, Msg: "this device's key for team " + a.Team + " cannot be opened: " + err.Error(), Err: err,
+			Hint: "run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""}
 	}
 	if block, _ := pem.Decode(text); block != nil {
 		if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {

@@ -50,7 +50,7 @@ const maxStreams = 16
 const endTime = 2 * time.Second
 
 // A Desktop is one run of an RDP client. All fields but Front, Refused,
-// Program, Output and Mark are required.
+// Program, Output, Thumb and Mark are required.
 type Desktop struct {
 	Listener *loopback.Listener
 	// First is the way for the first socket. It is opened before the RDP
@@ -75,6 +75,7 @@ type Desktop struct {
 	View    View
 	Secret  sft.Secret
 	RunBase string    // folder for a connection file, if the program needs one
+	Thumb   []byte    // SHA-1 of Front's certificate, by which mstsc knows it
 	Output  io.Writer // what the program writes; nil keeps it for an error alone
 
 	Say  func(line string) // tells the person what happened
@@ -87,7 +88,8 @@ type Desktop struct {
 	failure atomic.Value // *sft.Error: why a connection came to nothing
 	flags   atomic.Int32 // of the first way, and 1 more; 0: there was none
 
-	mu      sync.Mutex   // guards Secret, once Run has begun, and next
+	mu      sync.Mutex   // guards Secret, once Run has begun, next and traces
+	traces  traces       // of the RDP client that runs
 	next    <-chan Way   // for the next socket; nil: Open one
 	renewed chan renewal // of capacity 1
 }
@@ -242,13 +244,11 @@ func (d *Desktop) undo(next <-chan Way) {
 func (d *Desktop) runProgram(ctx context.Context, started func()) (*process, renewal, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p, dir, err := d.start(ctx)
+	p, end, err := d.start(ctx)
 	if err != nil {
 		return nil, renewal{}, err
 	}
-	if dir != nil {
-		defer dir.Remove()
-	}
+	defer end()
 	started()
 	select {
 	case <-p.done:
@@ -296,29 +296,74 @@ func (d *Desktop) established(p *process) bool {
 // idle reports whether nothing was shown yet.
 func (d *Desktop) idle() bool { return !d.shown.Load() }
 
-// start starts the RDP client. The folder, if there is one, is the caller's
-// to remove.
-func (d *Desktop) start(ctx context.Context) (*process, *RunDir, error) {
+// start starts the RDP client. What it left is the caller's to end.
+func (d *Desktop) start(ctx context.Context) (p *process, end func(), err error) {
 	if err := d.Target.Check(); err != nil {
 		return nil, nil, err
 	}
 	if !d.Program.needsFile() {
 		p, err := start(ctx, d.Program.argv(d.Target, d.View, "", d.Front != nil), d.Secret, d.Output, d.idle)
-		return p, nil, err
+		return p, func() {}, err
 	}
-	dir, err := NewRunDir(d.RunBase)
+	dir, err := newRunDir(d.RunBase, d.Program.swept())
 	if err != nil {
 		return nil, nil, err
 	}
+	if d.Program.mstsc != nil {
+		return d.startMSTSC(ctx, dir)
+	}
+	end = func() { dir.Remove() }
 	file, err := writeConnectionFile(dir, d.Target, d.View)
 	if err == nil {
-		var p *process
 		if p, err = start(ctx, d.Program.argv(d.Target, d.View, file, d.Front != nil), d.Secret, d.Output, d.idle); err == nil {
-			return p, dir, nil
+			return p, end, nil
 		}
 	}
-	dir.Remove()
+	end()
 	return nil, nil, err
+}
+
+// startMSTSC starts mstsc, which reads nothing from its standard input.
+func (d *Desktop) startMSTSC(ctx context.Context, dir *RunDir) (*process, func(), error) {
+	m := d.Program.mstsc
+	args, tr, err := m.prepare(dir, d.Target, d.View, d.Secret, d.Thumb, d.Front != nil)
+	end := func() {
+		tr.end()
+		dir.Remove()
+	}
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	d.mu.Lock()
+	d.traces = tr
+	d.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	p, err := start(ctx, append([]string{d.Program.path}, args...), sft.Secret{}, d.Output, d.idle)
+	if err == nil && m.start == StartProcess {
+		// Nothing is accepted before this.
+		if err = m.sys.only(d.Listener, p.pid); err != nil {
+			err = &sft.Error{Code: sft.Invalid, Msg: "tell the process of mstsc from others: " + err.Error(), Err: err, Hint: "use \"sft config rdp.launch file\""}
+			cancel()
+			<-p.done
+		}
+	}
+	if err != nil {
+		cancel()
+		end()
+		return nil, nil, err
+	}
+	return p, func() { cancel(); end() }, nil
+}
+
+// left does one step of undoing what starting the RDP client left.
+func (d *Desktop) left(step func(traces) func()) {
+	d.mu.Lock()
+	undo := step(d.traces)
+	d.mu.Unlock()
+	if undo != nil {
+		undo()
+	}
 }
 
 // accept gives each socket a stream until the listener is closed.
@@ -346,6 +391,7 @@ func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, op
 			continue
 		}
 		d.mark("first_socket")
+		d.left(func(t traces) func() { return t.read })
 		open.Add(1)
 		all.Go(func() {
 			defer func() { <-places }()
@@ -368,6 +414,7 @@ func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, op
 				return
 			}
 			defer client.Close()
+			d.left(func(t traces) func() { return t.used })
 			d.copy(ctx, client, up, shownInside, open.Done)
 		})
 	}

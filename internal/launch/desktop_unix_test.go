@@ -26,6 +26,9 @@ import (
 // The test program itself is the RDP client of these tests: started with
 // SFT_TEST_CLIENT it does what its arguments say.
 func TestMain(m *testing.M) {
+	if os.Getenv("SFT_TEST_CLIENT") == "mstsc" {
+		os.Exit(pretendMSTSC(os.Args[1], turnOver, nil))
+	}
 	if os.Getenv("SFT_TEST_CLIENT") != "" {
 		os.Exit(rdpClient(os.Args[1:]))
 	}
@@ -127,24 +130,6 @@ func (s *server) open(context.Context, Ahead) (Way, error) {
 		return Way{}, err
 	}
 	return Way{Stream: c.(*net.TCPConn), Secret: sft.NewSecret("s3cret")}, nil
-}
-
-// notes is what a test's person was told.
-type notes struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (n *notes) add(s string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.lines = append(n.lines, s)
-}
-
-func (n *notes) all() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Clone(n.lines)
 }
 
 func newDesktop(t *testing.T, s *server, do string) (*Desktop, *notes, *bytes.Buffer) {

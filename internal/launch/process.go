@@ -20,6 +20,7 @@ const killAfter = 3 * time.Second
 // input.
 type process struct {
 	done   chan struct{} // closed when it has ended
+	pid    int           // its number
 	status int           // then: its exit status, or -1 if a signal ended it
 	output *tail
 }
@@ -55,6 +56,9 @@ func start(ctx context.Context, argv []string, secret sft.Secret, log io.Writer,
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
+		if err == nil {
+			p.pid = cmd.Process.Pid
+		}
 		started <- err
 		if err != nil {
 			return

@@ -63,6 +63,7 @@ type Program struct {
 	path    string
 	freeRDP int      // the major version of FreeRDP, once asked; 0 is another program
 	args    []string // the template of another program
+	mstsc   *mstsc   // nil is another program
 }
 
 // The names of FreeRDP's clients, best first, for X11 and for Wayland alone.
@@ -87,6 +88,9 @@ func Find(choice string, getenv func(string) string) (*Program, error) {
 		if err := checkScreen(getenv); err != nil {
 			return nil, err
 		}
+		if p := systemClient(); p != nil {
+			return p, nil
+		}
 		names := freeRDPs
 		if getenv("DISPLAY") == "" && getenv("WAYLAND_DISPLAY") != "" {
 			names = freeRDPsWayland
@@ -98,6 +102,11 @@ func Find(choice string, getenv func(string) string) (*Program, error) {
 		}
 		return nil, &sft.Error{Code: sft.Invalid, Msg: "no RDP client is installed",
 			Hint: "install FreeRDP (" + strings.Join(names[:2], " or ") + "), name another one with \"sft config rdp.client\", or use --no-launch"}
+	}
+	if len(argv) == 1 && isSystemClient(argv[0]) {
+		if p := systemClient(); p != nil {
+			return p, checkScreen(getenv)
+		}
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
@@ -121,6 +130,25 @@ func Find(choice string, getenv func(string) string) (*Program, error) {
 			Hint: "use {address}, {host}, {port}, {user}, {server}, {fingerprint} and {file}"}
 	}
 	return p, nil
+}
+
+// isSystemClient reports whether a name is that of the RDP client which comes
+// with Windows. It is never looked for on the path: what lies there under its
+// name is something else.
+func isSystemClient(name string) bool {
+	return strings.EqualFold(strings.TrimSuffix(strings.ToLower(name), ".exe"), "mstsc")
+}
+
+// Proven reports whether the program gives its own proof of who it is, in place
+// of the launch secret: the Front is then not to ask for that.
+func (p *Program) Proven() bool { return p.mstsc != nil && p.mstsc.start == StartProcess }
+
+// swept is called with the folder of a run whose process was killed.
+func (p *Program) swept() func(dir string) {
+	if p.mstsc == nil {
+		return func(string) {}
+	}
+	return p.mstsc.forgetRun
 }
 
 var placeholder = regexp.MustCompile(`\{[a-z_]+\}`)
@@ -157,8 +185,11 @@ func foundFreeRDP(name, path string) *Program {
 
 // Ask asks a FreeRDP for its version, where its name does not tell: the
 // switch that forbids a downgrade is not the same in all of them. It takes a
-// moment.
+// moment. Of mstsc it settles how it is started.
 func (p *Program) Ask(ctx context.Context) error {
+	if p.mstsc != nil {
+		return p.mstsc.ask()
+	}
 	if p.freeRDP != unasked {
 		return nil
 	}
@@ -176,8 +207,11 @@ func (p *Program) Ask(ctx context.Context) error {
 	return nil
 }
 
-// needsFile reports whether the program is started on a connection file.
-func (p *Program) needsFile() bool { return strings.Contains(strings.Join(p.args, " "), "{file}") }
+// needsFile reports whether the program is started on a connection file, or
+// has another use for a folder.
+func (p *Program) needsFile() bool {
+	return p.mstsc != nil || strings.Contains(strings.Join(p.args, " "), "{file}")
+}
 
 func (p *Program) replacer(t Target, file string) *strings.Replacer {
 	return strings.NewReplacer("{address}", t.Addr.String(), "{host}", t.Addr.Addr().String(), "{port}", fmt.Sprint(t.Addr.Port()),
@@ -261,43 +295,6 @@ func colons(hex string) string {
 		b.WriteString(hex[i : i+2])
 	}
 	return b.String()
-}
-
-// connectionFile is an RDP connection file for t. It never holds a password.
-func connectionFile(t Target, v View) []byte {
-	lines := []string{
-		"full address:s:" + t.Addr.String(),
-		"username:s:" + t.Login,
-		"enablecredsspsupport:i:1",
-		"redirectclipboard:i:" + digit(t.Channels.Clipboard),
-		"dynamic resolution:i:1",
-		"autoreconnection enabled:i:1",
-	}
-	if !t.Channels.Devices {
-		lines = append(lines, "redirectdrives:i:0", "drivestoredirect:s:", "redirectprinters:i:0", "redirectcomports:i:0", "redirectsmartcards:i:0", "usbdevicestoredirect:s:", "camerastoredirect:s:")
-	}
-	if !t.Channels.Audio {
-		lines = append(lines, "audiomode:i:2", "audiocapturemode:i:0")
-	}
-	screen := "screen mode id:i:1"
-	if v.Fullscreen {
-		screen = "screen mode id:i:2"
-	}
-	lines = append(lines, screen)
-	if v.MultiMonitor {
-		lines = append(lines, "use multimon:i:1")
-	}
-	if w, h, ok := strings.Cut(v.Size, "x"); ok {
-		lines = append(lines, "desktopwidth:i:"+w, "desktopheight:i:"+h)
-	}
-	return []byte(strings.Join(lines, "\r\n") + "\r\n")
-}
-
-func digit(b bool) string {
-	if b {
-		return "1"
-	}
-	return "0"
 }
 
 var errName = regexp.MustCompile(`\bERR(CONNECT|INFO)_[A-Z0-9_]+`)

@@ -21,7 +21,11 @@ const runPrefix = "rdp-"
 
 // NewRunDir makes a folder in base, and removes those in base whose process
 // is gone.
-func NewRunDir(base string) (*RunDir, error) {
+func NewRunDir(base string) (*RunDir, error) { return newRunDir(base, func(string) {}) }
+
+// newRunDir is NewRunDir; swept is called with each folder that is removed,
+// before it is.
+func newRunDir(base string, swept func(dir string)) (*RunDir, error) {
 	if err := conf.PrivateDir(base); err != nil {
 		return nil, err
 	}
@@ -37,7 +41,7 @@ func NewRunDir(base string) (*RunDir, error) {
 	}
 	for _, e := range entries {
 		if e.IsDir() && strings.HasPrefix(e.Name(), runPrefix) {
-			sweep(filepath.Join(base, e.Name()))
+			sweep(filepath.Join(base, e.Name()), swept)
 		}
 	}
 	dir, err := os.MkdirTemp(base, runPrefix)
@@ -54,7 +58,7 @@ func NewRunDir(base string) (*RunDir, error) {
 
 // sweep removes dir unless its process lives. What cannot be removed is left
 // for the next time.
-func sweep(dir string) {
+func sweep(dir string, swept func(dir string)) {
 	lock, err := conf.TryLock(filepath.Join(dir, "lock"))
 	if errors.Is(err, conf.ErrLocked) {
 		return
@@ -62,6 +66,7 @@ func sweep(dir string) {
 	if err == nil {
 		lock.Release()
 	}
+	swept(dir)
 	os.RemoveAll(dir)
 }
 
@@ -70,7 +75,13 @@ func (d *RunDir) Remove() error {
 	return errors.Join(d.lock.Release(), os.RemoveAll(d.Path))
 }
 
+// writeConnectionFile writes the file for a program which is not mstsc. It
+// never holds a password.
 func writeConnectionFile(dir *RunDir, t Target, v View) (string, error) {
 	path := filepath.Join(dir.Path, t.Server+".rdp")
-	return path, conf.WriteSecret(path, connectionFile(t, v))
+	b, err := connectionFile(t, v, accounting{nla: true}).Text()
+	if err != nil {
+		return "", err
+	}
+	return path, conf.WriteSecret(path, b)
 }

@@ -19,40 +19,81 @@ const ownerPIDConnections = 4
 // this very user, in this very logon session: another session of the same
 // name is on another screen.
 func checkPeer(peer, here netip.AddrPort) error {
+	_, err := checkedPeer(peer, here)
+	return err
+}
+
+// checkedPeer is checkPeer, and returns the process.
+func checkedPeer(peer, here netip.AddrPort) (process, error) {
 	pid, err := socketProcess(peer, here)
 	if err != nil {
-		return err
+		return process{}, err
 	}
-	p, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, pid)
+	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, pid)
 	if err != nil {
-		return fmt.Errorf("open its process %d: %w", pid, err)
+		return process{}, fmt.Errorf("open its process %d: %w", pid, err)
 	}
-	defer windows.CloseHandle(p)
+	defer windows.CloseHandle(h)
+	theirs, err := ask(h, pid)
+	if err != nil {
+		return process{}, err
+	}
+	// The table was read before the process was opened: its number may have
+	// gone to another one in between. The socket of one that has ended is gone.
+	if again, err := socketProcess(peer, here); err != nil || again != pid {
+		return process{}, errors.New("it is not known whose it is")
+	}
+	ours, err := ask(windows.CurrentProcess(), windows.GetCurrentProcessId())
+	if err != nil {
+		return process{}, err
+	}
+	return theirs, theirs.belongs(ours)
+}
+
+// ask asks a process that is open who it is.
+func ask(h windows.Handle, pid uint32) (process, error) {
+	p := process{pid: pid}
 	var token windows.Token
-	if err := windows.OpenProcessToken(p, windows.TOKEN_QUERY, &token); err != nil {
-		return fmt.Errorf("open the token of its process %d: %w", pid, err)
+	if err := windows.OpenProcessToken(h, windows.TOKEN_QUERY, &token); err != nil {
+		return p, fmt.Errorf("open the token of its process %d: %w", pid, err)
 	}
 	defer token.Close()
-	theirs, err := token.GetTokenUser()
+	user, err := token.GetTokenUser()
+	if err != nil {
+		return p, err
+	}
+	p.user = user.User.Sid.String()
+	if err := windows.ProcessIdToSessionId(pid, &p.session); err != nil {
+		return p, err
+	}
+	var started, ended, kernel, inUser windows.Filetime
+	if err := windows.GetProcessTimes(h, &started, &ended, &kernel, &inUser); err != nil {
+		return p, err
+	}
+	p.started = uint64(started.HighDateTime)<<32 | uint64(started.LowDateTime)
+	return p, nil
+}
+
+// Only lets no sockets in but those of one process, which must be running: by
+// its number, the time it was started at and its session, besides being the
+// person's. Call it before the first Accept. The process is kept open until
+// the program ends, so that no other one gets its number.
+func (l *Listener) Only(pid uint32) error {
+	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, pid)
 	if err != nil {
 		return err
 	}
-	ours, err := windows.GetCurrentProcessToken().GetTokenUser()
+	want, err := ask(h, pid)
 	if err != nil {
+		windows.CloseHandle(h)
 		return err
 	}
-	if !theirs.User.Sid.Equals(ours.User.Sid) {
-		return fmt.Errorf("its process %d belongs to %s", pid, theirs.User.Sid)
-	}
-	var theirSession, ourSession uint32
-	if err := windows.ProcessIdToSessionId(pid, &theirSession); err != nil {
-		return err
-	}
-	if err := windows.ProcessIdToSessionId(windows.GetCurrentProcessId(), &ourSession); err != nil {
-		return err
-	}
-	if theirSession != ourSession {
-		return fmt.Errorf("its process %d is in session %d, not %d", pid, theirSession, ourSession)
+	l.check = func(peer, here netip.AddrPort) error {
+		got, err := checkedPeer(peer, here)
+		if err != nil {
+			return err
+		}
+		return got.is(want)
 	}
 	return nil
 }

@@ -2,24 +2,60 @@ package loopback
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/netip"
 )
 
-// A Listener accepts sockets on a random port of 127.0.0.1, from the person
-// who runs this process alone.
+// A Listener accepts sockets on a random port of the machine itself, from the
+// person who runs this process alone.
 type Listener struct {
-	l *net.TCPListener
+	l     *net.TCPListener
+	check func(peer, here netip.AddrPort) error
 }
 
-// Listen opens the port, exclusively.
-func Listen(ctx context.Context) (*Listener, error) {
-	l, err := exclusive().Listen(ctx, "tcp4", "127.0.0.1:0")
+// Listen opens a port of 127.0.0.1, exclusively.
+func Listen(ctx context.Context) (*Listener, error) { return listen(ctx, netip.AddrFrom4(localhost)) }
+
+// ListenApart is Listen on an address that no other session has, where the
+// system takes every address of 127.0.0.0/8 without being told: there an RDP
+// client keeps by the address what it remembers of a server. Elsewhere it is
+// Listen.
+func ListenApart(ctx context.Context) (*Listener, error) {
+	var l *Listener
+	var err error
+	for range 8 {
+		if l, err = listen(ctx, sessionAddr()); err != nil {
+			continue // somebody else may have that address
+		}
+		if l.Addr().Port() != rdpPort {
+			return l, nil
+		}
+		l.Close() // mstsc refuses it on the machine itself
+	}
+	return nil, errors.Join(errors.New("there is no port on the machine itself"), err)
+}
+
+var localhost = [4]byte{127, 0, 0, 1}
+
+// rdpPort is the RDP service's own.
+const rdpPort = 3389
+
+// randomAddr is an address of the machine itself, and not of 127.0.0.0/16,
+// where others have theirs.
+func randomAddr() netip.Addr {
+	var b [3]byte
+	rand.Read(b[:])
+	return netip.AddrFrom4([4]byte{127, 1 + b[0]%254, b[1], 1 + b[2]%254})
+}
+
+func listen(ctx context.Context, a netip.Addr) (*Listener, error) {
+	l, err := exclusive().Listen(ctx, "tcp4", netip.AddrPortFrom(a, 0).String())
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{l.(*net.TCPListener)}, nil
+	return &Listener{l: l.(*net.TCPListener), check: checkPeer}, nil
 }
 
 // Addr returns where the listener listens.
@@ -36,7 +72,7 @@ func (l *Listener) Accept() (*net.TCPConn, error) {
 		return nil, err
 	}
 	peer := addrPort(c.RemoteAddr())
-	if err := checkPeer(peer, addrPort(c.LocalAddr())); err != nil {
+	if err := l.check(peer, addrPort(c.LocalAddr())); err != nil {
 		c.Close()
 		return nil, &StrangerError{Peer: peer, Err: err}
 	}

@@ -2,6 +2,7 @@ package loopback
 
 import (
 	"net"
+	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/windows"
@@ -23,3 +24,6 @@ func exclusive() *net.ListenConfig {
 		return err
 	}}
 }
+
+// sessionAddr is a new one each time: Windows listens on all of 127.0.0.0/8.
+func sessionAddr() netip.Addr { return randomAddr() }

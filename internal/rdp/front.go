@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
@@ -37,6 +38,9 @@ type Front struct {
 	// answered before it asks. FreeRDP 2 may wait a tenth of a second for each
 	// answer that is not there yet.
 	Ahead bool
+	// Proven says that who connects has been proven to be the RDP client by
+	// other means. No secret is asked for, and so no NLA, which needs one.
+	Proven bool
 
 	certificate tls.Certificate
 	key         []byte // its public key, as CredSSP binds it
@@ -100,6 +104,13 @@ func NewFront(login string, kind Key) (*Front, error) {
 		certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, key: bits}, nil
 }
 
+// Thumbprint returns the SHA-1 of the Front's certificate, by which mstsc knows
+// one that the person has taken.
+func (f *Front) Thumbprint() []byte {
+	sum := sha1.Sum(f.certificate.Certificate[0])
+	return sum[:]
+}
+
 // ErrSecret says that whoever is at the RDP client's end does not know the
 // launch secret.
 var ErrSecret = errors.New("it did not show the secret of this launch")
@@ -122,7 +133,7 @@ func (f *Front) Answer(c net.Conn, open func() (Upstream, error)) (*tls.Conn, er
 	}
 	var selected Protocols
 	switch {
-	case request.Negotiates && request.Protocols&ProtocolHybrid != 0:
+	case request.Negotiates && request.Protocols&ProtocolHybrid != 0 && !f.Proven:
 		selected = ProtocolHybrid
 	case request.Negotiates && request.Protocols&ProtocolSSL != 0:
 		selected = ProtocolSSL
@@ -269,7 +280,7 @@ func (f *Front) inform(up Upstream, data SendDataPDU, proven bool) error {
 		return err
 	}
 	defer info.Wipe()
-	if !proven && !f.knows(info) {
+	if !proven && !f.Proven && !f.knows(info) {
 		return ErrSecret
 	}
 	info.Domain, info.User, info.Password = nil, nil, nil

@@ -1,0 +1,175 @@
+// Command mstsc stands in for the RDP client of Windows where there is none:
+// it reads a connection file or /v:, finds the password as mstsc does, goes
+// through the connection sequence by code of our own, and says what came of
+// it. What mstsc shows, and which dialogs, it knows nothing of.
+package main
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf16"
+
+	"sft"
+	"sft/internal/launch"
+	"sft/internal/rdp/rdptest"
+)
+
+// A Result is what is written to the file that SFT_STANDIN_MSTSC_OUT names.
+type Result struct {
+	Args    []string `json:"args"`
+	Address string   `json:"address"`
+	User    string   `json:"user"`
+	NLA     bool     `json:"nla"`
+	Secret  string   `json:"secret"`  // where the password was: "file", "credential" or "none"
+	Desktop bool     `json:"desktop"` // a picture came
+	Bytes   int64    `json:"bytes"`   // of the picture
+	Error   string   `json:"error,omitempty"`
+}
+
+const (
+	// picture is how much counts as a desktop: more than signing in brings.
+	picture = 8 << 10
+	// patience is how long it may take.
+	patience = 60 * time.Second
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Getenv)) }
+
+func run(args []string, getenv func(string) string) int {
+	r := Result{Args: args}
+	// SFT_STANDIN_MSTSC_READ makes it read the file and connect to nothing.
+	err := r.connect(getenv("SFT_STANDIN_MSTSC_READ") != "")
+	if err != nil {
+		r.Error = err.Error()
+	}
+	b, err := json.Marshal(r)
+	if err == nil {
+		if path := getenv("SFT_STANDIN_MSTSC_OUT"); path != "" {
+			err = os.WriteFile(path, append(b, '\n'), 0o600)
+		} else {
+			_, err = os.Stdout.Write(append(b, '\n'))
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mstsc:", err)
+		return 1
+	}
+	return 0 // as mstsc, whatever happened
+}
+
+// connect is all that there is to do.
+func (r *Result) connect(readOnly bool) error {
+	password, err := r.read()
+	if err != nil || readOnly {
+		return err
+	}
+	c, err := net.DialTimeout("tcp", r.Address, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	client := rdptest.Client{User: r.User, Password: password, NLA: r.NLA}
+	got, err := client.Connect(c)
+	if err != nil {
+		return err
+	}
+	r.Bytes, err = io.CopyN(io.Discard, got.Conn, picture)
+	r.Desktop = err == nil
+	return err
+}
+
+// read finds where to connect, and the password.
+func (r *Result) read() (sft.Secret, error) {
+	var none sft.Secret
+	if len(r.Args) == 0 {
+		return none, errors.New("no file and no /v:")
+	}
+	at, direct := strings.CutPrefix(r.Args[0], "/v:")
+	if !direct {
+		return r.readFile(r.Args[0])
+	}
+	for _, a := range r.Args[1:] {
+		if !known(a) {
+			return none, fmt.Errorf("there is no argument %q", a)
+		}
+	}
+	r.NLA = true // the default
+	host, err := netip.ParseAddrPort(at)
+	if err != nil {
+		return none, err
+	}
+	r.Address = at
+	var blob []byte
+	if r.User, blob, err = readCredential("TERMSRV/" + host.Addr().String()); err != nil {
+		return none, fmt.Errorf("read the credential: %w", err)
+	}
+	r.Secret = "credential"
+	return narrow(blob)
+}
+
+func known(arg string) bool {
+	if arg == "/f" || arg == "/multimon" {
+		return true
+	}
+	n, ok := strings.CutPrefix(arg, "/w:")
+	if !ok {
+		n, ok = strings.CutPrefix(arg, "/h:")
+	}
+	_, err := strconv.ParseUint(n, 10, 16)
+	return ok && err == nil
+}
+
+func (r *Result) readFile(path string) (sft.Secret, error) {
+	var none sft.Secret
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return none, err
+	}
+	f, err := launch.ParseRDPFile(b)
+	if err != nil {
+		return none, err
+	}
+	r.Address, _ = f.Get("full address")
+	r.User, _ = f.Get("username")
+	nla, _ := f.Get("enablecredsspsupport")
+	r.NLA = nla != "0"
+	r.Secret = "none"
+	sealed, ok := f.Get("password 51")
+	if !ok {
+		return none, nil
+	}
+	r.Secret = "file"
+	blob, err := hex.DecodeString(sealed)
+	if err != nil {
+		return none, err
+	}
+	if blob, err = unprotect(blob); err != nil {
+		return none, fmt.Errorf("open the password of the file: %w", err)
+	}
+	return narrow(blob)
+}
+
+// narrow reads a password in UTF-16LE.
+func narrow(b []byte) (sft.Secret, error) {
+	if len(b)%2 != 0 {
+		return sft.Secret{}, errors.New("the password is not in UTF-16")
+	}
+	units := make([]uint16, len(b)/2)
+	for i := range units {
+		units[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	return sft.NewSecret(string(utf16.Decode(units))), nil
+}
