@@ -64,7 +64,7 @@ Once a desktop was shown the exit status is 0, whatever the RDP client says.`,
 	fl.BoolVar(&f.view.MultiMonitor, "multimon", false, "take all monitors")
 	fl.BoolVar(&f.noLaunch, "no-launch", false, "start no RDP client")
 	fl.IntVar(&f.passwordFD, "password-fd", -1, "with --no-launch: write the password to this file descriptor")
-	fl.BoolVar(&f.showPassword, "show-password", false, "with --no-launch: show the password on the terminal")
+	fl.BoolVar(&f.showPassword, "show-password", false, "show the password on the terminal, for an RDP client that asks for it")
 	fl.BoolVar(&f.json, "json", false, "with --no-launch: print as JSON")
 	return cmd
 }
@@ -77,8 +77,8 @@ func (f *rdpFlags) check(stderrTTY bool) error {
 		return wrong("--via is not supported by this version of sft", "leave it out: servers are reached directly")
 	case f.view.Size != "" && f.view.Fullscreen:
 		return wrong("--size and --fullscreen do not go together", "leave one out")
-	case !f.noLaunch && (f.passwordFD >= 0 || f.showPassword || f.json):
-		return wrong("--password-fd, --show-password and --json go with --no-launch", "add --no-launch")
+	case !f.noLaunch && (f.passwordFD >= 0 || f.json):
+		return wrong("--password-fd and --json go with --no-launch", "add --no-launch")
 	case f.noLaunch && f.client != "":
 		return wrong("--client and --no-launch do not go together", "leave one out")
 	case f.showPassword && !stderrTTY:
@@ -142,6 +142,10 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		key = rdp.P256
 	}
 	if prog != nil {
+		if prog.Asks() && !f.showPassword {
+			return usage{&sft.Error{Code: sft.Invalid, Msg: prog.Name + " takes no password from sft",
+				Hint: "add --show-password, and type what it shows; or install FreeRDP"}}
+		}
 		prog.How(launch.Start(set.RDP.Launch))
 		go func() { asked <- prog.Ask(ctx) }()
 	}
@@ -304,8 +308,12 @@ func (v *visit) deliver(l *loopback.Listener, w opened) *launch.Desktop {
 // run runs d to its end, and closes what it was given.
 func (v *visit) run(ctx context.Context, d *launch.Desktop, password io.WriteCloser) error {
 	err := d.Target.Check()
-	if err == nil && v.f.noLaunch {
+	switch {
+	case err != nil:
+	case v.f.noLaunch:
 		err = v.p.handOver(d, v.f, password)
+	case v.f.showPassword:
+		v.p.showPassword(d)
 	}
 	if err != nil {
 		d.Listener.Close()
@@ -422,12 +430,17 @@ func (p *program) handOver(d *launch.Desktop, f rdpFlags, password io.WriteClose
 	}
 	switch {
 	case f.showPassword:
-		fmt.Fprintln(p.voice.err, "password "+printable(d.Secret.Reveal())) // a terminal: checked
+		p.showPassword(d)
 	case password == nil:
 		p.voice.say("the password was not asked for: --show-password shows it, --password-fd N writes it to file descriptor N")
 	}
 	p.voice.say("the way to " + d.Target.Server + " is open until Ctrl-C")
 	return nil
+}
+
+// showPassword writes the password to the terminal.
+func (p *program) showPassword(d *launch.Desktop) {
+	fmt.Fprintln(p.voice.err, "password "+printable(d.Secret.Reveal())) // a terminal: checked
 }
 
 // times tells when the steps of a session were done, for people who measure.

@@ -7,5 +7,5 @@
 // the RDP client is told which certificate to expect (see Program), so that
 // nobody who takes the port over learns the password. The password itself goes
 // to the RDP client on its standard input: it is in no argument, no variable
-// and no file.
+// and no file. mstsc has no such way; see Start.
 package launch

@@ -77,6 +77,7 @@ func pretendMSTSC(arg string, unseal func([]byte) ([]byte, error), credential fu
 func running(t *testing.T, sys system, how Start) (*Desktop, *host, *notes) {
 	t.Helper()
 	h := newHost(t)
+	h.picture = 9 << 10
 	l, err := loopback.ListenApart(t.Context())
 	if err != nil {
 		t.Fatal(err)

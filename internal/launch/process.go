@@ -58,6 +58,10 @@ func start(ctx context.Context, argv []string, secret sft.Secret, log io.Writer,
 		err := cmd.Start()
 		if err == nil {
 			p.pid = cmd.Process.Pid
+			if err = tie(p.pid); err != nil {
+				cmd.Process.Kill()
+				cmd.Wait()
+			}
 		}
 		started <- err
 		if err != nil {

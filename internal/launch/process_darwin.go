@@ -11,3 +11,6 @@ func prepare(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 }
+
+// tie does nothing: macOS has no such way.
+func tie(int) error { return nil }

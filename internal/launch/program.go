@@ -64,6 +64,7 @@ type Program struct {
 	freeRDP int      // the major version of FreeRDP, once asked; 0 is another program
 	args    []string // the template of another program
 	mstsc   *mstsc   // nil is another program
+	asks    bool     // it takes no password from us, but from the person
 }
 
 // The names of FreeRDP's clients, best first, for X11 and for Wayland alone.
@@ -99,6 +100,9 @@ func Find(choice string, getenv func(string) string) (*Program, error) {
 			if path, err := exec.LookPath(name); err == nil {
 				return foundFreeRDP(name, path), nil
 			}
+		}
+		if p := lastClient(); p != nil {
+			return p, nil
 		}
 		return nil, &sft.Error{Code: sft.Invalid, Msg: "no RDP client is installed",
 			Hint: "install FreeRDP (" + strings.Join(names[:2], " or ") + "), name another one with \"sft config rdp.client\", or use --no-launch"}
@@ -142,6 +146,10 @@ func isSystemClient(name string) bool {
 // Proven reports whether the program gives its own proof of who it is, in place
 // of the launch secret: the Front is then not to ask for that.
 func (p *Program) Proven() bool { return p.mstsc != nil && p.mstsc.start == StartProcess }
+
+// Asks reports whether the program asks the person for the password, and
+// takes it in no other way.
+func (p *Program) Asks() bool { return p.asks }
 
 // swept is called with the folder of a run whose process was killed.
 func (p *Program) swept() func(dir string) {

@@ -22,6 +22,9 @@ func systemClient() *Program {
 	return &Program{Name: "mstsc", path: filepath.Join(dir, "mstsc.exe"), mstsc: &mstsc{sys: windowsSystem{}}}
 }
 
+// lastClient returns nil: there is mstsc.
+func lastClient() *Program { return nil }
+
 // windowsSystem is the Windows that runs.
 type windowsSystem struct{}
 

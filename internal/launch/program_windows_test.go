@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -52,6 +54,74 @@ func TestWindows(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStandIn is TestWindows with the program that SFT_STANDIN_MSTSC names in
+// mstsc's place: e2e/wine/mstsc reads what is written by code of its own.
+func TestStandIn(t *testing.T) {
+	path := os.Getenv("SFT_STANDIN_MSTSC")
+	if path == "" {
+		t.Skip("SFT_STANDIN_MSTSC names no stand-in")
+	}
+	for how, where := range map[Start]string{StartFile: "file", StartDirect: "credential", StartProcess: "none"} {
+		t.Run(string(how), func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out.json")
+			t.Setenv("SFT_STANDIN_MSTSC_OUT", out)
+			d, _, said := running(t, windowsSystem{}, how)
+			d.Program.path = path
+			if err := d.Run(t.Context()); err != nil {
+				t.Errorf("Run = %v; said %q", err, said.all())
+			}
+			b, err := os.ReadFile(out)
+			if got := string(b); err != nil || !strings.Contains(got, `"desktop":true`) || !strings.Contains(got, `"secret":"`+where+`"`) {
+				t.Errorf("it says %s, %v", got, err)
+			}
+		})
+	}
+}
+
+// A program ends with the handle that only the process has which started it.
+func TestTie(t *testing.T) {
+	cmd := exec.Command(filepath.Join(systemDir(t), "cmd.exe"), "/c", "pause")
+	in, err := cmd.StdinPipe() // keeps it waiting
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	defer func() {
+		cmd.Process.Kill()
+		<-ended
+	}()
+	job, err := newJob()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := assign(job, cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	windows.CloseHandle(job)
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("it goes on when the job's last handle is closed")
+	}
+}
+
+func systemDir(t *testing.T) string {
+	t.Helper()
+	dir, err := windows.GetSystemDirectory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Another process of the person, which has the right secret or none, is not

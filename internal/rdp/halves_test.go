@@ -256,6 +256,21 @@ func TestChannelsLeftOut(t *testing.T) {
 	}
 }
 
+// Where the RDP client was proven by other means, it needs no secret; and NLA,
+// which needs one, is not what is chosen, whatever it offers.
+func TestProven(t *testing.T) {
+	for _, nla := range []bool{false, true} {
+		r := through(t, &rdptest.Service{NLA: true}, &rdptest.Client{User: "nobody", NLA: nla, Channels: channels}, func(_ *rdp.Back, f *rdp.Front) { f.Proven = true })
+		if err := errors.Join(r.serviceErr, r.backErr, r.frontErr, r.clientErr); err != nil {
+			t.Errorf("NLA %v: %v", nla, err)
+			continue
+		}
+		if r.served.User != "ann" {
+			t.Errorf("NLA %v: the service was told %q", nla, r.served.User)
+		}
+	}
+}
+
 func TestWrongSecret(t *testing.T) {
 	for _, nla := range []bool{false, true} {
 		for name, change := range map[string]func(c *rdptest.Client, f *rdp.Front){
