@@ -54,7 +54,7 @@ func TestChannelsAreAskedForAsAllowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := string(b)
-	for _, line := range []string{"redirectclipboard:i:0", "redirectdrives:i:0", "redirectprinters:i:0", "redirectcomports:i:0", "redirectsmartcards:i:0", "audiomode:i:2", "audiocapturemode:i:0"} {
+	for _, line := range []string{"redirectclipboard:i:0", "redirectdrives:i:0", "redirectprinters:i:0", "redirectcomports:i:0", "redirectsmartcards:i:0", "drivestoredirect:s:", "devicestoredirect:s:", "usbdevicestoredirect:s:", "camerastoredirect:s:", "redirectwebauthn:i:0", "audiomode:i:2", "audiocapturemode:i:0"} {
 		if !strings.Contains(file, line+"\r\n") {
 			t.Errorf("the file lacks %s:\n%s", line, file)
 		}

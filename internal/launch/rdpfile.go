@@ -262,16 +262,20 @@ func connectionFile(t Target, v View, a accounting) RDPFile {
 	f.number("dynamic resolution", 1)
 	f.number("session bpp", 32)
 	f.yes("redirectclipboard", t.Channels.Clipboard)
-	// A device is offered only where the project lets it cross, and then it is
-	// the person who adds drives and cameras: the RDP client has a page for it.
-	f.number("redirectdrives", 0)
-	f.text("drivestoredirect", "")
+	// What the project lets cross is left to the RDP client's own defaults, by
+	// which no drive and no camera is offered; the rest is not asked for.
 	f.yes("redirectprinters", t.Channels.Devices)
-	f.number("redirectcomports", 0)
 	f.yes("redirectsmartcards", t.Channels.Devices)
-	f.text("devicestoredirect", "")
-	f.text("usbdevicestoredirect", "")
-	f.text("camerastoredirect", "")
+	if !t.Channels.Devices {
+		f.number("redirectdrives", 0)
+		f.number("redirectcomports", 0)
+		for _, name := range []string{"drivestoredirect", "devicestoredirect", "usbdevicestoredirect", "camerastoredirect"} {
+			f.text(name, "")
+		}
+	}
+	if !t.Channels.OtherDynamic {
+		f.number("redirectwebauthn", 0)
+	}
 	if t.Channels.Audio {
 		f.number("audiomode", 0)
 	} else {

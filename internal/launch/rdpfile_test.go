@@ -27,14 +27,8 @@ smart sizing:i:0
 dynamic resolution:i:1
 session bpp:i:32
 redirectclipboard:i:1
-redirectdrives:i:0
-drivestoredirect:s:
 redirectprinters:i:1
-redirectcomports:i:0
 redirectsmartcards:i:1
-devicestoredirect:s:
-usbdevicestoredirect:s:
-camerastoredirect:s:
 audiomode:i:0
 audiocapturemode:i:0
 autoreconnection enabled:i:1
