@@ -20,7 +20,7 @@ import (
 // pretendMSTSC is the RDP client of these tests: it does with its argument
 // what mstsc does. unseal opens what the system's protect has sealed, and
 // credential returns what is kept for a host. It ends with 1 if it got no
-// picture.
+// picture, and with 7 if the secret is still lying there when it has one.
 func pretendMSTSC(arg string, unseal func([]byte) ([]byte, error), credential func(target string) (string, []byte, error)) int {
 	c := rdptest.Client{User: "alice", NLA: true}
 	var password []byte
@@ -69,6 +69,14 @@ func pretendMSTSC(arg string, unseal func([]byte) ([]byte, error), credential fu
 	}
 	if _, err := io.CopyN(io.Discard, got.Conn, shownInside); err != nil {
 		return 1
+	}
+	if direct {
+		host, _, _ := strings.Cut(at, ":")
+		if _, _, err := credential("TERMSRV/" + host); err == nil {
+			return 7
+		}
+	} else if exists(arg) {
+		return 7
 	}
 	return 0
 }

@@ -225,6 +225,7 @@ func TestStartDirectlyThatFailsLeavesNothing(t *testing.T) {
 		t.Errorf("%q is left", sys.credentials)
 	}
 	// What is kept under an address that others use is not ours.
+	sys.fail = nil
 	if _, _, err := m.prepare(dir, target, View{}, sft.NewSecret("s"), nil, true); err == nil || len(sys.credentials) != 0 {
 		t.Errorf("at 127.0.0.1: %v, %q", err, sys.credentials)
 	}

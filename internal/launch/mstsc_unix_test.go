@@ -16,9 +16,9 @@ func TestMSTSC(t *testing.T) {
 	for _, how := range []Start{StartFile, StartProcess} {
 		t.Run(string(how), func(t *testing.T) {
 			sys := newPretended()
-			d, h, _ := running(t, sys, how)
-			if err := d.Run(t.Context()); err != nil {
-				t.Fatalf("Run = %v", err)
+			d, h, said := running(t, sys, how)
+			if err := d.Run(t.Context()); err != nil || len(said.all()) != 0 {
+				t.Fatalf("Run = %v, said %q", err, said.all())
 			}
 			if h.served != 1 {
 				t.Errorf("%d sign-ins", h.served)

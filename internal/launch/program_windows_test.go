@@ -37,7 +37,7 @@ func TestWindows(t *testing.T) {
 		t.Run(string(how), func(t *testing.T) {
 			d, h, said := running(t, windowsSystem{}, how)
 			host := d.Target.Addr.Addr().String()
-			if err := d.Run(t.Context()); err != nil {
+			if err := d.Run(t.Context()); err != nil || len(said.all()) != 0 {
 				t.Fatalf("Run = %v; said %q", err, said.all())
 			}
 			if h.served != 1 {
