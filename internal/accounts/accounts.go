@@ -141,6 +141,14 @@ type Backend interface {
 	SignedInSince(ctx context.Context, a Account, t time.Time) (bool, error)
 }
 
+// A Keeper is a Backend whose open accounts expire by themselves a few minutes
+// after the last Enable or KeepAlive, so that they do not stay open when the
+// agent is gone.
+type Keeper interface {
+	// KeepAlive puts the expiry of a off, if a is open.
+	KeepAlive(ctx context.Context, a Account) error
+}
+
 // A Manager is the one owner of a host's accounts of ours. Its methods may be
 // called at the same time.
 type Manager struct {
@@ -501,6 +509,33 @@ func (m *Manager) DisableAll(ctx context.Context) error {
 		}
 		if err := m.shut(ctx, a, e); err != nil {
 			errs = append(errs, fmt.Errorf("disable %s: %w", a.Login, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// KeepAlive keeps the accounts that are open from expiring, where the
+// operating system expires them, and goes on when one fails. The agent calls
+// it every few minutes, at most five apart.
+func (m *Manager) KeepAlive(ctx context.Context) error {
+	k, ok := m.b.(Keeper)
+	if !ok {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h, err := m.b.Read(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("read the accounts of this host: %w", err)
+	}
+	var errs []error
+	for _, a := range h.Accounts {
+		e := m.rec[a.Login]
+		if !e.owns(a) || e.Ended || !a.Enabled {
+			continue
+		}
+		if err := k.KeepAlive(ctx, a); err != nil {
+			errs = append(errs, fmt.Errorf("keep %s from expiring: %w", a.Login, err))
 		}
 	}
 	return errors.Join(errs...)

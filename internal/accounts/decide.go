@@ -33,6 +33,19 @@ type Host struct {
 	Accounts []Account       // every local account; a name may come twice where the files are damaged
 	Groups   map[string]int  // gid of every local group; nil where groups have no numbers
 	Homes    map[string]Home // the folders that new accounts would have, by login; nil where the system chooses
+
+	// Check reports what the operating system forbids about a login that
+	// CheckLogin has passed; nil forbids nothing.
+	Check func(login string) error
+}
+
+// checkLogin reports whether this host can have an account called login.
+func (h Host) checkLogin(login string) error {
+	err := CheckLogin(login)
+	if err == nil && h.Check != nil {
+		err = h.Check(login)
+	}
+	return err
 }
 
 // A Home is what stands where a login's home belongs.
@@ -233,7 +246,7 @@ func (d *decider) wanted(w Want) *step {
 		return no(Refused, &sft.Error{Code: sft.Invalid, Msg: "the platform wants account " + w.Login + " more than once",
 			Hint: "give the people of this project different logins"})
 	}
-	if err := CheckLogin(w.Login); err != nil {
+	if err := d.h.checkLogin(w.Login); err != nil {
 		return no(Refused, err)
 	}
 	if w.UID < minID || w.UID > maxID || w.GID < minID || w.GID > maxID || nobody(w.UID) || nobody(w.GID) {

@@ -31,17 +31,12 @@ func openRecord(dir string) (map[string]entry, string, error) {
 		return nil, "", fmt.Errorf("make the state folder: %w; run sftd as root and give it a disk it can write", err)
 	}
 	path := filepath.Join(dir, recordName)
-	f, err := os.Open(path)
+	data, err := readAtMost(path, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, path, nil
 	}
-	if err != nil {
-		return nil, "", fmt.Errorf("open the record of accounts: %w; give sftd access to it", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
-	if err != nil {
-		return nil, "", fmt.Errorf("read the record of accounts: %w; check the disk, or move the file away to start a new record", err)
+	if err != nil && !errors.Is(err, errTooLong) {
+		return nil, "", fmt.Errorf("read the record of accounts: %w; give sftd access to it, check the disk, or move the file away to start a new record", err)
 	}
 	rec, err := parseRecord(data)
 	if err == nil {
@@ -51,6 +46,24 @@ func openRecord(dir string) (map[string]entry, string, error) {
 		return nil, "", fmt.Errorf("set the damaged record of accounts aside: %w; move it away by hand", err)
 	}
 	return nil, path, nil
+}
+
+// errTooLong says that a file is longer than any that we write.
+var errTooLong = errors.New("the file is too long")
+
+// readAtMost reads a file of no more than limit bytes, and closes it: Windows
+// renames no file that is open. Of a longer one it returns limit+1 bytes too.
+func readAtMost(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errTooLong
+	}
+	return data, err
 }
 
 // parseRecord reads what save wrote, and nothing else.
