@@ -10,7 +10,8 @@ import (
 // sealed to the machine in a folder of dir, the agent's state folder, which
 // nobody but Local System and Administrators may read. onReset, which may be
 // nil, is told each login whose password had to be reset, and not changed: what
-// that person had saved under it (page "CryptProtectData") is lost.
+// that person had saved under it (page "CryptProtectData") is lost. It is called
+// in the middle of Enable and must not call the Manager.
 func NewWindows(dir string, onReset func(login string)) Backend {
 	return newWindowsBackend(winOS{}, dpapi{}, dir, onReset)
 }

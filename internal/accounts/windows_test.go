@@ -476,6 +476,9 @@ func TestWindowsRestResetsNothing(t *testing.T) {
 	if w.os.signIn("alice", "first", w.now) || w.os.find("alice").flags&ufAccountDisable == 0 {
 		t.Error("the account is open")
 	}
+	if w.os.find("alice").password != "first" {
+		t.Error("the password was reset")
+	}
 	w.os.calls = nil
 	must(t, w.m.DisableAll(t.Context()))
 	if w.os.calls != nil {
@@ -607,6 +610,14 @@ func TestWindowsAccountChangedByOthers(t *testing.T) {
 	if !slices.Contains(w.os.groups["Remotedesktopbenutzer"], u.sid) {
 		t.Error("the account is not in Remote Desktop Users")
 	}
+	// Locked out at rest: that is cleared without opening it before its time.
+	must(t, w.m.Disable(t.Context(), "alice"))
+	u.flags |= ufLockout
+	w.os.calls = nil
+	w.enable(t, "again")
+	if want := []string{"expiry alice", "flags 0x10243 alice", "change alice", "flags 0x10241 alice"}; !slices.Equal(w.os.calls, want) {
+		t.Errorf("Enable made the calls %q, want %q", w.os.calls, want)
+	}
 	// Deleted: there is none to open, and it is made again with a new identity.
 	must(t, w.os.deleteUser("alice"))
 	if err := w.m.Enable(t.Context(), "alice", sft.NewSecret("x")); sft.CodeOf(err) != sft.NotFound {
@@ -688,8 +699,15 @@ func TestWindowsAccountsExpireWithoutTheAgent(t *testing.T) {
 	must(t, w.m.Disable(t.Context(), "alice"))
 	w.os.calls = nil
 	must(t, w.m.KeepAlive(t.Context()))
+	must(t, w.b.KeepAlive(t.Context(), read(t, w.b, "alice")))
 	if w.os.calls != nil {
 		t.Errorf("an account at rest is kept alive: %q", w.os.calls)
+	}
+	must(t, w.os.addUser("carol", "", ufScript, sft.NewSecret("theirs")))
+	w.os.calls = nil
+	must(t, w.m.KeepAlive(t.Context()))
+	if w.os.calls != nil {
+		t.Errorf("somebody else's account is kept alive: %q", w.os.calls)
 	}
 	must(t, open(t, t.TempDir(), NewMemory()).KeepAlive(t.Context()))
 }
@@ -765,6 +783,48 @@ func TestWindowsDelete(t *testing.T) {
 		if all := must1(os.ReadDir(w.b.dir))(t); len(all) != 0 {
 			t.Errorf("left behind: %v", all)
 		}
+	}
+}
+
+func TestWindowsDeleteKeepsTheProfile(t *testing.T) {
+	w := made(t)
+	a := read(t, w.b, "alice")
+	w.os.profiles = []string{a.ID}
+	must(t, w.b.Delete(t.Context(), a, false))
+	if len(w.os.profiles) != 1 {
+		t.Error("the profile is gone, and nobody asked for that")
+	}
+}
+
+func TestWindowsEndTakesAdminRights(t *testing.T) {
+	w := newWinTest(t)
+	all := Limits{AllowAdmin: true}
+	expect(t, w.m.Reconcile(t.Context(), []Want{admin(want("alice", 60001))}, all, false), "alice created")
+	expect(t, w.m.Reconcile(t.Context(), nil, all, false), "alice disabled")
+	if m := w.os.groups["Administratoren"]; len(m) != 0 {
+		t.Errorf("administrators: %q", m)
+	}
+}
+
+func TestWindowsKeptOfAnotherAccount(t *testing.T) {
+	w := made(t)
+	must(t, w.b.keep("alice", kept{SID: fakeMachine + "4000", Passwords: []string{"of before"}}))
+	w.enable(t, "first")
+	if w.os.badRetry != 0 || !slices.Equal(w.resets, []string{"alice"}) {
+		t.Errorf("%d wrong passwords were tried, resets of %q told", w.os.badRetry, w.resets)
+	}
+}
+
+func TestWindowsEnableLooksAtWhatItDid(t *testing.T) {
+	w := made(t)
+	w.enable(t, "first")
+	must(t, os.Remove(w.b.file("alice")))
+	w.b.onReset = func(string) { w.os.find("alice").expires = winForever } // somebody else, at the wrong moment
+	if err := w.m.Enable(t.Context(), "alice", sft.NewSecret("second")); err == nil {
+		t.Error("an account that never expires was left open")
+	}
+	if w.os.find("alice").flags&ufAccountDisable == 0 {
+		t.Error("the account is open")
 	}
 }
 

@@ -104,13 +104,19 @@ static BOOL spill(const wchar_t *path, const char *text)
 	wchar_t next[MAX_PATH + 8];
 	FILE *f;
 	BOOL ok;
+	int i;
 	_snwprintf(next, MAX_PATH + 8, L"%ls.new", path);
-	f = _wfopen(next, L"wb");
+	f = _wfopen(next, L"wb"); /* only one at a time is here: the lock is held */
 	if (!f)
 		return FALSE;
 	ok = fwrite(text, 1, strlen(text), f) == strlen(text);
 	ok = fclose(f) == 0 && ok;
-	return ok && MoveFileExW(next, path, MOVEFILE_REPLACE_EXISTING);
+	for (i = 0; ok && i < 200; i++) { /* a test may be reading the old one */
+		if (MoveFileExW(next, path, MOVEFILE_REPLACE_EXISTING))
+			return TRUE;
+		Sleep(10);
+	}
+	return FALSE;
 }
 
 /* field finds "key=" at the start of a line, and copies what follows. */
