@@ -3,6 +3,8 @@ package conf
 import (
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/windows"
 )
 
 func clientPaths(getenv func(string) string) (Client, error) {
@@ -15,13 +17,14 @@ func clientPaths(getenv func(string) string) (Client, error) {
 }
 
 // agentPaths names LocalSystem's own folder, which is the same path whoever
-// asks: "sftd status" is run by people.
+// asks: "sftd status" is run by people. The system says where it is; a
+// variable of the environment could be anybody's word.
 func agentPaths() Agent {
-	root := os.Getenv("SystemRoot")
-	if root == "" {
-		root = `C:\Windows`
+	system, err := windows.GetSystemDirectory()
+	if err != nil || !filepath.IsAbs(system) {
+		system = `C:\Windows\System32`
 	}
-	dir := filepath.Join(root, "System32", "config", "systemprofile", "AppData", "Local", "ScaleFT")
+	dir := filepath.Join(system, "config", "systemprofile", "AppData", "Local", "ScaleFT")
 	return agentIn(filepath.Join(dir, "sftd.yaml"), dir, filepath.Join(dir, "Logs"))
 }
 

@@ -45,7 +45,7 @@ func replace(path string, data []byte, mode fs.FileMode) (err error) {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := rename(f.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(dir)
@@ -106,6 +106,20 @@ func PrivateDir(path string) error {
 	}
 	return checkOwnDir(path, i)
 }
+
+// ServiceDir makes the folder at path, where a service of the system keeps
+// what it must be able to believe, with the folders above it. Nobody but the
+// service and the machine's administrators gets in.
+//
+// On Unix it is PrivateDir. On Windows the folder has its list of rights from
+// the moment it exists. One that is there already is refused if it, or a folder
+// above it, is a junction or another kind of link, if somebody else owns it, or
+// if others could put something in it; if they could only read, that is ended,
+// and what was readable must be thought of as known to them.
+func ServiceDir(path string) error { return serviceDir(path) }
+
+// SyncDir brings a change of names in dir to disk.
+func SyncDir(dir string) error { return syncDir(dir) }
 
 // A Lock is held on a file until it is released or the process ends, however
 // it ends.

@@ -66,6 +66,10 @@ func checkOwnDir(path string, i fs.FileInfo) error {
 	return nil
 }
 
+func serviceDir(path string) error { return PrivateDir(path) }
+
+func rename(from, to string) error { return os.Rename(from, to) }
+
 // syncDir brings a rename in dir to disk.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

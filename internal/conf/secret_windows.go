@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -63,14 +64,15 @@ func create(dir string, sa *windows.SecurityAttributes) (*os.File, error) {
 	}
 }
 
-// openNoFollow opens a reparse point itself, which is then not a file.
+// openNoFollow opens a reparse point itself, which is then not a file, and a
+// folder, which is none either.
 func openNoFollow(path string) (*os.File, error) {
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
 		return nil, err
 	}
 	h, err := windows.CreateFile(name, windows.GENERIC_READ, windows.FILE_SHARE_READ|windows.FILE_SHARE_WRITE|windows.FILE_SHARE_DELETE,
-		nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL|windows.FILE_FLAG_OPEN_REPARSE_POINT, 0)
+		nil, windows.OPEN_EXISTING, windows.FILE_FLAG_BACKUP_SEMANTICS|windows.FILE_FLAG_OPEN_REPARSE_POINT, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -89,66 +91,66 @@ func checkPrivate(f *os.File, _ fs.FileInfo) error {
 }
 
 func checkDescriptor(path string, sd *windows.SECURITY_DESCRIPTOR) error {
-	open := &sft.Error{Code: sft.Invalid, Msg: path + " can be read by others",
-		Hint: "remove the other accounts from its permissions; if anybody else uses this machine, enrol again"}
-	trusted, err := trustedSIDs()
+	r, err := rightsOf(sd)
 	if err != nil {
 		return err
 	}
-	is := func(sid *windows.SID) bool {
-		for _, t := range trusted {
-			if sid.Equals(t) {
-				return true
-			}
-		}
-		return false
-	}
-	owner, _, err := sd.Owner()
+	me, err := ownSID()
 	if err != nil {
 		return err
 	}
-	if owner == nil || !is(owner) {
+	switch {
+	case r.owner != me && r.owner != sidSystem && r.owner != sidAdministrators:
 		return &sft.Error{Code: sft.Invalid, Msg: path + " belongs to another user",
 			Hint: "remove it, or run the program as the user it belongs to"}
-	}
-	dacl, _, err := sd.DACL()
-	if errors.Is(err, windows.ERROR_OBJECT_NOT_FOUND) || dacl == nil {
-		return open // no list at all lets everybody in
-	}
-	if err != nil {
-		return err
-	}
-	for i := range dacl.AceCount {
-		var ace *windows.ACCESS_ALLOWED_ACE
-		if err := windows.GetAce(dacl, uint32(i), &ace); err != nil {
-			return err
-		}
-		if ace.Header.AceType == windows.ACCESS_DENIED_ACE_TYPE {
-			continue
-		}
-		if ace.Header.AceType != windows.ACCESS_ALLOWED_ACE_TYPE || !is((*windows.SID)(unsafe.Pointer(&ace.SidStart))) {
-			return open
-		}
+	case r.judge(me) != asMade:
+		return &sft.Error{Code: sft.Invalid, Msg: path + " can be read by others",
+			Hint: "remove the other accounts from its permissions; if anybody else uses this machine, enrol again"}
 	}
 	return nil
 }
 
-// trustedSIDs are this account, Local System, the administrators, and the
-// name that a list of rights has for a file's owner.
-func trustedSIDs() ([]*windows.SID, error) {
-	user, err := windows.GetCurrentProcessToken().GetTokenUser()
+// rightsOf reads a security descriptor with an owner and a list of rights.
+func rightsOf(sd *windows.SECURITY_DESCRIPTOR) (rights, error) {
+	var r rights
+	owner, _, err := sd.Owner()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
-	sids := []*windows.SID{user.User.Sid}
-	for _, kind := range []windows.WELL_KNOWN_SID_TYPE{windows.WinLocalSystemSid, windows.WinBuiltinAdministratorsSid, windows.WinCreatorOwnerRightsSid} {
-		sid, err := windows.CreateWellKnownSid(kind)
-		if err != nil {
-			return nil, err
+	if owner != nil {
+		r.owner = owner.String()
+	}
+	dacl, _, err := sd.DACL()
+	if errors.Is(err, windows.ERROR_OBJECT_NOT_FOUND) || err == nil && dacl == nil {
+		r.all = true
+		return r, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	for i := range dacl.AceCount {
+		var ace *windows.ACCESS_ALLOWED_ACE
+		if err := windows.GetAce(dacl, uint32(i), &ace); err != nil {
+			return r, err
 		}
-		sids = append(sids, sid)
+		a := right{mask: uint32(ace.Mask), heir: ace.Header.AceFlags&windows.INHERIT_ONLY_ACE != 0}
+		switch ace.Header.AceType {
+		case windows.ACCESS_DENIED_ACE_TYPE:
+			continue
+		case windows.ACCESS_ALLOWED_ACE_TYPE:
+			a.sid = (*windows.SID)(unsafe.Pointer(&ace.SidStart)).String()
+		}
+		r.allow = append(r.allow, a)
 	}
-	return sids, nil
+	return r, nil
+}
+
+func ownSID() (string, error) {
+	u, err := windows.GetCurrentProcessToken().GetTokenUser()
+	if err != nil {
+		return "", err
+	}
+	return u.User.Sid.String(), nil
 }
 
 func mkdirPrivate(path string) error {
@@ -177,17 +179,31 @@ func checkOwnDir(path string, _ fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	trusted, err := trustedSIDs()
+	me, err := ownSID()
 	if err != nil {
 		return err
 	}
-	for _, t := range trusted {
-		if owner != nil && owner.Equals(t) {
+	if owner != nil {
+		switch owner.String() {
+		case me, sidSystem, sidAdministrators:
 			return nil
 		}
 	}
 	return &sft.Error{Code: sft.Invalid, Msg: path + " belongs to another user",
 		Hint: "remove it, or run the program as the user it belongs to"}
+}
+
+// rename waits a little for those who look at each new file: scanners and
+// backups. As long as they hold it, Windows does not replace it.
+func rename(from, to string) error {
+	for try := 0; ; try++ {
+		err := os.Rename(from, to)
+		busy := errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_ACCESS_DENIED)
+		if i, serr := os.Lstat(to); !busy || try == 20 || serr == nil && i.IsDir() {
+			return err
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
 }
 
 // syncDir does nothing: NTFS writes a rename to its own journal, and a folder
