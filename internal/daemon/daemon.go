@@ -1,4 +1,5 @@
-// Package daemon is what a service says to the system that runs it.
+// Package daemon is a service, as the system that runs it wants it: systemd, or
+// the Service Control Manager of Windows.
 package daemon
 
 import (
