@@ -20,11 +20,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
-	"sft/internal/accounts"
 	"sft/internal/agent"
 	"sft/internal/api"
 	"sft/internal/conf"
-	"sft/internal/daemon"
 )
 
 func main() {
@@ -56,11 +54,7 @@ func run(args []string) int {
 		Use:   "sftd",
 		Short: "The agent: local accounts and the Access Broker",
 		Long: `Sftd enrols this host with the platform, keeps its local accounts as the
-platform wants them, and runs the Access Broker. It runs as root, under the
-system's service manager.
-
-A host enrols by a token in /var/lib/sftd/enrollment.token. Settings are in
-/etc/sft/sftd.yaml; without that file all have their defaults.
+platform wants them, and runs the Access Broker. ` + helpOfHost + `
 
 EXIT STATUS
   0  done
@@ -77,20 +71,20 @@ EXIT STATUS
 			}
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !deviceInfo {
+				return runAlone(cmd.Context(), &o, syslog)
+			}
 			c, err := o.config()
 			if err != nil {
 				return usage{err}
 			}
-			if deviceInfo {
-				f, err := agent.DeviceInfo(c)
-				if err != nil {
-					return err
-				}
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(f)
+			f, err := agent.DeviceInfo(c)
+			if err != nil {
+				return err
 			}
-			return serve(cmd.Context(), c, o.debug, syslog)
+			e := json.NewEncoder(cmd.OutOrStdout())
+			e.SetIndent("", "  ")
+			return e.Encode(f)
 		},
 	}
 	root.SetArgs(args)
@@ -103,6 +97,7 @@ EXIT STATUS
 	root.Flags().BoolVar(&syslog, "syslog", false, "log without times, for a journal or syslog that has its own")
 	root.Flags().BoolVar(&deviceInfo, "debug-device-info", false, "print what would be reported to the platform, and exit")
 	root.AddCommand(statusCommand(&o), lockCommand(&o))
+	root.AddCommand(commandsOfHost(&o)...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return sft.ExitDone
@@ -123,37 +118,27 @@ EXIT STATUS
 // Unwrap lets the hint of a configuration's error be found.
 func (u usage) Unwrap() error { return u.error }
 
-func logger(c agent.Config, debug, syslog bool) *slog.Logger {
-	level, _ := c.Level() // checked by ReadConfig
+// level is how much of the log is kept.
+func level(c agent.Config, debug bool) slog.Level {
 	if debug {
-		level = slog.LevelDebug
+		return slog.LevelDebug
 	}
-	h := &slog.HandlerOptions{Level: level}
-	if syslog || os.Getenv("JOURNAL_STREAM") != "" {
-		h.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, h))
+	l, _ := c.Level() // checked by ReadConfig
+	return l
 }
 
-func serve(ctx context.Context, c agent.Config, debug, syslog bool) error {
-	if os.Geteuid() != 0 {
-		return &sft.Error{Code: sft.Denied, Msg: "sftd has to run as root", Hint: "start it with: systemctl start sftd"}
-	}
+// serve is the agent's work, as a service.
+func serve(ctx context.Context, c agent.Config, log *slog.Logger, ready func() error) error {
 	beThrifty()
-	log := logger(c, debug, syslog)
-	a, err := agent.New(c, log, accounts.NewLinux(), &api.Clock{})
+	var a *agent.Agent
+	a, err := agent.New(c, log, backend(c, func(login string) { a.PasswordReset(login) }), &api.Clock{})
 	if err != nil {
 		return err
 	}
 	log.Info("sftd starts", "version", sft.Version)
 	err = a.Run(ctx, func() {
-		if err := daemon.Notify("READY=1"); err != nil {
-			log.Warn("tell systemd", "error", err)
+		if err := ready(); err != nil {
+			log.Warn("tell the service manager", "error", err)
 		}
 	})
 	log.Info("sftd has stopped")
@@ -191,7 +176,7 @@ EXIT STATUS
 				return err
 			}
 			if !s.Running() {
-				return &sft.Error{Code: sft.Unavailable, Msg: "sftd is not running", Hint: "start it: systemctl start sftd"}
+				return &sft.Error{Code: sft.Unavailable, Msg: "sftd is not running", Hint: notRunning()}
 			}
 			switch n := len(s.Problems); n {
 			case 0:
@@ -223,7 +208,7 @@ left open without an agent.`,
 			if err != nil {
 				c = agent.Defaults() // a broken file is no reason to leave accounts open
 			}
-			return agent.LockAccounts(cmd.Context(), c, accounts.NewLinux())
+			return agent.LockAccounts(cmd.Context(), c, backend(c, func(string) {}))
 		},
 	}
 }

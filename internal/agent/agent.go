@@ -72,7 +72,7 @@ const lockFile = "lock"
 // New readies an agent in its state folder, which is made private. Only one
 // agent can hold it.
 func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Agent, error) {
-	if err := conf.PrivateDir(c.state); err != nil {
+	if err := conf.ServiceDir(c.state); err != nil {
 		return nil, err
 	}
 	lock, err := conf.TryLock(c.file(lockFile))
@@ -214,6 +214,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.runTicks(ctx) })
 	wg.Go(func() { a.runStatus(ctx) })
+	wg.Go(func() { a.runKeeper(ctx) })
 	var wait backoff
 	for first := true; ctx.Err() == nil; first = false {
 		began := time.Now()
@@ -356,6 +357,60 @@ func (a *Agent) waitToken(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// A keeper puts off the hour at which the operating system itself shuts the
+// accounts that are open, should the agent be gone by then.
+type keeper interface {
+	KeepAlive(ctx context.Context) error
+}
+
+// keepEvery is how often a keeper is called while an account is open.
+const keepEvery = 2 * time.Minute
+
+// runKeeper keeps the accounts that are open from expiring.
+func (a *Agent) runKeeper(ctx context.Context) {
+	k, ok := any(a.acc).(keeper)
+	if !ok {
+		return
+	}
+	t := time.NewTicker(keepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			a.keepAlive(ctx, k)
+		}
+	}
+}
+
+// keepAlive calls k if there is something to keep.
+func (a *Agent) keepAlive(ctx context.Context, k keeper) {
+	if !a.sessions.anyOpen() {
+		return
+	}
+	err := k.KeepAlive(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("keep the open accounts from expiring", "error", err)
+	}
+	a.setProblem("expiry", err)
+}
+
+// PasswordReset records that the account of login has lost what its system
+// keeps under its password, as saved passwords of Windows: the new one could
+// not be set by a change of the last. It may be called at any time after New.
+func (a *Agent) PasswordReset(login string) {
+	user := ""
+	if st, _ := a.current(); st != nil {
+		for _, u := range st.Users {
+			if u.Login == login {
+				user = u.ID
+			}
+		}
+	}
+	_ = a.event(api.Event{Kind: string(audit.AccountPasswordReset), User: user, Detail: map[string]string{"login": login}}) // kept in memory if not on disk, and logged
 }
 
 // runTicks does what time brings about.

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 
 // Config is sftd.yaml. Every key is optional; a file that is not there is all
 // defaults. Keys with the tag later are known and checked, and do nothing in
-// this version: Later names those that are set.
+// this version; some others do nothing on one system, so that hosts of both can
+// share a file. Later names those that are set.
 type Config struct {
 	AccessAddress   string   `yaml:"AccessAddress"`   // IP that clients use instead of the detected one
 	AccessInterface string   `yaml:"AccessInterface"` // take the address from this interface
@@ -41,7 +43,7 @@ type Config struct {
 	BrokerListenHost                  string `yaml:"BrokerListenHost"`
 	BrokerListenPort                  int    `yaml:"BrokerListenPort"`
 	BrokeredLoginGracePeriodInSeconds int    `yaml:"BrokeredLoginGracePeriodInSeconds"`
-	BrokerUser                        string `yaml:"BrokerUser"`
+	BrokerUser                        string `yaml:"BrokerUser"` // Linux: the broker's account
 	DisableBroker                     bool   `yaml:"DisableBroker"`
 
 	RDPAddress         string `yaml:"RDPAddress"`
@@ -93,13 +95,15 @@ func (d *Duration) UnmarshalYAML(b []byte) error {
 // Defaults returns the configuration of a host without sftd.yaml.
 func Defaults() Config {
 	p := conf.AgentPaths()
-	file := func(name string) string { return path.Join(p.State, name) }
-	return Config{
+	file := func(name string) string { return filepath.Join(p.State, name) }
+	c := Config{
 		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
-		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, BrokerUser: "sftd-broker", state: p.State,
+		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, state: p.State,
 		RDPAddress: "127.0.0.1:3389", RDPSignIn: frame.Inject, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
-		AuthorizedPrincipalsFile: file("principals/%u"), SSHDConfigFile: "/etc/ssh/sshd_config", TrustedUserCAKeysFile: file("ssh_ca.pub"), LogLevel: "INFO",
+		LogLevel: "INFO",
 	}
+	c.defaultsOfHost()
+	return c
 }
 
 // ReadConfig reads sftd.yaml at file, strictly. A file that does not exist is
@@ -112,7 +116,7 @@ func ReadConfig(file string, named bool) (Config, error) {
 		}
 		return c, err
 	}
-	c.state = path.Dir(c.TokenFile)
+	c.state = filepath.Dir(c.TokenFile)
 	if c.BrokerAccessPort == 0 {
 		c.BrokerAccessPort = c.BrokerListenPort
 	}
@@ -222,21 +226,26 @@ func (c Config) Level() (slog.Level, error) {
 	return l, err
 }
 
-// Later names the keys that are set and do nothing yet.
+// Later names the keys that are set and do nothing yet, or nothing on this
+// system.
 func (c Config) Later() (keys []string) {
 	def := reflect.ValueOf(Defaults())
 	v := reflect.ValueOf(c)
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		if _, ok := f.Tag.Lookup("later"); ok && !reflect.DeepEqual(v.Field(i).Interface(), def.Field(i).Interface()) {
-			keys = append(keys, f.Tag.Get("yaml"))
+		_, later := f.Tag.Lookup("later")
+		if key := f.Tag.Get("yaml"); (later || slices.Contains(uselessOnHost, key)) && !reflect.DeepEqual(v.Field(i).Interface(), def.Field(i).Interface()) {
+			keys = append(keys, key)
 		}
 	}
 	return keys
 }
 
 // file is a path in the state folder.
-func (c Config) file(name string) string { return path.Join(c.state, name) }
+func (c Config) file(name string) string { return filepath.Join(c.state, name) }
+
+// StateDir is the folder in which the agent keeps what it knows.
+func (c Config) StateDir() string { return c.state }
 
 func (c Config) grace() time.Duration {
 	return time.Duration(c.BrokeredLoginGracePeriodInSeconds) * time.Second

@@ -90,12 +90,7 @@ func (s *spool) create() error {
 	if err != nil {
 		return err
 	}
-	d, err := os.Open(filepath.Dir(s.file()))
-	if err == nil {
-		err = d.Sync()
-		d.Close()
-	}
-	if err != nil {
+	if err := conf.SyncDir(filepath.Dir(s.file())); err != nil {
 		f.Close()
 		return err
 	}

@@ -1,13 +1,13 @@
 package agent
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"sft"
@@ -46,11 +46,18 @@ func DeviceInfo(c Config) (api.Facts, error) {
 }
 
 // accessAddress picks the address that clients use: the lowest public IPv4,
-// else the lowest private one, else an IPv6; of one interface, if named.
+// else the lowest private one, else an IPv6; of one interface, if named. Where
+// it cannot be known it is empty: the platform takes the one that the request
+// came from.
 func accessAddress(iface string) (string, error) {
 	list, err := net.Interfaces()
-	if err != nil {
-		return "", err
+	return pickAddress(iface, list, err)
+}
+
+// pickAddress is accessAddress for what the system says of its interfaces.
+func pickAddress(iface string, list []net.Interface, err error) (string, error) {
+	if err != nil && iface != "" {
+		return "", &sft.Error{Code: sft.Unavailable, Msg: "the interfaces of this host cannot be listed: " + err.Error(), Err: err, Hint: "set AccessAddress in sftd.yaml instead of AccessInterface"}
 	}
 	var found []netip.Addr
 	for _, i := range list {
@@ -59,7 +66,7 @@ func accessAddress(iface string) (string, error) {
 		}
 		addrs, err := i.Addrs()
 		if err != nil {
-			return "", err
+			continue
 		}
 		for _, n := range addrs {
 			if p, err := netip.ParsePrefix(n.String()); err == nil && p.Addr().IsGlobalUnicast() {
@@ -71,7 +78,7 @@ func accessAddress(iface string) (string, error) {
 		if iface != "" {
 			return "", &sft.Error{Code: sft.Invalid, Msg: "interface " + sft.Quote(iface) + " has no address", Hint: "check AccessInterface in sftd.yaml"}
 		}
-		return "", nil // the platform takes the one that the request came from
+		return "", nil
 	}
 	rank := func(a netip.Addr) int {
 		switch {
@@ -91,19 +98,26 @@ func accessAddress(iface string) (string, error) {
 	return found[0].String(), nil
 }
 
-// osName is the system's name for people, from os-release(5).
-func osName() string {
-	f, err := os.Open("/etc/os-release")
-	if err != nil {
-		return runtime.GOOS
+// windowsName is the name of a Windows for people, from what its registry says:
+// SOFTWARE\Microsoft\Windows NT\CurrentVersion. The product's name went on to be
+// "Windows 10" when that was over; the build tells.
+func windowsName(product, display, build string, revision uint64) string {
+	if n, err := strconv.Atoi(build); err == nil && n >= 22000 {
+		product = strings.Replace(product, "Windows 10", "Windows 11", 1)
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if v, ok := strings.CutPrefix(s.Text(), "PRETTY_NAME="); ok {
-			if v = oneLine(strings.Trim(v, `"`), 100); v != "" {
-				return v
-			}
+	if product == "" {
+		product = "Windows"
+	}
+	name := product
+	if display != "" && !strings.Contains(product, display) {
+		name += " " + display
+	}
+	if build != "" {
+		name += " (build " + build
+		if revision > 0 {
+			name += fmt.Sprintf(".%d", revision)
 		}
+		name += ")"
 	}
-	return runtime.GOOS
+	return oneLine(name, 100)
 }

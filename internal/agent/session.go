@@ -141,6 +141,7 @@ type secret struct {
 // An account is one that was opened since the agent started.
 type account struct {
 	login   string
+	name    string  // the person's full name
 	open    bool    // it is not at rest: some password may match
 	secret  *secret // that matches now; nil: if any does, nobody knows it
 	streams int
@@ -173,11 +174,34 @@ func newSessions(s *sessions) *sessions {
 	return s
 }
 
-// newPassword returns 64 random characters, 384 bits.
-func newPassword() sft.Secret {
-	var b [48]byte
-	rand.Read(b[:])
-	return sft.NewSecret(base64.RawURLEncoding.EncodeToString(b[:]))
+// newPassword returns 64 random characters, 384 bits less what is not taken:
+// a password that the strictest system would refuse to a person of these names.
+func newPassword(login, fullName string) sft.Secret {
+	for {
+		var b [48]byte
+		rand.Read(b[:])
+		if p := base64.RawURLEncoding.EncodeToString(b[:]); complexEnough(p, login, fullName) {
+			return sft.NewSecret(p)
+		}
+	}
+}
+
+// complexEnough is the rule of Microsoft, "Password must meet complexity
+// requirements", and a little more: all four kinds of characters, and, in
+// whatever case, neither the login nor a word of the full name of three
+// characters or more. What is longer than a password could not be in it.
+func complexEnough(p, login, fullName string) bool {
+	lower := strings.ToLower(p)
+	if login != "" && strings.Contains(lower, strings.ToLower(login)) {
+		return false
+	}
+	for _, word := range strings.FieldsFunc(strings.ToLower(fullName), func(r rune) bool { return strings.ContainsRune(",.-_ #\t", r) }) {
+		if len([]rune(word)) >= 3 && strings.Contains(lower, word) {
+			return false
+		}
+	}
+	return strings.ContainsAny(p, "abcdefghijklmnopqrstuvwxyz") && strings.ContainsAny(p, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") &&
+		strings.ContainsAny(p, "0123456789") && strings.ContainsAny(p, "-_")
 }
 
 var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "run \"sft rdp\" again"}
@@ -232,7 +256,7 @@ func (s *sessions) claim(ctx context.Context, u api.StateUser, id string) (*acco
 		acc = &account{login: u.Login}
 		s.accounts[u.Login] = acc
 	}
-	acc.opening = true
+	acc.opening, acc.name = true, u.FullName
 	return acc, nil
 }
 
@@ -256,7 +280,7 @@ func (s *sessions) joinable(u api.StateUser, id string) error {
 // enable gives an account a password, and tells of it if it was shut. Sign-ins
 // with a password before it are no longer in flight. The caller holds op.
 func (s *sessions) enable(ctx context.Context, acc *account, u api.StateUser, id string) error {
-	sec := &secret{password: newPassword(), kept: !s.inject, flights: map[uint64]*stream{}}
+	sec := &secret{password: newPassword(u.Login, u.FullName), kept: !s.inject, flights: map[uint64]*stream{}}
 	if err := s.acc.Enable(ctx, u.Login, sec.password); err != nil {
 		return err
 	}
@@ -606,6 +630,7 @@ func (s *sessions) restHeld(ctx context.Context, acc *account) {
 		s.mu.Unlock()
 		return
 	}
+	name := acc.name
 	shut, replace, logoff, open := acc.shutDue(now, s.grace), acc.replaceDue(now, s.grace), acc.logoffDue(now), acc.open
 	s.mu.Unlock()
 	// The person is logged off even where the account cannot be shut, and
@@ -618,8 +643,8 @@ func (s *sessions) restHeld(ctx context.Context, acc *account) {
 	}
 	shut, replace = shut && err == nil, replace && !shut
 	if replace {
-		err = done(s.acc.Enable(ctx, acc.login, newPassword())) // which nobody keeps
-		if sft.CodeOf(err) == sft.Denied {                      // it has ended, and with it every password
+		err = done(s.acc.Enable(ctx, acc.login, newPassword(acc.login, name))) // which nobody keeps
+		if sft.CodeOf(err) == sft.Denied {                                     // it has ended, and with it every password
 			err = nil
 		}
 		if replace = err == nil; !replace {
@@ -765,6 +790,18 @@ func (s *sessions) shutAll(ctx context.Context, why string) error {
 		}
 	}
 	return errors.Join(err, shut)
+}
+
+// anyOpen tells whether an account is open.
+func (s *sessions) anyOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, acc := range s.accounts {
+		if acc.open || acc.opening {
+			return true
+		}
+	}
+	return false
 }
 
 // count returns the open sessions and streams.

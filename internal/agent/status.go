@@ -111,9 +111,9 @@ func ReadStatus(c Config) (Status, error) {
 	b, err := conf.ReadPrivate(c.file(statusFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return s, &sft.Error{Code: sft.Unavailable, Msg: "sftd has not run on this host yet", Hint: "start it: systemctl start sftd"}
+		return s, &sft.Error{Code: sft.Unavailable, Msg: "sftd has not run on this host yet", Hint: startHint}
 	case errors.Is(err, fs.ErrPermission):
-		return s, &sft.Error{Code: sft.Denied, Msg: "only root may see the status", Hint: "run it with sudo"}
+		return s, &sft.Error{Code: sft.Denied, Msg: deniedStatus, Hint: deniedHint}
 	case err != nil:
 		return s, err
 	}

@@ -60,7 +60,10 @@ const (
 	AccountConflict Kind = "account.conflict"
 	AccountRefused  Kind = "account.refused" // beyond the host's own limits
 	AccountFailed   Kind = "account.failed"
-	EventsLost      Kind = "server.events_lost" // a gap in an agent's numbers
+	// AccountPasswordReset says that what the system keeps under the account's
+	// password was lost.
+	AccountPasswordReset Kind = "account.password_reset"
+	EventsLost           Kind = "server.events_lost" // a gap in an agent's numbers
 )
 
 // FromAgent are the kinds that an agent may report; the platform records all
@@ -68,7 +71,7 @@ const (
 var FromAgent = map[Kind]bool{
 	SessionStart: true, SessionEnd: true, SessionRefused: true,
 	AccountCreated: true, AccountUpdated: true, AccountRemoved: true, AccountEnabled: true,
-	AccountDisabled: true, AccountConflict: true, AccountRefused: true, AccountFailed: true,
+	AccountDisabled: true, AccountConflict: true, AccountRefused: true, AccountFailed: true, AccountPasswordReset: true,
 }
 
 // FromClient are the kinds that a client may claim.

@@ -20,7 +20,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -127,7 +126,7 @@ func start() (*postgres, error) {
 	cmd := exec.Command("/bin/sh", "-c", keeper, "sh", filepath.Dir(bins[len(bins)-1]), dir)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, in, log, log
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C ends the test, and the test's end the server
+	var as *user.User
 	if os.Getuid() == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {
@@ -138,7 +137,10 @@ func start() (*postgres, error) {
 		if err := errors.Join(os.Chown(dir, uid, gid), log.Chown(uid, gid)); err != nil {
 			return nil, err
 		}
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		as = u
+	}
+	if cmd.SysProcAttr, err = apart(as); err != nil { // Ctrl-C ends the test, and the test's end the server
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, err

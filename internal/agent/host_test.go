@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/frame"
+)
+
+func TestNewPassword(t *testing.T) {
+	for _, who := range []struct{ login, name string }{
+		{"ann", "Ann Abe-Cox"}, {"a", "B C"}, {"Z", ""}, {"bo", "bo bo"}, {"", ""}, {"7", "777 x_yz"}, {"x-y", "-"},
+	} {
+		seen := map[string]bool{}
+		for range 2000 {
+			p := newPassword(who.login, who.name).Reveal()
+			if len(p) != 64 || seen[p] {
+				t.Fatalf("password %q of %d characters, or made before", p, len(p))
+			}
+			seen[p] = true
+			kinds := [4]bool{}
+			for _, r := range p {
+				switch {
+				case r > unicode.MaxASCII || !unicode.IsPrint(r) || r == ' ':
+					t.Fatalf("%q has %q in it", p, r)
+				case unicode.IsUpper(r):
+					kinds[0] = true
+				case unicode.IsLower(r):
+					kinds[1] = true
+				case unicode.IsDigit(r):
+					kinds[2] = true
+				default:
+					kinds[3] = true
+				}
+			}
+			if kinds != [4]bool{true, true, true, true} {
+				t.Fatalf("%q has not all kinds of characters", p)
+			}
+			low := strings.ToLower(p)
+			if who.login != "" && strings.Contains(low, strings.ToLower(who.login)) {
+				t.Fatalf("%q holds the login %q", p, who.login)
+			}
+			for _, w := range []string{"ann", "abe", "cox", "777"} {
+				if strings.Contains(strings.ToLower(who.name), w) && strings.Contains(low, w) {
+					t.Fatalf("%q holds %q of the name %q", p, w, who.name)
+				}
+			}
+		}
+	}
+	for p, want := range map[string]bool{"aA0-": true, "aA00": false, "aA--": false, "a00-": false, "A00-": false, "aA0-xANNx": false, "aA0-smithx": false, "aA0-jo": true} {
+		if complexEnough(p, "ann", "Jo Smith") != want {
+			t.Errorf("%q: want %v", p, want)
+		}
+	}
+}
+
+func TestWindowsName(t *testing.T) {
+	for _, tt := range []struct {
+		product, display, build string
+		revision                uint64
+		want                    string
+	}{
+		{"Windows Server 2022 Datacenter", "21H2", "20348", 2113, "Windows Server 2022 Datacenter 21H2 (build 20348.2113)"},
+		{"Windows Server 2016 Standard", "", "14393", 0, "Windows Server 2016 Standard (build 14393)"},
+		{"Windows 10 Pro", "23H2", "22631", 1, "Windows 11 Pro 23H2 (build 22631.1)"},
+		{"Windows 10 Pro", "22H2", "19045", 1, "Windows 10 Pro 22H2 (build 19045.1)"},
+		{"Windows Server 2025 Datacenter", "24H2", "26100", 1, "Windows Server 2025 Datacenter 24H2 (build 26100.1)"},
+		{"", "", "", 0, "Windows"},
+		{"x\ny", "", "what", 0, "x y (build what)"},
+	} {
+		if got := windowsName(tt.product, tt.display, tt.build, tt.revision); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+	if got := windowsName(strings.Repeat("x", 1000), "", "1", 0); len(got) > 100 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// Without a list of interfaces the platform takes the address that it sees.
+func TestAddressOfAHostThatCannotListItsInterfaces(t *testing.T) {
+	broken := errors.New("no list")
+	if got, err := pickAddress("", nil, broken); got != "" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_, err := pickAddress("eth0", nil, broken)
+	if e, ok := errors.AsType[*sft.Error](err); !ok || e.Code != sft.Unavailable || !strings.Contains(e.Hint, "AccessAddress") {
+		t.Errorf("got %v", err)
+	}
+	gone := []net.Interface{{Index: 1 << 30, Name: "gone0", Flags: net.FlagUp}}
+	if got, err := pickAddress("", gone, nil); got != "" || err != nil {
+		t.Errorf("an interface that is gone: %q, %v", got, err)
+	}
+	_, err = pickAddress("gone0", gone, nil)
+	wantCode(t, "the interface that was asked for is gone", err, sft.Invalid)
+}
+
+type fakeKeeper struct{ calls, fail int }
+
+func (f *fakeKeeper) KeepAlive(context.Context) error {
+	if f.calls++; f.calls <= f.fail {
+		return errors.New("no")
+	}
+	return nil
+}
+
+func TestOpenAccountsAreKeptAlive(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	f := &fakeKeeper{fail: 1}
+	h.keepAlive(t.Context(), f)
+	if f.calls != 0 {
+		t.Error("with all accounts shut there is something to keep")
+	}
+	if _, _, err := h.ask(h.connect("ann"), frame.RDP); err != nil {
+		t.Fatal(err)
+	}
+	expiry := func() bool {
+		return slices.ContainsFunc(h.problems(), func(p string) bool { return p == "expiry: no" })
+	}
+	h.keepAlive(t.Context(), f)
+	if f.calls != 1 || !expiry() {
+		t.Errorf("%d calls, problems %q", f.calls, h.problems())
+	}
+	h.keepAlive(t.Context(), f)
+	if f.calls != 2 || expiry() {
+		t.Errorf("%d calls, problems %q", f.calls, h.problems())
+	}
+}
+
+func TestPasswordResetIsRecorded(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	h.PasswordReset("ann")
+	h.PasswordReset("nobody")
+	until(t, "the platform knows", func() bool {
+		n := 0
+		for _, e := range h.env.Events() {
+			if e.Kind == audit.AccountPasswordReset && e.Detail["login"] == "ann" && e.Outcome == audit.Success && e.Target == "web01" {
+				n++
+			}
+		}
+		return n == 1
+	})
+}
