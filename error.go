@@ -27,9 +27,16 @@ const (
 	RDPCertificate Code = "rdp_certificate"              // what answers in the RDP service's place is not it
 	RDPRefused     Code = "rdp_sign_in_refused"          // the RDP service did not take the password
 	RDSFarm        Code = "rds_farm"                     // the RDP service sends people to another host
-	UnknownService Code = "unknown_service"              // the broker has no such service
-	Internal       Code = "unknown_error"                // our fault: the operator's log has the rest
-	Unavailable    Code = "service_offline"              // not now: retry later
+	// Windows: why nobody could sign in, before anything was opened.
+	RDPDisabled         Code = "rdp_disabled"          // Remote Desktop is turned off on the host
+	RDPPrompts          Code = "rdp_prompts"           // the host asks for a password that nobody knows
+	RDPLogonRight       Code = "rdp_logon_right"       // local accounts may not sign in by RDP
+	RDPNTLM             Code = "rdp_ntlm"              // the host takes no NTLM
+	RDPDomainController Code = "rdp_domain_controller" // the host has no local accounts
+
+	UnknownService Code = "unknown_service" // the broker has no such service
+	Internal       Code = "unknown_error"   // our fault: the operator's log has the rest
+	Unavailable    Code = "service_offline" // not now: retry later
 )
 
 // Exit statuses of sft, the same in every command.
@@ -72,6 +79,11 @@ var Codes = []CodeInfo{
 	{RDPCertificate, 503, ExitUnreachable, "what answers in the RDP service's place does not have the certificate that the service is configured with"},
 	{RDPRefused, 503, ExitFailed, "the RDP service did not take a password that was just set: look at what it asks for"},
 	{RDSFarm, 409, ExitFailed, "the RDP service sends people to another host, and the way goes to this one alone"},
+	{RDPDisabled, 503, ExitUnreachable, "Remote Desktop is turned off on the host: its administrator turns it on"},
+	{RDPPrompts, 409, ExitFailed, "the host asks for a password that nobody knows: its administrator changes a setting"},
+	{RDPLogonRight, 409, ExitDenied, "local accounts may not sign in to the host by RDP: its administrator changes a policy"},
+	{RDPNTLM, 409, ExitFailed, "the host takes no NTLM, by which local accounts sign in: its administrator changes a policy"},
+	{RDPDomainController, 409, ExitFailed, "the host is a domain controller and has no local accounts: go to another one"},
 	{UnknownService, 400, ExitFailed, "the broker has no such service"},
 	{Internal, 500, ExitFailed, "our fault: the operator's log has the rest"},
 	{Unavailable, 503, ExitUnreachable, "not now: retry later"},

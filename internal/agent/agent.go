@@ -35,6 +35,7 @@ type Agent struct {
 	sessions *sessions
 	self     string // the program to run as the broker; empty: the running one
 	lock     *conf.Lock
+	rdpSeen  rdpSeen
 
 	who      atomic.Pointer[identity]
 	verifier atomic.Pointer[broker.Verifier]
@@ -167,9 +168,7 @@ func (a *Agent) problems() []string {
 	}
 	a.mu.Unlock()
 	if !a.conf.DisableBroker {
-		if _, err := a.rdpCertificate(); err != nil {
-			list = append(list, "rdp: "+err.Error()+"; install xrdp, or set RDPCertificateFile in sftd.yaml")
-		}
+		list = append(list, a.rdpStatus()...)
 	}
 	if p := a.events.problem(); p != "" {
 		list = append(list, "events: "+p)

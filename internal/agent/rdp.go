@@ -1,28 +1,18 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"sft"
-)
-
-// Where stock xrdp keeps its settings and, if they name none, its certificate.
-const (
-	xrdpConfig      = "/etc/xrdp/xrdp.ini"
-	xrdpCertificate = "/etc/xrdp/cert.pem"
 )
 
 // maxConfig caps what is read of other people's files, in bytes.
@@ -33,13 +23,15 @@ const maxConfig = 1 << 20
 // time and never learnt from the wire, so that another process on the port
 // cannot pass for the service.
 func (a *Agent) rdpCertificate() (string, error) {
-	file := a.conf.RDPCertificateFile
-	if file == "" {
-		var err error
-		if file, err = xrdpCertificateFile(xrdpConfig); err != nil {
-			return "", err
-		}
+	if file := a.conf.RDPCertificateFile; file != "" {
+		return certificateFile(file)
 	}
+	return configuredCertificate()
+}
+
+// certificateFile returns the SHA-256, in hex, of the certificate in a PEM
+// file.
+func certificateFile(file string) (string, error) {
 	b, err := readCapped(file)
 	if err != nil {
 		return "", fmt.Errorf("read the RDP service's certificate: %w", err)
@@ -68,49 +60,27 @@ func readCapped(file string) ([]byte, error) {
 	return b, err
 }
 
-// xrdpCertificateFile returns the certificate named in xrdp.ini(5).
-func xrdpCertificateFile(config string) (string, error) {
-	b, err := readCapped(config)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no %s", config)
-	}
-	if err != nil {
-		return "", err
-	}
-	return parseXRDP(b), nil
-}
-
-// parseXRDP finds certificate= in the section [Globals].
-func parseXRDP(b []byte) string {
-	globals := false
-	for l := range bytes.Lines(b) {
-		line := strings.TrimSpace(string(l))
-		if strings.HasPrefix(line, "[") {
-			globals = strings.EqualFold(line, "[globals]")
-			continue
-		}
-		key, value, ok := strings.Cut(line, "=")
-		if globals && ok && strings.EqualFold(strings.TrimSpace(key), "certificate") {
-			if v := strings.TrimSpace(value); v != "" {
-				return v
-			}
-		}
-	}
-	return xrdpCertificate
-}
-
 // errRDP is about an RDP service that cannot be used.
 func errRDP(err error, hint string) error {
 	return &sft.Error{Code: sft.RDPUnavailable, Msg: "the RDP service of the host cannot be used: " + err.Error(), Err: err, Hint: hint}
 }
 
-// dialRDP connects to the RDP service and returns the socket, for the broker.
-func (a *Agent) dialRDP(ctx context.Context) (*os.File, error) {
+// connectRDP connects to the RDP service.
+func (a *Agent) connectRDP(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: 5 * time.Second}
 	c, err := d.DialContext(ctx, "tcp", a.conf.RDPAddress)
 	if err != nil {
-		return nil, errRDP(err, "start the RDP service (xrdp), or set RDPAddress in sftd.yaml")
+		return nil, errRDP(err, rdpStart)
 	}
-	defer c.Close()
-	return c.(*net.TCPConn).File()
+	return c, nil
+}
+
+// reachRDP reports whether the RDP service answers, for where the broker
+// connects to it by itself.
+func (a *Agent) reachRDP(ctx context.Context) error {
+	c, err := a.connectRDP(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }

@@ -89,6 +89,9 @@ const (
 	ServiceClosed = "service closed"
 	Failed        = "error"   // the network, or a broken TLS record
 	EndedPrefix   = "ended: " // and the reason given to Server.End
+	// Locked is a reason given to Server.End: the desktop asks for a password,
+	// which nobody knows, and is there again after a fresh sign-in.
+	Locked = "locked"
 	// Nobody signed in by what was opened: the client's end gave up before
 	// the Client Info, or did not prove itself.
 	Aborted = "aborted"

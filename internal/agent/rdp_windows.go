@@ -1,0 +1,241 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/windows"
+	"golang.org/x/sys/windows/registry"
+)
+
+// rdpStart is how the RDP service is started.
+const rdpStart = "start the RDP service (in PowerShell, run: Start-Service TermService), or set RDPAddress in sftd.yaml"
+
+// rdpDefault is where the RDP service is if sftd.yaml does not say.
+func rdpDefault() string {
+	port, _ := rdpPort(windowsRDP{}) // rdpStatus tells of what cannot be read
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port).String()
+}
+
+// configuredCertificate is the SHA-256 of the RDP service's certificate.
+func configuredCertificate() (string, error) { return storedCertificate(windowsRDP{}) }
+
+// readFacts reads the facts of this host. A certificate that sftd.yaml names
+// is judged where it is used.
+func (a *Agent) readFacts() RDPFacts {
+	f := readRDPFacts(windowsRDP{})
+	if a.conf.RDPCertificateFile != "" {
+		f.Certificate, f.CertificateProblem = "", ""
+		var err error
+		if f.Certificate, err = a.rdpCertificate(); err != nil {
+			f.CertificateProblem = err.Error()
+		}
+	}
+	return f
+}
+
+// rdpReady refuses if nobody could sign in to the RDP service, whatever the
+// password. It is asked before an account is enabled.
+func (a *Agent) rdpReady(context.Context) error { return firstRefusal(judge(a.readFacts())) }
+
+// rdpStatus lists what is wrong with the RDP service, each with what to do.
+func (a *Agent) rdpStatus() []string {
+	return a.rdpSeen.get(a.machine(), func() []string { return rdpLines(judge(a.readFacts())) })
+}
+
+// SessionLocked takes the client away from a Windows session that was locked,
+// if it is one of a person with open streams. It is to be called for each
+// WTS_SESSION_LOCK (Microsoft, "WM_WTSSESSION_CHANGE message").
+func (a *Agent) SessionLocked(id uint32) error { return a.lockedDesktop(windowsDesktops{}, id) }
+
+// windowsRDP is the rdpHost of Windows.
+type windowsRDP struct{}
+
+// read opens a key and has get read a value of it.
+func read[T any](key string, get func(registry.Key) (T, uint32, error)) (v T, ok bool, err error) {
+	k, err := registry.OpenKey(registry.LOCAL_MACHINE, key, registry.QUERY_VALUE|registry.WOW64_64KEY)
+	if err == nil {
+		defer k.Close()
+		v, _, err = get(k)
+	}
+	switch {
+	case errors.Is(err, registry.ErrNotExist):
+		return v, false, nil
+	case errors.Is(err, registry.ErrUnexpectedType):
+		return v, false, errValueType
+	}
+	return v, err == nil, err
+}
+
+func (windowsRDP) number(key, value string) (uint32, bool, error) {
+	n, ok, err := read(key, func(k registry.Key) (uint64, uint32, error) { return k.GetIntegerValue(value) })
+	return uint32(n), ok, err
+}
+
+func (windowsRDP) text(key, value string) (string, bool, error) {
+	return read(key, func(k registry.Key) (string, uint32, error) { return k.GetStringValue(value) })
+}
+
+func (windowsRDP) bytes(key, value string) ([]byte, bool, error) {
+	return read(key, func(k registry.Key) ([]byte, uint32, error) { return k.GetBinaryValue(value) })
+}
+
+func (windowsRDP) certificates(store string) (list [][]byte, err error) {
+	name, err := windows.UTF16PtrFromString(store)
+	if err != nil {
+		return nil, err
+	}
+	h, err := windows.CertOpenStore(windows.CERT_STORE_PROV_SYSTEM_W, 0, 0,
+		windows.CERT_SYSTEM_STORE_LOCAL_MACHINE|windows.CERT_STORE_READONLY_FLAG|windows.CERT_STORE_OPEN_EXISTING_FLAG, uintptr(unsafe.Pointer(name)))
+	runtime.KeepAlive(name)
+	if errors.Is(err, windows.ERROR_FILE_NOT_FOUND) { // nothing was ever put into it
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer windows.CertCloseStore(h, 0)
+	var c *windows.CertContext
+	for {
+		// It frees the one before.
+		c, err = windows.CertEnumCertificatesInStore(h, c)
+		if err != nil {
+			if errors.Is(err, windows.Errno(windows.CRYPT_E_NOT_FOUND)) || errors.Is(err, windows.ERROR_NO_MORE_FILES) {
+				return list, nil
+			}
+			return nil, err
+		}
+		list = append(list, slices.Clone(unsafe.Slice(c.EncodedCert, c.Length)))
+	}
+}
+
+var (
+	advapi32                      = windows.NewLazySystemDLL("advapi32.dll")
+	lsaOpenPolicy                 = advapi32.NewProc("LsaOpenPolicy")
+	lsaEnumerateAccountsWithRight = advapi32.NewProc("LsaEnumerateAccountsWithUserRight")
+	lsaFreeMemory                 = advapi32.NewProc("LsaFreeMemory")
+	lsaClose                      = advapi32.NewProc("LsaClose")
+	wtsapi32                      = windows.NewLazySystemDLL("wtsapi32.dll")
+	wtsQuerySessionInformation    = wtsapi32.NewProc("WTSQuerySessionInformationW")
+	wtsDisconnectSession          = wtsapi32.NewProc("WTSDisconnectSession")
+)
+
+// The access that LsaEnumerateAccountsWithUserRight needs, ntsecapi.h.
+const policyViewAndLookup = 0x1 | 0x800
+
+func (windowsRDP) holders(right string) ([]string, error) {
+	attributes := windows.OBJECT_ATTRIBUTES{Length: uint32(unsafe.Sizeof(windows.OBJECT_ATTRIBUTES{}))}
+	var policy uintptr
+	if r, _, _ := lsaOpenPolicy.Call(0, uintptr(unsafe.Pointer(&attributes)), policyViewAndLookup, uintptr(unsafe.Pointer(&policy))); windows.NTStatus(r) != 0 {
+		return nil, windows.NTStatus(r)
+	}
+	defer lsaClose.Call(policy)
+	name, err := windows.NewNTUnicodeString(right)
+	if err != nil {
+		return nil, err
+	}
+	var sids **windows.SID // LSA_ENUMERATION_INFORMATION has one field
+	var n uint32
+	switch r, _, _ := lsaEnumerateAccountsWithRight.Call(policy, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&sids)), uintptr(unsafe.Pointer(&n))); windows.NTStatus(r) {
+	case 0:
+	case windows.STATUS_NO_MORE_ENTRIES: // nobody has it
+		return nil, nil
+	default:
+		return nil, windows.NTStatus(r)
+	}
+	defer lsaFreeMemory.Call(uintptr(unsafe.Pointer(sids)))
+	var list []string
+	for _, sid := range unsafe.Slice(sids, n) {
+		list = append(list, sid.String())
+	}
+	return list, nil
+}
+
+// templates are the files that the client-side extension for security
+// settings keeps of each policy.
+func (windowsRDP) templates() ([][]byte, error) {
+	dir, err := windows.GetSystemWindowsDirectory()
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, `security\templates\policies\gpt*`))
+	if err != nil {
+		return nil, err
+	}
+	var list [][]byte
+	for _, f := range files {
+		b, err := readCapped(f)
+		if errors.Is(err, os.ErrNotExist) { // a refresh of the policies is on
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, b)
+	}
+	return list, nil
+}
+
+func (windowsRDP) desktops() (int, error) {
+	var first *windows.WTS_SESSION_INFO
+	var n uint32
+	if err := windows.WTSEnumerateSessions(0, 0, 1, &first, &n); err != nil {
+		return 0, err
+	}
+	defer windows.WTSFreeMemory(uintptr(unsafe.Pointer(first)))
+	states := map[uint32]uint32{}
+	for _, s := range unsafe.Slice(first, n) {
+		states[s.SessionID] = s.State
+	}
+	return people(states), nil
+}
+
+func (windowsRDP) product() uint8 { return windows.RtlGetVersion().ProductType }
+
+// windowsDesktops is the desktops of Windows.
+type windowsDesktops struct{}
+
+// Members of WTS_INFO_CLASS, wtsapi32.h.
+const (
+	wtsUserName     = 5
+	wtsDomainName   = 7
+	wtsConnectState = 8
+)
+
+func (windowsDesktops) owner(id uint32) (domain, login string, connected bool, err error) {
+	var state uint32
+	if err = query(id, wtsConnectState, func(b unsafe.Pointer) { state = *(*uint32)(b) }); err == nil {
+		err = query(id, wtsDomainName, func(b unsafe.Pointer) { domain = windows.UTF16PtrToString((*uint16)(b)) })
+	}
+	if err == nil {
+		err = query(id, wtsUserName, func(b unsafe.Pointer) { login = windows.UTF16PtrToString((*uint16)(b)) })
+	}
+	return domain, login, state == wtsActive, err
+}
+
+// query hands what is known of a session to take.
+func query(id, class uint32, take func(unsafe.Pointer)) error {
+	var b unsafe.Pointer
+	var n uint32
+	if r, _, err := wtsQuerySessionInformation.Call(0, uintptr(id), uintptr(class), uintptr(unsafe.Pointer(&b)), uintptr(unsafe.Pointer(&n))); r == 0 {
+		return err
+	}
+	defer windows.WTSFreeMemory(uintptr(b))
+	take(b)
+	return nil
+}
+
+func (windowsDesktops) computer() (string, error) { return windows.ComputerName() }
+
+func (windowsDesktops) disconnect(id uint32) error {
+	if r, _, err := wtsDisconnectSession.Call(0, uintptr(id), 0); r == 0 {
+		return err
+	}
+	return nil
+}
