@@ -25,8 +25,9 @@ var mayImport = map[string]string{
 	"internal/relay":       "",
 	"internal/policy":      ".",
 	"internal/ca":          ". internal/conf internal/frame",
+	"internal/cloudid":     ".",
 	"internal/store":       ". internal/api internal/audit",
-	"internal/platform":    ". internal/api internal/audit internal/ca internal/frame internal/policy internal/store",
+	"internal/platform":    ". internal/api internal/audit internal/ca internal/cloudid internal/frame internal/policy internal/store",
 	"internal/webapi":      ". internal/api internal/platform",
 	"internal/accounts":    ". internal/conf",
 	"internal/privsep":     ".",
@@ -38,14 +39,14 @@ var mayImport = map[string]string{
 	"internal/client":      ". internal/api internal/audit internal/conf internal/frame internal/loopback internal/tunnel",
 	"cmd/sft":              ". internal/api internal/client internal/conf internal/frame internal/launch internal/loopback internal/rdp internal/tunnel",
 	"cmd/sftd":             ". internal/accounts internal/agent internal/api internal/broker internal/conf internal/daemon internal/privsep",
-	"cmd/sft-platform":     ". internal/api internal/ca internal/conf internal/daemon internal/platform internal/store internal/webapi",
+	"cmd/sft-platform":     ". internal/api internal/ca internal/cloudid internal/conf internal/daemon internal/platform internal/store internal/webapi",
 	"e2e/lab":              "",
 	"e2e/stage":            "e2e/lab internal/api internal/audit",
 	"e2e/demo":             "e2e/lab e2e/stage internal/audit",
 	"e2e":                  "",
 	"e2e/wine/mstsc":       ". internal/launch internal/rdp/rdptest",
 	"e2e/bench":            ". e2e/lab e2e/stage internal/rdp internal/rdp/rdptest",
-	"internal/testenv":     ". internal/api internal/ca internal/platform internal/store internal/webapi internal/audit internal/testdb",
+	"internal/testenv":     ". internal/api internal/ca internal/cloudid internal/platform internal/store internal/webapi internal/audit internal/testdb",
 	"internal/testdb":      "",
 	"scripts/testsum":      "",
 }
@@ -54,7 +55,7 @@ var mayImport = map[string]string{
 // be reach that the program has no use for.
 var mustNotLink = map[string][]string{
 	"cmd/sft":          {"internal/store", "internal/ca", "internal/policy", "internal/platform", "internal/accounts", "internal/broker", "database/sql"},
-	"cmd/sftd":         {"internal/ca", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "database/sql"},
+	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "database/sql"},
 	"cmd/sft-platform": {"internal/accounts", "internal/privsep", "internal/tunnel", "internal/client"},
 }
 

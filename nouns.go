@@ -162,6 +162,28 @@ type EnrollmentToken struct {
 	Uses        int64      `json:"uses"`
 }
 
+// A CloudAccount lets the instances of a cloud's account enrol in one project
+// without a token. An account belongs to one project of the installation.
+type CloudAccount struct {
+	ID          string    `json:"id"`
+	Provider    string    `json:"provider"` // aws
+	AccountID   string    `json:"account_id"`
+	Description string    `json:"description"`
+	CreatedBy   string    `json:"created_by_user"`
+	CreatedAt   time.Time `json:"created_at"`
+}
+
+// InstanceDetails are what a cloud has signed of an instance.
+type InstanceDetails struct {
+	InstanceID  string    `json:"instance_id"`
+	AccountID   string    `json:"account_id"`
+	Region      string    `json:"region"`
+	Zone        string    `json:"availability_zone,omitempty"`
+	ImageID     string    `json:"image_id,omitempty"`
+	Type        string    `json:"instance_type,omitempty"`
+	PendingTime time.Time `json:"pending_time"` // when it was started last
+}
+
 // A Server is a host enrolled in one project. Names and addresses are claims
 // of its agent.
 type Server struct {
@@ -184,6 +206,13 @@ type Server struct {
 	Problems []string `json:"problems"`
 	// NameConflict holds the names that this server claims and another holds.
 	NameConflict []string `json:"name_conflict,omitempty"`
+	// CloudProvider and InstanceDetails are of a server that enrolled by its
+	// cloud's word.
+	CloudProvider   string           `json:"cloud_provider,omitempty"`
+	InstanceDetails *InstanceDetails `json:"instance_details,omitempty"`
+	// ReenrollAllowed lets the instance take this record over with a new key,
+	// once.
+	ReenrollAllowed bool `json:"reenroll_allowed,omitempty"`
 }
 
 // Name is what people call the server: its canonical name, else its host
