@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft/internal/ca"
+	"sft/internal/cloudid"
 	"sft/internal/daemon"
 	"sft/internal/platform"
 	"sft/internal/store"
@@ -23,7 +24,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	var d data
-	var listen, cert, key, level string
+	var listen, cert, key, level, aws string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the platform until it is told to stop",
@@ -43,7 +44,7 @@ answers too.`,
 			if (cert == "") != (key == "") {
 				return usage{errors.New("--tls-cert and --tls-key go together")}
 			}
-			return serve(cmd.Context(), d, listen, cert, key, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+			return serve(cmd.Context(), d, listen, cert, key, aws, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
 		},
 	}
 	d.flags(cmd)
@@ -51,6 +52,7 @@ answers too.`,
 	f.StringVar(&listen, "listen", ":443", "address to listen on")
 	f.StringVar(&cert, "tls-cert", "", "certificate chain, PEM, for a platform made with --public-certificate")
 	f.StringVar(&key, "tls-key", "", "its private key, PEM")
+	f.StringVar(&aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
@@ -80,12 +82,21 @@ func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platfor
 // to stop. The unit's TimeoutStopSec is longer.
 const grace = 15 * time.Second
 
-func serve(ctx context.Context, d data, listen, certFile, keyFile string, logger *slog.Logger) error {
+func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile string, logger *slog.Logger) error {
 	p, err := d.open(ctx, logger)
 	if err != nil {
 		return err
 	}
 	defer p.DB.Close()
+	if awsFile != "" {
+		b, err := os.ReadFile(awsFile)
+		if err != nil {
+			return fmt.Errorf("read the AWS certificates: %w", err)
+		}
+		if p.AWS, err = cloudid.ParseAWS(b); err != nil {
+			return err
+		}
+	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	if certFile != "" {
 		pair, err := tls.LoadX509KeyPair(certFile, keyFile)

@@ -27,12 +27,22 @@ type Facts struct {
 	Problems      []string `json:"problems,omitempty"` // what is wrong on the host, each with what to do
 }
 
-// EnrollServerRequest is POST /v1/servers/enroll. The secret in it is all
-// that lets a server in, so there is no signature: the device key is new.
+// EnrollServerRequest is POST /v1/servers/enroll. Token or CloudIdentity is
+// set, and is all that lets a server in, so there is no signature: the device
+// key is new.
 type EnrollServerRequest struct {
-	Token     string `json:"token"`      // the secret out of an enrollment token
-	DeviceKey []byte `json:"device_key"` // P-256
-	Facts     Facts  `json:"facts"`
+	Token         string         `json:"token,omitempty"` // the secret out of an enrollment token
+	CloudIdentity *CloudIdentity `json:"cloud_identity,omitempty"`
+	DeviceKey     []byte         `json:"device_key"` // P-256
+	Facts         Facts          `json:"facts"`
+}
+
+// A CloudIdentity is what a cloud has signed of an instance, as the instance
+// got it.
+type CloudIdentity struct {
+	Provider  string `json:"provider"`  // aws
+	Document  string `json:"document"`  // byte for byte
+	Signature string `json:"signature"` // PKCS #7, base64
 }
 
 // EnrollServerReply tells the agent who it is.

@@ -39,6 +39,8 @@ const (
 	ProjectUngroup  Kind = "project.remove_group"
 	TokenCreate     Kind = "server_enrollment_token.create"
 	TokenDelete     Kind = "server_enrollment_token.delete"
+	CloudCreate     Kind = "cloud_account.create"
+	CloudDelete     Kind = "cloud_account.delete"
 	ServerEnroll    Kind = "server.enroll"
 	ServerRemove    Kind = "server.remove"
 	ServerUpdate    Kind = "server.update"

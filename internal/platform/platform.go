@@ -23,6 +23,7 @@ import (
 	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/ca"
+	"sft/internal/cloudid"
 	"sft/internal/policy"
 	"sft/internal/store"
 )
@@ -34,6 +35,7 @@ type Platform struct {
 	URL    string // as people and agents reach it; the audience of signed requests
 	Log    *slog.Logger
 	Now    func() time.Time
+	AWS    *cloudid.AWS // verifies AWS instances; New takes the certificates in the program
 
 	limits  limits
 	news    news
@@ -49,7 +51,7 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 	if now == nil {
 		now = time.Now
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, opened: map[string]*ca.Authority{}}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), opened: map[string]*ca.Authority{}}
 	p.news.ch = make(chan struct{})
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
 		p.URL, err = tx.Setting("url")

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -77,7 +79,11 @@ func claimed(f api.Facts) []string {
 // takeNames gives a server the names it claims, as far as no other server of
 // the project holds them. A new conflict is an event.
 func (p *Platform) takeNames(tx *store.Tx, a Actor, team string, s *store.ServerRecord) error {
-	taken, err := tx.TakeNames(s.ProjectID, s.ID, claimed(s.Facts))
+	names := claimed(s.Facts)
+	if s.Instance != nil {
+		names = append(names, s.Instance.InstanceID)
+	}
+	taken, err := tx.TakeNames(s.ProjectID, s.ID, names)
 	if err != nil {
 		return err
 	}
@@ -91,7 +97,8 @@ func (p *Platform) takeNames(tx *store.Tx, a Actor, team string, s *store.Server
 	return nil
 }
 
-// EnrollServer lets a host into the project of its enrollment token.
+// EnrollServer lets a host into the project of its enrollment token, or of its
+// cloud's account.
 func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServerRequest) (api.EnrollServerReply, error) {
 	var reply api.EnrollServerReply
 	if _, err := ca.PublicKey(r.DeviceKey); err != nil {
@@ -103,46 +110,70 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 	if !p.from(a, "enroll", time.Second/10, 200) {
 		return reply, &sft.Error{Code: sft.TooMany, Msg: "too many enrolments from this address", Hint: "wait a minute, then try again"}
 	}
+	instance, err := p.instance(r)
+	if err != nil {
+		return reply, err
+	}
 	var refused audit.Event
-	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		t, err := tx.Token(tokenHash(r.Token))
-		bad := func() (audit.Event, error) {
-			return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "the enrollment token is unknown, deleted or used up", Hint: "make a new enrollment token and put it into the token file"}
+	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		var in admission
+		var err error
+		if instance != nil {
+			in, err = admitInstance(tx, r.CloudIdentity.Provider, *instance)
+		} else {
+			in, err = p.admitToken(tx, r.Token)
 		}
-		if errors.Is(err, store.ErrNotFound) {
-			return bad()
-		}
-		if err != nil {
+		if in.project.ID == "" {
 			return audit.Event{}, err
 		}
-		pr, err := tx.ProjectByID(t.ProjectID)
-		if err != nil {
-			return audit.Event{}, err
-		}
-		team, err := tx.TeamByID(pr.TeamID)
-		if err != nil {
-			return audit.Event{}, err
+		pr := in.project
+		team, terr := tx.TeamByID(pr.TeamID)
+		if terr != nil {
+			return audit.Event{}, terr
 		}
 		refused = p.event(a, audit.ServerEnroll, team.Name, pr.Name, r.Facts.Hostname)
-		refused.Detail = map[string]string{"token": t.ID}
-		if t.ExpiresAt != nil && !t.ExpiresAt.After(p.Now()) || t.MaxUses > 0 && t.Uses >= t.MaxUses {
-			return bad()
+		refused.Detail = maps.Clone(in.detail)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		done := func(id, how string) (audit.Event, error) {
+			reply = api.EnrollServerReply{ServerID: id, Team: team.Name, Project: pr.Name, URL: p.URL, Revision: pr.Revision}
+			reply.CA, err = p.platformCA(tx)
+			e := p.event(a, audit.ServerEnroll, team.Name, pr.Name, r.Facts.Hostname)
+			e.Detail = in.detail
+			e.Detail["server"] = id
+			if how != "" {
+				e.Detail["how"] = how
+			}
+			return e, err
 		}
 		// The reply to this very request may have been lost: a record that the
 		// key's owner has not used yet is given again.
-		if old, err := tx.ServerByKey(r.DeviceKey); err == nil && old.DeletedAt == nil && old.ProjectID == pr.ID && len(old.HostKey) == 0 && old.LastSeq == 0 {
-			reply = api.EnrollServerReply{ServerID: old.ID, Team: team.Name, Project: pr.Name, URL: p.URL, Revision: pr.Revision}
-			reply.CA, err = p.platformCA(tx)
-			e := p.event(a, audit.ServerEnroll, team.Name, pr.Name, r.Facts.Hostname)
-			e.Detail = map[string]string{"server": old.ID, "token": t.ID, "how": "told again"}
-			return e, err
+		if old, err := tx.ServerByKey(r.DeviceKey); err == nil && old.DeletedAt == nil && old.ProjectID == pr.ID && len(old.HostKey) == 0 && old.LastSeq == 0 && sameInstance(old.Instance, instance) {
+			return done(old.ID, "told again")
 		} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return audit.Event{}, err
+		}
+		if in.record != nil && (!in.record.ReenrollAllowed || in.record.ProjectID != pr.ID) {
+			return audit.Event{}, &sft.Error{Code: sft.Enrolled, Msg: "instance " + instance.InstanceID + " is enrolled already, with another device key",
+				Hint: "let an administrator delete its record, or set reenroll_allowed on it if it is in the same project; do so only if you know who asks"}
 		}
 		now := p.Now().UTC()
 		s := store.ServerRecord{ID: audit.NewID(), TeamID: team.ID, ProjectID: pr.ID, Project: pr.Name, DeviceKey: r.DeviceKey,
 			Facts: r.Facts, RegisteredAt: now, LastSeen: &now}
-		if err := tx.AddServer(s); errors.Is(err, store.ErrExists) {
+		how := ""
+		if instance != nil {
+			s.Provider, s.Instance = r.CloudIdentity.Provider, instance
+		}
+		if in.record != nil { // the instance's own, which it may take over
+			s.ID, how = in.record.ID, "took its record over"
+			if err = tx.ReplaceServer(s); err == nil {
+				err = tx.ServerSeen(s.ID, now)
+			}
+		} else {
+			err = tx.AddServer(s)
+		}
+		if errors.Is(err, store.ErrExists) {
 			return audit.Event{}, &sft.Error{Code: sft.Enrolled, Msg: "a server with this device key is enrolled already", Hint: "let the agent make a new key: remove its state and start it again"}
 		} else if err != nil {
 			return audit.Event{}, err
@@ -153,16 +184,12 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 		if err := tx.SaveServer(s); err != nil {
 			return audit.Event{}, err
 		}
-		if err := tx.UseToken(t.ID); err != nil {
-			return audit.Event{}, err
+		if in.token != "" {
+			if err := tx.UseToken(in.token); err != nil {
+				return audit.Event{}, err
+			}
 		}
-		reply = api.EnrollServerReply{ServerID: s.ID, Team: team.Name, Project: pr.Name, URL: p.URL, Revision: pr.Revision}
-		if reply.CA, err = p.platformCA(tx); err != nil {
-			return audit.Event{}, err
-		}
-		e := p.event(a, audit.ServerEnroll, team.Name, pr.Name, s.Facts.Hostname)
-		e.Detail = map[string]string{"server": s.ID, "token": t.ID}
-		return e, nil
+		return done(s.ID, how)
 	})
 	if code := sft.CodeOf(err); err != nil && (code == sft.Denied || code == sft.Enrolled) {
 		if refused.Kind == "" {
@@ -171,6 +198,36 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 		err = p.refuse(ctx, refused, err)
 	}
 	return reply, err
+}
+
+// An admission is where a host may enrol, and by what. With a project and an
+// error, the host is refused and the project's team is told.
+type admission struct {
+	project store.ProjectRecord
+	token   string              // id of the enrollment token, if it was one
+	record  *store.ServerRecord // that the instance has already
+	detail  map[string]string   // for the event
+}
+
+// admitToken finds the project of an enrollment token.
+func (p *Platform) admitToken(tx *store.Tx, secret string) (admission, error) {
+	var in admission
+	bad := &sft.Error{Code: sft.Denied, Msg: "the enrollment token is unknown, deleted or used up", Hint: "make a new enrollment token and put it into the token file"}
+	t, err := tx.Token(tokenHash(secret))
+	if errors.Is(err, store.ErrNotFound) {
+		return in, bad
+	}
+	if err != nil {
+		return in, err
+	}
+	if in.project, err = tx.ProjectByID(t.ProjectID); err != nil {
+		return in, err
+	}
+	in.token, in.detail = t.ID, map[string]string{"token": t.ID}
+	if t.ExpiresAt != nil && !t.ExpiresAt.After(p.Now()) || t.MaxUses > 0 && t.Uses >= t.MaxUses {
+		return in, bad
+	}
+	return in, nil
 }
 
 // ServersRequest is GET /v1/teams/{team}/servers and, for one project, GET
@@ -250,6 +307,38 @@ func serverIn(tx *store.Tx, k asker, r ServerRequest) (store.ServerRecord, error
 		return store.ServerRecord{}, notFound(err, "server", r.ID)
 	}
 	return s, nil
+}
+
+// UpdateServerRequest changes a server; what is left out stays.
+type UpdateServerRequest struct {
+	Team            string `path:"team" json:"-"`
+	Project         string `path:"project" json:"-"`
+	ID              string `path:"id" json:"-"`
+	ReenrollAllowed *bool  `json:"reenroll_allowed"`
+}
+
+// UpdateServer says whether a server's instance may take its record over with
+// a new device key, once.
+func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		s, err := serverIn(tx, k, ServerRequest{r.Team, r.Project, r.ID})
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if r.ReenrollAllowed == nil {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "nothing of the server is to change", Hint: "give reenroll_allowed as true or false"}
+		}
+		if s.Instance == nil {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(s.Server(p.Now()).Name()) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
+		}
+		e := p.event(a, audit.ServerUpdate, k.team.Name, s.Project, s.Server(p.Now()).Name())
+		e.Detail = map[string]string{"server": s.ID, "reenroll_allowed": strconv.FormatBool(*r.ReenrollAllowed)}
+		return e, tx.AllowReenroll(s.ID, *r.ReenrollAllowed)
+	})
 }
 
 // DeleteServer deletes a server's record: its agent is told that it was, and

@@ -44,9 +44,13 @@ func (tx *Tx) SaveProject(p ProjectRecord) error {
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic)
 }
 
-// RemoveProject marks a project as deleted and deletes its tokens.
+// RemoveProject marks a project as deleted, deletes its tokens and frees its
+// cloud accounts.
 func (tx *Tx) RemoveProject(id string, at time.Time) error {
 	if err := tx.add(`DELETE FROM enrollment_tokens WHERE project_id = $1`, id); err != nil {
+		return err
+	}
+	if err := tx.add(`DELETE FROM cloud_accounts WHERE project_id = $1`, id); err != nil {
 		return err
 	}
 	return tx.must(`UPDATE projects SET deleted_at = $2 WHERE id = $1`, id, micros(at))
@@ -188,6 +192,10 @@ type ServerRecord struct {
 	LastSeen     *time.Time
 	LastSeq      int64 // of the agent's events
 	DeletedAt    *time.Time
+	// Provider and Instance are of a server that enrolled by its cloud's word.
+	Provider        string
+	Instance        *sft.InstanceDetails
+	ReenrollAllowed bool
 }
 
 // Server returns the noun.
@@ -196,7 +204,8 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 	s := sft.Server{ID: r.ID, Project: r.Project, Hostname: f.Hostname, CanonicalName: f.CanonicalName, AltNames: f.AltNames,
 		AccessAddress: f.AccessAddress, BrokerPort: f.BrokerPort, Bastion: f.Bastion, OS: f.OS, OSType: f.OSType, Version: f.Version,
 		Services: f.Services, State: sft.StateInactive, RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
-		Problems: f.Problems, NameConflict: r.NameConflict}
+		Problems: f.Problems, NameConflict: r.NameConflict,
+		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed}
 	if r.LastSeen != nil && now.Sub(*r.LastSeen) < sft.ActiveFor {
 		s.State = sft.StateActive
 	}
@@ -211,31 +220,120 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 	return s
 }
 
-const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at`
+const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at,
+	s.cloud_provider, s.cloud_details, s.reenroll_allowed`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
 func scanServer(s scanner) (r ServerRecord, err error) {
 	var at int64
 	var seen, deleted sql.NullInt64
-	var facts, conflict string
+	var facts, conflict, details string
 	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted); err != nil {
+		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed); err != nil {
 		return r, err
 	}
 	r.RegisteredAt, r.LastSeen, r.DeletedAt = fromMicros(at), optTime(seen), optTime(deleted)
 	if err = json.Unmarshal([]byte(facts), &r.Facts); err == nil {
 		err = json.Unmarshal([]byte(conflict), &r.NameConflict)
 	}
+	if err == nil && details != "" {
+		err = json.Unmarshal([]byte(details), &r.Instance)
+	}
 	return r, err
 }
 
-// AddServer stores a new server.
+// cloud are the columns of a server that its cloud has signed.
+func (r ServerRecord) cloud() (provider, instance string, pending int64, details string) {
+	if r.Instance == nil {
+		return "", "", 0, ""
+	}
+	return r.Provider, r.Instance.InstanceID, micros(r.Instance.PendingTime), toJSON(r.Instance)
+}
+
+// AddServer stores a new server. A device key has one record, and so has an
+// instance of a cloud, as long as it is not deleted.
 func (tx *Tx) AddServer(r ServerRecord) error {
 	f := r.Facts
+	provider, instance, pending, details := r.cloud()
 	return tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
-		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0)`,
+		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19)`,
 		r.ID, r.TeamID, r.ProjectID, r.DeviceKey, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort,
-		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen))
+		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen),
+		provider, instance, pending, details, r.ReenrollAllowed)
+}
+
+// ReplaceServer gives a record to the instance that has enrolled anew: its
+// device key is another, its broker has no key yet, its events are numbered
+// from the beginning, and this happens once.
+func (tx *Tx) ReplaceServer(r ServerRecord) error {
+	provider, instance, pending, details := r.cloud()
+	return tx.must(`UPDATE servers SET device_key = $2, host_key = NULL, host_key_old = NULL, last_seq = 0, registered_at = $3,
+		cloud_provider = $4, cloud_instance = $5, cloud_pending = $6, cloud_details = $7, reenroll_allowed = $8 WHERE id = $1`,
+		r.ID, r.DeviceKey, micros(r.RegisteredAt), provider, instance, pending, details, false)
+}
+
+// AllowReenroll says whether a server's instance may take its record over.
+func (tx *Tx) AllowReenroll(id string, allowed bool) error {
+	return tx.must(`UPDATE servers SET reenroll_allowed = $2 WHERE id = $1`, id, allowed)
+}
+
+// ServerByInstance returns the record of an instance of a cloud that is not
+// deleted.
+func (n Notes) ServerByInstance(provider, instance string) (ServerRecord, error) {
+	return one(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.cloud_provider = $1 AND s.cloud_instance = $2 AND s.deleted_at IS NULL`, provider, instance)
+}
+
+// InstanceStarted returns when an instance was started last, as far as a
+// document that it enrolled with has said so; the zero time if none has.
+func (n Notes) InstanceStarted(provider, instance string) (time.Time, error) {
+	at, err := one(n, func(s scanner) (v sql.NullInt64, err error) { return v, s.Scan(&v) },
+		`SELECT max(cloud_pending) FROM servers WHERE cloud_provider = $1 AND cloud_instance = $2`, provider, instance)
+	if err != nil || !at.Valid {
+		return time.Time{}, err
+	}
+	return fromMicros(at.Int64), nil
+}
+
+// A CloudAccountRecord is a cloud account with its project.
+type CloudAccountRecord struct {
+	sft.CloudAccount
+	ProjectID string
+}
+
+const cloudAccountCols = `id, project_id, provider, account_id, description, created_by, created_at`
+
+func scanCloudAccount(s scanner) (c CloudAccountRecord, err error) {
+	var at int64
+	err = s.Scan(&c.ID, &c.ProjectID, &c.Provider, &c.AccountID, &c.Description, &c.CreatedBy, &at)
+	c.CreatedAt = fromMicros(at)
+	return c, err
+}
+
+// AddCloudAccount binds an account to a project. It is in one project of all.
+func (tx *Tx) AddCloudAccount(c CloudAccountRecord) error {
+	return tx.add(`INSERT INTO cloud_accounts (`+cloudAccountCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		c.ID, c.ProjectID, c.Provider, c.AccountID, c.Description, c.CreatedBy, micros(c.CreatedAt))
+}
+
+// CloudAccount returns the account of that number.
+func (n Notes) CloudAccount(provider, account string) (CloudAccountRecord, error) {
+	return one(n, scanCloudAccount, `SELECT `+cloudAccountCols+` FROM cloud_accounts WHERE provider = $1 AND account_id = $2`, provider, account)
+}
+
+// CloudAccountByID returns an account of a project.
+func (n Notes) CloudAccountByID(projectID, id string) (CloudAccountRecord, error) {
+	return one(n, scanCloudAccount, `SELECT `+cloudAccountCols+` FROM cloud_accounts WHERE project_id = $1 AND id = $2`, projectID, id)
+}
+
+// CloudAccounts returns the accounts of a project.
+func (n Notes) CloudAccounts(projectID string) ([]CloudAccountRecord, error) {
+	return all(n, scanCloudAccount, `SELECT `+cloudAccountCols+` FROM cloud_accounts WHERE project_id = $1`, projectID)
+}
+
+// RemoveCloudAccount takes an account out of a project.
+func (tx *Tx) RemoveCloudAccount(projectID, id string) error {
+	return tx.must(`DELETE FROM cloud_accounts WHERE project_id = $1 AND id = $2`, projectID, id)
 }
 
 // SaveServer stores what an agent claims, and its broker's key.

@@ -538,6 +538,88 @@ func TestServers(t *testing.T) {
 	})
 }
 
+func TestCloudAccounts(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		prod, lab := s.project("prod"), s.project("lab")
+		account := func(p store.ProjectRecord, number string) store.CloudAccountRecord {
+			return store.CloudAccountRecord{ProjectID: p.ID, CloudAccount: sft.CloudAccount{ID: audit.NewID(), Provider: "aws", AccountID: number, Description: "ours", CreatedBy: "olive", CreatedAt: t0}}
+		}
+		a, b := account(prod, "111111111111"), account(prod, "222222222222")
+		s.change(func(tx *store.Tx) error { return errors.Join(tx.AddCloudAccount(a), tx.AddCloudAccount(b)) })
+		s.is("an account in two projects", s.try(func(tx *store.Tx) error { return tx.AddCloudAccount(account(lab, "111111111111")) }), store.ErrExists)
+		s.same("the account", get(s, func(tx *store.Tx) (store.CloudAccountRecord, error) { return tx.CloudAccount("aws", "111111111111") }), a)
+		s.same("the account by its id", get(s, func(tx *store.Tx) (store.CloudAccountRecord, error) { return tx.CloudAccountByID(prod.ID, b.ID) }), b)
+		_, err := peek(s, func(tx *store.Tx) (store.CloudAccountRecord, error) { return tx.CloudAccountByID(lab.ID, b.ID) })
+		s.is("the account by its id in another project", err, store.ErrNotFound)
+		_, err = peek(s, func(tx *store.Tx) (store.CloudAccountRecord, error) { return tx.CloudAccount("gce", "111111111111") })
+		s.is("the account of another cloud", err, store.ErrNotFound)
+		list := func(p store.ProjectRecord) []string {
+			return ids(get(s, func(tx *store.Tx) ([]store.CloudAccountRecord, error) { return tx.CloudAccounts(p.ID) }), func(c store.CloudAccountRecord) string { return c.AccountID })
+		}
+		s.same("the accounts", list(prod), []string{"111111111111", "222222222222"})
+		s.is("removing it from another project", s.try(func(tx *store.Tx) error { return tx.RemoveCloudAccount(lab.ID, a.ID) }), store.ErrNotFound)
+		s.change(func(tx *store.Tx) error { return tx.RemoveCloudAccount(prod.ID, a.ID) })
+		s.same("the accounts after one was removed", list(prod), []string{"222222222222"})
+		s.change(func(tx *store.Tx) error { return tx.RemoveProject(prod.ID, t0) })
+		s.change(func(tx *store.Tx) error { return tx.AddCloudAccount(account(lab, "222222222222")) })
+		s.same("an account of a project that was deleted, in another", list(lab), []string{"222222222222"})
+	})
+}
+
+func TestInstances(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		prod := s.project("prod")
+		instance := func(id string, at time.Time) store.ServerRecord {
+			s.n++
+			seen := t0
+			return store.ServerRecord{ID: audit.NewID(), TeamID: s.team.ID, ProjectID: prod.ID, Project: prod.Name, DeviceKey: fmt.Append(nil, "key", s.n),
+				Facts: api.Facts{Hostname: "web01"}, RegisteredAt: t0, LastSeen: &seen, Provider: "aws", Instance: &sft.InstanceDetails{InstanceID: id, AccountID: "111111111111", Region: "eu-test-1", PendingTime: at}}
+		}
+		byInstance := func(id string) (store.ServerRecord, error) {
+			return peek(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByInstance("aws", id) })
+		}
+		started := func(id string) time.Time {
+			return get(s, func(tx *store.Tx) (time.Time, error) { return tx.InstanceStarted("aws", id) })
+		}
+		a := instance("i-a", t0)
+		s.same("when one was started that nobody knows", started("i-a"), time.Time{})
+		s.change(func(tx *store.Tx) error { return tx.AddServer(a) })
+		got, err := byInstance("i-a")
+		s.is("the record of an instance", err, nil)
+		s.same("the record of an instance", got, a)
+		if v := got.Server(t0); v.CloudProvider != "aws" || v.InstanceDetails == nil || v.InstanceDetails.InstanceID != "i-a" || v.ReenrollAllowed {
+			t.Errorf("the server of an instance is %+v", v)
+		}
+		s.is("a second record of an instance", s.try(func(tx *store.Tx) error { return tx.AddServer(instance("i-a", t0)) }), store.ErrExists)
+		s.server(prod, "web02")
+		s.server(prod, "web03") // servers without an instance do not meet
+		_, err = byInstance("")
+		s.is("the record of no instance", err, store.ErrNotFound)
+
+		s.change(func(tx *store.Tx) error {
+			return errors.Join(tx.AllowReenroll(a.ID, true), tx.SetLastSeq(a.ID, 7), tx.SaveServer(func() store.ServerRecord { r := a; r.HostKey = []byte{1}; return r }()))
+		})
+		got, err = byInstance("i-a")
+		if err != nil || !got.ReenrollAllowed || got.LastSeq != 7 || len(got.HostKey) == 0 {
+			t.Errorf("before it is taken over the record is %+v, %v", got, err)
+		}
+		next := instance("i-a", t0.Add(time.Hour))
+		next.ID = a.ID
+		s.change(func(tx *store.Tx) error { return tx.ReplaceServer(next) })
+		got, err = byInstance("i-a")
+		s.is("the record that was taken over", err, nil)
+		s.same("the record that was taken over", got, next)
+		s.same("when it was started", started("i-a"), t0.Add(time.Hour))
+
+		s.change(func(tx *store.Tx) error { return tx.RemoveServer(a.ID, t0) })
+		_, err = byInstance("i-a")
+		s.is("a record that was deleted", err, store.ErrNotFound)
+		s.same("when it was started, after that", started("i-a"), t0.Add(time.Hour))
+		s.change(func(tx *store.Tx) error { return tx.AddServer(instance("i-a", t0)) })
+		s.is("allowing it for one that is not there", s.try(func(tx *store.Tx) error { return tx.AllowReenroll("no", true) }), store.ErrNotFound)
+	})
+}
+
 func TestClientsAndSessions(t *testing.T) {
 	both(t, func(t *testing.T, s *suite) {
 		ann, bob := s.user("ann"), s.user("bob")

@@ -31,7 +31,7 @@ func routes(p *platform.Platform) []route {
 		})},
 
 		// Agents.
-		{"POST", "/v1/servers/enroll", anyone, call(created, p.EnrollServer)}, // the token in the body is the proof
+		{"POST", "/v1/servers/enroll", anyone, call(created, p.EnrollServer)}, // the token or the cloud's signature in the body is the proof
 		{"GET", "/v1/agent/state", agent, call(ok, p.State)},
 		{"POST", "/v1/agent/report", agent, call(ok, p.Report)},
 		{"POST", "/v1/agent/events", agent, call(none, p.Events)},
@@ -81,9 +81,14 @@ func routes(p *platform.Platform) []route {
 		{"GET", project + "/server_enrollment_tokens", person, list(p.ListTokens)},
 		{"POST", project + "/server_enrollment_tokens", person, call(created, p.CreateToken)},
 		{"DELETE", project + "/server_enrollment_tokens/{id}", person, call(none, p.DeleteToken)},
+		{"GET", project + "/cloud_accounts", person, list(p.ListCloudAccounts)},
+		{"POST", project + "/cloud_accounts", person, call(created, p.CreateCloudAccount)},
+		{"GET", project + "/cloud_accounts/{id}", person, call(ok, p.GetCloudAccount)},
+		{"DELETE", project + "/cloud_accounts/{id}", person, call(none, p.DeleteCloudAccount)},
 		{"GET", project + "/server_users", person, list(p.ListServerUsers)},
 		{"GET", project + "/servers", person, list(p.ListServers)},
 		{"GET", project + "/servers/{id}", person, call(ok, p.GetServer)},
+		{"PUT", project + "/servers/{id}", person, call(none, p.UpdateServer)},
 		{"DELETE", project + "/servers/{id}", person, call(none, p.DeleteServer)},
 	}
 }

@@ -165,10 +165,18 @@ func (m *maker) make(word, before string) string {
 			return m.Enroll(project, testenv.Facts(name)).ID
 		case strings.Contains(before, "_tokens"):
 			return m.id(strings.TrimPrefix(before, base), nil, "id")
+		case strings.Contains(before, "/cloud_accounts"):
+			return m.id(strings.TrimPrefix(before, base), map[string]string{"provider": "aws", "account_id": m.account()}, "id")
 		}
 	}
 	m.t.Fatalf("nothing is known of {%s} after %s", word, before)
 	return ""
+}
+
+// account is a cloud account that no project has.
+func (m *maker) account() string {
+	m.n++
+	return fmt.Sprintf("%012d", m.n)
 }
 
 // path fills in the words of a route's path.
@@ -218,7 +226,7 @@ func all(status int) (a [callers]int) {
 
 // matrix says for each route what each caller gets, and with which body.
 // $N in a body is a new name, $U a new user's, $S a session of the
-// administrator's client.
+// administrator's client, $A a new cloud account.
 var matrix = map[string]struct {
 	body string
 	want [callers]int
@@ -270,9 +278,14 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens":         {"", secrets},
 	"POST /v1/teams/{team}/projects/{project}/server_enrollment_tokens":        {`{"description":"x","max_uses":1}`, makes},
 	"DELETE /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}": {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/cloud_accounts":                   {"", secrets},
+	"POST /v1/teams/{team}/projects/{project}/cloud_accounts":                  {`{"provider":"aws","account_id":"$A"}`, makes},
+	"GET /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":              {"", secrets},
+	"DELETE /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":           {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/server_users":                     {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", [callers]int{401, 401, 404, 404, 200, 401, 404}}, // clients see what they can reach
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
+	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
 	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
 	// The last: it ends the sign-ins.
 	"POST /v1/clients/logout": {"", [callers]int{401, 204, 204, 204, 401, 401, 204}},
@@ -310,7 +323,7 @@ func (m *maker) body(s string) []byte {
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
-	return []byte(strings.NewReplacer("$N", name, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session).Replace(s))
+	return []byte(strings.NewReplacer("$N", name, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account()).Replace(s))
 }
 
 func query(pattern string) string {

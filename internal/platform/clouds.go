@@ -1,0 +1,163 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/cloudid"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// CloudAccountRequest names a cloud account of a project by its id; the body
+// of POST is the account.
+type CloudAccountRequest struct {
+	Team        string `path:"team" json:"-"`
+	Project     string `path:"project" json:"-"`
+	ID          string `path:"id" json:"-"`
+	Provider    string `json:"provider"`
+	AccountID   string `json:"account_id"`
+	Description string `json:"description"`
+}
+
+// CreateCloudAccount lets the instances of an account enrol in a project.
+func (p *Platform) CreateCloudAccount(ctx context.Context, a Actor, r CloudAccountRequest) (sft.CloudAccount, error) {
+	var c store.CloudAccountRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if err := cloudid.CheckAccount(r.Provider, r.AccountID); err != nil {
+			return audit.Event{}, err
+		}
+		if len(r.Description) > 200 {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the description is too long", Hint: "use up to 200 characters"}
+		}
+		c = store.CloudAccountRecord{ProjectID: pr.ID, CloudAccount: sft.CloudAccount{ID: audit.NewID(), Provider: r.Provider, AccountID: r.AccountID,
+			Description: r.Description, CreatedBy: k.user.Name, CreatedAt: p.Now().UTC().Truncate(time.Microsecond)}}
+		e := p.event(a, audit.CloudCreate, k.team.Name, pr.Name, r.Provider+":"+r.AccountID)
+		e.Detail = map[string]string{"id": c.ID, "description": r.Description}
+		err = tx.AddCloudAccount(c)
+		if errors.Is(err, store.ErrExists) {
+			err = &sft.Error{Code: sft.Exists, Msg: "AWS account " + r.AccountID + " is bound to a project already", Hint: "delete it there first: an account belongs to one project of the whole installation"}
+		}
+		return e, err
+	})
+	return c.CloudAccount, err
+}
+
+// ListCloudAccounts returns the cloud accounts of a project.
+func (p *Platform) ListCloudAccounts(ctx context.Context, a Actor, r CloudAccountRequest) ([]sft.CloudAccount, error) {
+	return read(ctx, p, a, r.Team, policy.Administer, func(tx *store.Tx, k asker) ([]sft.CloudAccount, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return nil, notFound(err, "project", r.Project)
+		}
+		list := []sft.CloudAccount{}
+		accounts, err := tx.CloudAccounts(pr.ID)
+		for _, c := range accounts {
+			list = append(list, c.CloudAccount)
+		}
+		slices.SortFunc(list, func(a, b sft.CloudAccount) int { return strings.Compare(a.ID, b.ID) })
+		return list, err
+	})
+}
+
+// GetCloudAccount returns one cloud account.
+func (p *Platform) GetCloudAccount(ctx context.Context, a Actor, r CloudAccountRequest) (sft.CloudAccount, error) {
+	return read(ctx, p, a, r.Team, policy.Administer, func(tx *store.Tx, k asker) (sft.CloudAccount, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return sft.CloudAccount{}, notFound(err, "project", r.Project)
+		}
+		c, err := tx.CloudAccountByID(pr.ID, r.ID)
+		return c.CloudAccount, notFound(err, "cloud account", r.ID)
+	})
+}
+
+// DeleteCloudAccount ends enrolment by an account; servers that used it stay.
+func (p *Platform) DeleteCloudAccount(ctx context.Context, a Actor, r CloudAccountRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		c, err := tx.CloudAccountByID(pr.ID, r.ID)
+		if err != nil {
+			return audit.Event{}, notFound(err, "cloud account", r.ID)
+		}
+		e := p.event(a, audit.CloudDelete, k.team.Name, pr.Name, c.Provider+":"+c.AccountID)
+		e.Detail = map[string]string{"id": c.ID}
+		return e, tx.RemoveCloudAccount(pr.ID, c.ID)
+	})
+}
+
+// instance verifies the cloud's word in an enrolment; nil is one by a token.
+func (p *Platform) instance(r api.EnrollServerRequest) (*sft.InstanceDetails, error) {
+	c := r.CloudIdentity
+	if c == nil {
+		return nil, nil
+	}
+	if r.Token != "" {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "the enrolment has a token and a cloud identity", Hint: "send one of them"}
+	}
+	if c.Provider != cloudid.AWSName {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "provider " + sft.Quote(c.Provider) + " is unknown", Hint: "use an enrollment token"}
+	}
+	d, err := p.AWS.Verify(c.Document, c.Signature, p.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &d, nil
+}
+
+func sameInstance(a, b *sft.InstanceDetails) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.InstanceID == b.InstanceID
+}
+
+// admitInstance finds the project of an instance. That the cloud has signed
+// for the instance does not say who sends it: each of its users can. So an
+// instance enrols once, until its record is deleted or an administrator lets
+// it take the record over; and never with a document from before it was last
+// started.
+func admitInstance(tx *store.Tx, provider string, d sft.InstanceDetails) (admission, error) {
+	var in admission
+	c, err := tx.CloudAccount(provider, d.AccountID)
+	if errors.Is(err, store.ErrNotFound) {
+		return in, &sft.Error{Code: sft.Denied, Msg: "AWS account " + d.AccountID + " is bound to no project",
+			Hint: "let an administrator add it to the project's cloud accounts, or use an enrollment token"}
+	}
+	if err != nil {
+		return in, err
+	}
+	if in.project, err = tx.ProjectByID(c.ProjectID); err != nil {
+		return in, err
+	}
+	in.detail = map[string]string{"account": c.Provider + ":" + c.AccountID, "instance": d.InstanceID}
+	started, err := tx.InstanceStarted(provider, d.InstanceID)
+	if err != nil {
+		return in, err
+	}
+	if d.PendingTime.Before(started) {
+		return in, &sft.Error{Code: sft.Denied, Msg: "the document of " + d.InstanceID + " is from before it was last started", Hint: "fetch it anew from the instance's metadata service"}
+	}
+	old, err := tx.ServerByInstance(provider, d.InstanceID)
+	if errors.Is(err, store.ErrNotFound) {
+		return in, nil
+	}
+	if err != nil {
+		return in, err
+	}
+	in.record = &old
+	return in, nil
+}
