@@ -48,8 +48,11 @@ type Agent struct {
 	retry    atomic.Bool // an account failed: reconcile again
 	refusals refusals
 
-	badToken  api.EnrollmentToken // a token that the platform took, and that is of no use
+	bad       entry // what the platform took, and is of no use
 	badReason error
+
+	metadataURL string // of the instance metadata service; empty: where EC2 has it
+	asked       bool   // it has said which instance this is: the disk is no copy
 
 	reconciling sync.Mutex // makes the accounts match the latest state, never one before it
 
@@ -242,10 +245,15 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	var wait backoff
 	var id *identity
 	var key *ecdsa.PrivateKey
+	said := "" // what the log says already of a host that waits for its cloud
 	for {
 		var err error
 		if id, key, err = readIdentity(a.conf); err == nil && id == nil {
 			if err = a.enroll(ctx); err == nil {
+				continue
+			}
+		} else if err == nil && a.cloned(ctx, id) {
+			if err = a.setAside(ctx, ".cloned"); err == nil {
 				continue
 			}
 		}
@@ -255,11 +263,15 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		a.log.Error("not enrolled", "error", err)
+		if text := sft.Explain(err); text != said || a.hasToken() || !a.mayEnrollByCloud() {
+			said = text
+			a.log.Error("not enrolled", "error", err)
+		}
 		a.setProblem("enrolment", err)
 		if !a.hasToken() {
-			a.waitToken(ctx)
-			wait.reset()
+			if slow := a.waitToken(ctx, a.cloudAgain(err, &wait)); !slow {
+				wait.reset()
+			}
 		} else if !wait.sleep(ctx) {
 			return ctx.Err()
 		}
@@ -306,6 +318,11 @@ func (a *Agent) leave(ctx context.Context) {
 	a.log.Error("the platform has deleted this host's record: all access ends")
 	a.revoked.Store(true)
 	a.sessions.endWhere(func(*session) string { return "the host's record was deleted" })
+	_ = a.setAside(ctx, ".deleted") // said in the log
+}
+
+// setAside ends what the host was, and keeps its identity under another name.
+func (a *Agent) setAside(ctx context.Context, suffix string) error {
 	a.mu.Lock()
 	a.state = nil
 	a.mu.Unlock()
@@ -313,13 +330,15 @@ func (a *Agent) leave(ctx context.Context) {
 	a.reconciling.Lock()
 	a.acc.Reconcile(ctx, nil, accounts.Limits{}, false)
 	a.reconciling.Unlock()
-	if err := os.Rename(a.conf.TokenFile, a.conf.TokenFile+".deleted"); err != nil {
+	err := os.Rename(a.conf.TokenFile, a.conf.TokenFile+suffix)
+	if err != nil {
 		a.log.Error("put the identity aside", "error", err)
 	}
-	if err := os.Remove(a.conf.file(stateFile)); err != nil {
+	if err := os.Remove(a.conf.file(stateFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.log.Error("forget what the platform said", "error", err)
 	}
 	a.who.Store(nil)
+	return err
 }
 
 // begin puts aside what was known of a former record: nothing of it is used
@@ -342,17 +361,26 @@ func (a *Agent) hasToken() bool {
 	return err == nil
 }
 
-// waitToken waits until there is a token file, or an identity after all.
-func (a *Agent) waitToken(ctx context.Context) {
+// waitToken waits until there is a token file, or an identity after all, or
+// again is over; that is reported. Zero is never over.
+func (a *Agent) waitToken(ctx context.Context, again time.Duration) bool {
+	var over <-chan time.Time
+	if again > 0 {
+		t := time.NewTimer(again)
+		defer t.Stop()
+		over = t.C
+	}
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
+		case <-over:
+			return true
 		case <-t.C:
 			if id, _, err := readIdentity(a.conf); a.hasToken() || err == nil && id != nil {
-				return
+				return false
 			}
 		}
 	}

@@ -11,11 +11,13 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/conf"
 	"sft/internal/frame"
 )
@@ -31,13 +33,14 @@ type Config struct {
 	CanonicalName   string   `yaml:"CanonicalName"` // what people see and type instead of the host name
 	Bastion         string   `yaml:"Bastion"`
 
-	AutoEnroll          bool   `yaml:"AutoEnroll" later:"x"`
-	EnrollmentTokenFile string `yaml:"EnrollmentTokenFile"`
-	InitialURL          string `yaml:"InitialURL" later:"x"`
-	ServerFile          string `yaml:"ServerFile"` // the platform's URL
-	TokenFile           string `yaml:"TokenFile"`  // this host's identity
-	BufferFile          string `yaml:"BufferFile"` // prefix of the spool of events
-	ForwardProxy        string `yaml:"ForwardProxy"`
+	AutoEnroll           bool   `yaml:"AutoEnroll"` // by the cloud's word, at InitialURL
+	EnrollmentTokenFile  string `yaml:"EnrollmentTokenFile"`
+	InitialURL           string `yaml:"InitialURL"`           // the platform, for a host without a token
+	InitialCAFingerprint string `yaml:"InitialCAFingerprint"` // of its CA, if it has one of its own
+	ServerFile           string `yaml:"ServerFile"`           // the platform's URL
+	TokenFile            string `yaml:"TokenFile"`            // this host's identity
+	BufferFile           string `yaml:"BufferFile"`           // prefix of the spool of events
+	ForwardProxy         string `yaml:"ForwardProxy"`
 
 	BrokerAccessPort                  int    `yaml:"BrokerAccessPort"` // port that clients are told
 	BrokerListenHost                  string `yaml:"BrokerListenHost"`
@@ -144,7 +147,10 @@ func at(file, msg string) string {
 // maxAltNames is how many AltNames the platform takes.
 const maxAltNames = 32
 
-func (c Config) check() *sft.Error {
+// fingerprintRE is a SHA-256 as people copy it.
+var fingerprintRE = regexp.MustCompile(`^([Ss][Hh][Aa]256:)?[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$`)
+
+func (c *Config) check() *sft.Error {
 	bad := func(key string, v any, hint string) *sft.Error {
 		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is %s", key, sft.Quote(fmt.Sprint(v))), Hint: hint}
 	}
@@ -180,6 +186,16 @@ func (c Config) check() *sft.Error {
 		if !filepath.IsAbs(p.v) {
 			return bad(p.key, p.v, "use a full path")
 		}
+	}
+	if c.InitialURL != "" {
+		u, err := api.CheckURL(c.InitialURL)
+		if err != nil {
+			return bad("InitialURL", c.InitialURL, "use the platform's URL, as in https://HOST")
+		}
+		c.InitialURL = u
+	}
+	if c.InitialCAFingerprint != "" && !fingerprintRE.MatchString(c.InitialCAFingerprint) {
+		return bad("InitialCAFingerprint", c.InitialCAFingerprint, "use the 64 hexadecimal digits that \"sft-platform init\" printed")
 	}
 	if c.RDPCertificateFile != "" && !filepath.IsAbs(c.RDPCertificateFile) {
 		return bad("RDPCertificateFile", c.RDPCertificateFile, "use a full path")

@@ -58,6 +58,7 @@ func TestConfigKeys(t *testing.T) {
 		"TokenFile":                         {"/tmp/x/token", "token"},
 		"BufferFile":                        {"/tmp/x/buffer", "buffer"},
 		"ForwardProxy":                      {"http://proxy:3128", "proxy:3128"},
+		"InitialCAFingerprint":              {"sha256:abababababababababababababababababababababababababababababababab", "abc"},
 		"BrokerAccessPort":                  {"443", "65536"},
 		"BrokerListenHost":                  {"192.0.2.1", "localhost"},
 		"BrokerListenPort":                  {"4422", "-1"},

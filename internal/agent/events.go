@@ -343,10 +343,15 @@ type backoff struct{ d time.Duration }
 
 func (b *backoff) reset() { b.d = 0 }
 
+// next is how long to wait now.
+func (b *backoff) next() time.Duration {
+	b.d = min(max(2*b.d, 500*time.Millisecond), time.Minute)
+	return jitter(b.d)
+}
+
 // sleep waits, and reports whether ctx is still on.
 func (b *backoff) sleep(ctx context.Context) bool {
-	b.d = min(max(2*b.d, 500*time.Millisecond), time.Minute)
-	t := time.NewTimer(jitter(b.d))
+	t := time.NewTimer(b.next())
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -30,6 +30,9 @@ func (a *Agent) facts() (api.Facts, error) {
 	}
 	f := api.Facts{Hostname: name, CanonicalName: a.conf.CanonicalName, AltNames: a.conf.AltNames, AccessAddress: a.conf.AccessAddress,
 		BrokerPort: a.conf.BrokerAccessPort, Bastion: a.conf.Bastion, OS: osName(), OSType: runtime.GOOS, Version: sft.Version, Problems: problems}
+	if id := a.who.Load(); id != nil {
+		f.InstanceID = id.Instance
+	}
 	if !a.conf.DisableBroker {
 		f.Services = []string{frame.RDP}
 	}

@@ -33,6 +33,7 @@ type identity struct {
 	URL      string `json:"url"`
 	CA       []byte `json:"platform_ca,omitempty"` // DER
 	Key      []byte `json:"device_key"`            // PKCS #8, DER: signs requests, and nothing else
+	Instance string `json:"instance_id,omitempty"` // that enrolled, if it did so by its cloud
 }
 
 // readIdentity returns the identity in the TokenFile, or nothing on a host
@@ -108,23 +109,42 @@ func parseToken(b []byte) (api.EnrollmentToken, error) {
 // errNoToken says that a host is not enrolled and cannot enrol.
 var errNoToken = &sft.Error{Code: sft.SignIn, Msg: "this host is not enrolled", Hint: "write an enrollment token of its project to the token file"}
 
-// enroll enrols the host with the token file. Nothing is written before the
-// platform has said yes; then the identity, whole; then the token file goes.
-func (a *Agent) enroll(ctx context.Context) error {
+// An entry is what lets the host in, and where: an enrollment token, or, with
+// an instance, what the cloud has signed of it.
+type entry struct {
+	api.EnrollmentToken
+	instance string
+}
+
+// entry reads the token file. Without one the host asks its cloud, where that
+// is wanted.
+func (a *Agent) entry(ctx context.Context) (entry, *api.CloudIdentity, error) {
 	b, err := readCapped(a.conf.EnrollmentTokenFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		t, err := parseToken(b)
+		return entry{EnrollmentToken: t}, nil, err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return entry{}, nil, err
+	}
+	if !a.mayEnrollByCloud() {
 		e := *errNoToken
 		e.Hint = "write an enrollment token of its project to " + a.conf.EnrollmentTokenFile
-		return &e
+		return entry{}, nil, &e
 	}
+	cloud, instance, err := a.metadata().identity(ctx)
+	return entry{api.EnrollmentToken{URL: a.conf.InitialURL, Fingerprint: a.conf.InitialCAFingerprint}, instance}, cloud, err
+}
+
+// enroll enrols the host with the token file, or else by its cloud. Nothing is
+// written before the platform has said yes; then the identity, whole; then the
+// token file goes.
+func (a *Agent) enroll(ctx context.Context) error {
+	t, cloud, err := a.entry(ctx)
 	if err != nil {
 		return err
 	}
-	t, err := parseToken(b)
-	if err != nil {
-		return err
-	}
-	if t == a.badToken {
+	if t == a.bad && a.badReason != nil {
 		return a.badReason // each try would cost a record
 	}
 	var ca []byte
@@ -141,6 +161,7 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	facts.InstanceID = t.instance
 	// On disk before it is used: if the reply is lost, or this process ends
 	// before it is stored, the same key is told of the same record again.
 	key, err := a.keptKey(pendingKeyFile)
@@ -157,7 +178,7 @@ func (a *Agent) enroll(ctx context.Context) error {
 	}
 	c := api.Client{URL: t.URL, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
 	var reply api.EnrollServerReply
-	if err := c.Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: t.Secret, DeviceKey: spki, Facts: facts}, &reply); err != nil {
+	if err := c.Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: t.Secret, CloudIdentity: cloud, DeviceKey: spki, Facts: facts}, &reply); err != nil {
 		switch sft.CodeOf(err) {
 		case sft.Denied, sft.Invalid, sft.Enrolled: // an answer, and no: there is no record to come back for
 			if rerr := os.Remove(a.conf.file(pendingKeyFile)); rerr != nil {
@@ -170,10 +191,10 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id := identity{ServerID: reply.ServerID, Team: reply.Team, Project: reply.Project, URL: t.URL, CA: ca, Key: der}
+	id := identity{ServerID: reply.ServerID, Team: reply.Team, Project: reply.Project, URL: t.URL, CA: ca, Key: der, Instance: t.instance}
 	if reply.URL != "" && reply.URL != t.URL {
-		a.badToken = t
-		a.badReason = &sft.Error{Code: sft.Invalid, Msg: "the platform at " + t.URL + " calls itself " + sft.Quote(reply.URL), Hint: "make a new enrollment token"}
+		a.bad = t
+		a.badReason = &sft.Error{Code: sft.Invalid, Msg: "the platform at " + t.URL + " calls itself " + sft.Quote(reply.URL), Hint: "make a new enrollment token, or set InitialURL in sftd.yaml to that"}
 		return a.badReason
 	}
 	if err := a.forget(); err != nil {
@@ -187,6 +208,7 @@ func (a *Agent) enroll(ctx context.Context) error {
 		return err
 	}
 	// From here on the host is enrolled; the rest is for people.
+	a.asked = a.asked || cloud != nil
 	if err := os.Remove(a.conf.file(pendingKeyFile)); err != nil {
 		a.log.Warn("remove the key of the enrolment", "error", err)
 	}
