@@ -133,5 +133,11 @@ func (c *channel) receiveFile() ([]byte, *os.File, error) {
 	return c.in[:n], f, nil
 }
 
+// files reports that files go beside messages.
+func (c *channel) files() bool { return true }
+
+// deadline says until when the next message must have come; zero means never.
+func (c *channel) deadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
+
 // close ends both directions, and every send and receive.
 func (c *channel) close() { c.conn.Close() }

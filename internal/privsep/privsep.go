@@ -8,14 +8,21 @@
 // it is handed anything, the monitor reads back from outside that it did: a
 // broker that is not locked in is killed.
 //
+// What it cannot be handed it makes itself: on Linux the listener and the
+// connected sockets come over the channel, on Windows the broker listens and
+// connects, to the addresses it is told. Each system takes its one way and
+// refuses the other.
+//
 // From then on the broker may ask for exactly what the [Request] type lists.
 // The monitor's [Handler] checks each request against facts of its own; it
 // takes the broker's word for nothing but which of its questions to answer. A
 // message that an honest broker would not send ends the broker at once.
 //
 // What a broker holds when someone has taken it over: the sockets of the
-// streams that are open, the listener, and the right to ask. It cannot make a
-// socket, connect one, open a file, start a program or signal a process.
+// streams that are open, the listener, and the right to ask. On Linux it cannot
+// make a socket, connect one, open a file, start a program or signal a process;
+// on Windows it has the rights of a restricted token at low integrity, and no
+// second process.
 //
 // The package knows nothing of TLS, accounts or policy: those are in
 // internal/broker on one side of the channel and internal/agent on the other.
@@ -40,6 +47,7 @@ const (
 	maxCalls        = 128        // outstanding at once, for each kind of request
 	startTimeout    = 10 * time.Second
 	writeTimeout    = 5 * time.Second
+	dialTimeout     = 5 * time.Second
 	requestTimeout  = 30 * time.Second // of one call of a Handler
 )
 
@@ -91,6 +99,10 @@ type OpenReply struct {
 	// Service is what the broker has to know to speak to the service itself;
 	// empty if the client does. It may hold a secret.
 	Service json.RawMessage `json:"service,omitempty"`
+	// Dial is the loopback address, as in netip.AddrPort.String, of the service
+	// that the broker connects to. It is set exactly where a stream was opened
+	// on a system that hands over no sockets: Windows.
+	Dial string `json:"dial,omitempty"`
 }
 
 // Close tells that a stream has ended. The broker sends it once for every
@@ -121,6 +133,10 @@ type Configuration struct {
 	ClientCAs        [][]byte      `json:"client_cas"`        // DER
 	ClockOffset      time.Duration `json:"clock_offset"`      // add to the local clock
 	Limits           Limits        `json:"limits"`
+	// Listen is the TCP address, host:port, that the broker listens on. It is
+	// set with the first configuration, on a system that hands over no
+	// listener: Windows.
+	Listen string `json:"listen,omitempty"`
 }
 
 // Limits bound what the network can make the broker hold. Zero means the
@@ -152,7 +168,7 @@ type Handler interface {
 	Sign(ctx context.Context, digest [32]byte) ([]byte, error)
 	// Open decides, and returns the socket that is connected to the service.
 	// The socket is nil exactly where the reply's Stream is 0. Open must not
-	// use it again.
+	// use it again. On Windows it is always nil, and the reply has Dial.
 	Open(ctx context.Context, o Open) (OpenReply, *os.File, error)
 	// Close undoes Open.
 	Close(ctx context.Context, c Close)
@@ -162,7 +178,7 @@ type Handler interface {
 
 // A Config says how to start a broker.
 type Config struct {
-	UID, GID int          // of the account BrokerUser; never 0
+	UID, GID int          // of the account BrokerUser; never 0. Windows has LocalService instead
 	Path     string       // the program; empty means the running one
 	Argv     []string     // empty means sftd broker
 	Env      []string     // for tests; a broker has no environment
@@ -170,5 +186,7 @@ type Config struct {
 
 	// birth, if set, changes what the child is born with: for tests of
 	// children that a monitor must refuse.
-	birth func(*os.ProcAttr)
+	birth  func(*os.ProcAttr)
+	alter  func(*plan)                    // the same, for Windows
+	launch func(Config) (launched, error) // instead of the system's
 }

@@ -41,7 +41,7 @@ func Enter() (*Monitor, error) {
 	if err := dropCalls(); err != nil {
 		return nil, fmt.Errorf("enter sandbox: %w", err)
 	}
-	return newMonitor(c, Ready{Layers: []Layer{files}})
+	return newMonitor(c, Ready{Layers: []Layer{files}}, nil, exit)
 }
 
 // checkBirth refuses to be a broker with rights that only the monitor can

@@ -2,6 +2,7 @@ package privsep
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,7 +14,9 @@ import (
 // A Monitor is the monitor, as its broker reaches it. When it ends, so does
 // this process.
 type Monitor struct {
-	ch       *channel
+	ch       link
+	listenOn func(address string) (net.Listener, error) // where no files go beside messages
+	lost     func(error)                                // ends the process
 	commands chan Command
 	slots    map[string]chan struct{} // what the monitor answers at once, by kind
 	more     chan struct{}            // queue has something
@@ -23,6 +26,7 @@ type Monitor struct {
 	waiting map[uint64]*waiting
 	streams map[uint64]bool
 	queue   []Command
+	listens bool // it made its listener; of the goroutine that listens to the monitor
 }
 
 // A Command is what the monitor tells its broker. Exactly one of Configure, End
@@ -48,9 +52,11 @@ type result struct {
 }
 
 // newMonitor tells the monitor that the sandbox is on and listens to it.
-func newMonitor(ch *channel, ready Ready) (*Monitor, error) {
+// listenOn may be nil where files go beside messages; lost is told why this
+// process can go on no longer.
+func newMonitor(ch link, ready Ready, listenOn func(string) (net.Listener, error), lost func(error)) (*Monitor, error) {
 	m := &Monitor{
-		ch: ch, commands: make(chan Command), slots: map[string]chan struct{}{}, more: make(chan struct{}, 1),
+		ch: ch, listenOn: listenOn, lost: lost, commands: make(chan Command), slots: map[string]chan struct{}{}, more: make(chan struct{}, 1),
 		waiting: map[uint64]*waiting{}, streams: map[uint64]bool{},
 	}
 	for _, kind := range []string{"sign", "open", "close", "report"} {
@@ -91,7 +97,16 @@ func (m *Monitor) Open(ctx context.Context, o Open) (OpenReply, net.Conn, error)
 	if r.answer.Open == nil {
 		return OpenReply{}, nil, fmt.Errorf("open: the monitor's answer is empty")
 	}
-	return *r.answer.Open, r.conn, nil
+	reply := *r.answer.Open
+	if r.conn != nil || reply.Stream == 0 {
+		return reply, r.conn, nil
+	}
+	conn, err := dialLoopback(ctx, reply.Dial)
+	if err != nil {
+		m.Close(ctx, Close{Stream: reply.Stream, Why: "the service could not be reached"})
+		return OpenReply{}, nil, &sft.Error{Code: sft.Unavailable, Msg: "the broker could not connect to the service: " + err.Error(), Err: err, Hint: "try again; if it stays so, look at the service on the host"}
+	}
+	return reply, conn, nil
 }
 
 // Close tells that a stream has ended. It refuses one that is not open, or was
@@ -172,10 +187,19 @@ func (m *Monitor) listen() {
 			}
 		}
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "lost the monitor:", err)
-			os.Exit(1)
+			m.lost(err)
+			return
 		}
 	}
+}
+
+// exit ends a broker that cannot go on.
+func exit(err error) {
+	if _, ok := err.(listenError); !ok {
+		err = fmt.Errorf("lost the monitor: %w", err)
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
 }
 
 // take passes a message on to where it is waited for.
@@ -186,17 +210,32 @@ func (m *Monitor) take(msg message, f *os.File) error {
 	switch {
 	case msg.Answer != nil:
 		r := result{answer: *msg.Answer}
+		if r.answer.Open != nil && r.answer.Open.Dial != "" && m.ch.files() {
+			return errors.New("an address to dial, where sockets are handed over")
+		}
 		if f != nil {
 			r.conn, _ = net.FileConn(f) // deliver sees to one that is missing
 		}
 		return m.deliver(msg.ID, r)
 	case msg.Configure != nil:
 		c := Command{Configure: msg.Configure}
-		if f != nil {
-			var err error
-			if c.Listener, err = net.FileListener(f); err != nil {
-				return err
+		if err := checkConfiguration(m.ch.files(), *c.Configure, f != nil); err != nil {
+			return err
+		}
+		var err error
+		switch {
+		case f != nil:
+			c.Listener, err = net.FileListener(f)
+		case c.Configure.Listen != "" && m.listens:
+			err = errors.New("a second address to listen on")
+		case c.Configure.Listen != "":
+			m.listens = true
+			if c.Listener, err = m.listenOn(c.Configure.Listen); err != nil {
+				err = listenError{err}
 			}
+		}
+		if err != nil {
+			return err
 		}
 		m.enqueue(c)
 	case msg.End != nil:
@@ -224,7 +263,7 @@ func (m *Monitor) deliver(id uint64, r result) error {
 	switch {
 	case w.gone:
 		why = "the client left before it was open"
-	case opened && r.conn == nil:
+	case opened && r.conn == nil && m.ch.files():
 		why = "the broker has too many files open"
 		w.result <- result{answer: answer{Error: &sft.Error{Code: sft.TooMany, Msg: "the host has as many open streams as it can hold", Hint: "retry later"}}}
 	default:
