@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/user"
 	"strconv"
 	"sync"
 	"time"
@@ -160,8 +159,8 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	if err != nil {
 		return none, nil, errRDP(err, "set RDPCertificateFile in sftd.yaml to the certificate of the RDP service")
 	}
-	// The socket first: an account is not opened for a service that is down.
-	sock, err := a.dialRDP(ctx)
+	// The service first: an account is not opened for one that is down.
+	sock, dial, err := a.connectRDP(ctx)
 	if err != nil {
 		return none, nil, err
 	}
@@ -179,7 +178,7 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 		a.sessions.closed(stream, 0, 0, broker.Aborted)
 		return none, nil, err
 	}
-	reply.Stream = stream
+	reply.Stream, reply.Dial = stream, dial
 	return reply, sock, nil
 }
 
@@ -314,37 +313,34 @@ func (a *Agent) runBroker(ctx context.Context) {
 }
 
 func (a *Agent) oneBroker(ctx context.Context) error {
-	uid, gid, err := brokerAccount(a.conf.BrokerUser)
-	if err != nil {
+	start := privsep.Config{Path: a.self, Argv: []string{"sftd", "broker"}, Log: a.log}
+	if err := a.brokerAccount(&start); err != nil {
 		return err
 	}
 	cfg, changed, err := a.configuration(ctx)
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(a.conf.BrokerListenHost, strconv.Itoa(a.conf.BrokerListenPort)))
+	at, err := listen(net.JoinHostPort(a.conf.BrokerListenHost, strconv.Itoa(a.conf.BrokerListenPort)))
 	if err != nil {
 		return &sft.Error{Code: sft.Unavailable, Msg: err.Error(), Err: err, Hint: "end what listens there, or set BrokerListenHost and BrokerListenPort in sftd.yaml"}
 	}
-	defer l.Close()
-	f, err := l.(*net.TCPListener).File()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	child, err := privsep.Start(ctx, privsep.Config{UID: uid, GID: gid, Path: a.self, Argv: []string{"sftd", "broker"}, Log: a.log}, a)
+	defer at.Close()
+	child, err := privsep.Start(ctx, start, a)
 	if err != nil {
 		return err
 	}
 	a.layers.Store(ptr(child.Layers()))
 	a.child.Store(child) // before it can let anybody in whom we could not end
-	if err := child.Configure(cfg, f); err != nil {
+	first := cfg
+	first.Listen = at.broker
+	if err := child.Configure(first, at.file); err != nil {
 		child.Kill()
 		child.Wait()
 		return err
 	}
 	a.setProblem("broker", nil)
-	a.log.Info("the broker is running", "listen", l.Addr().String(), "pid", child.PID())
+	a.log.Info("the broker is running", "listen", at.address, "pid", child.PID())
 	for {
 		select {
 		case <-child.Done():
@@ -380,15 +376,21 @@ func (a *Agent) configuration(ctx context.Context) (privsep.Configuration, <-cha
 	}
 }
 
-// brokerAccount finds the account that the broker runs as.
-func brokerAccount(name string) (uid, gid int, err error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, 0, &sft.Error{Code: sft.Invalid, Msg: "there is no account " + sft.Quote(name) + " for the broker", Hint: "make it: useradd --system --no-create-home --shell /usr/sbin/nologin " + name + ", or set BrokerUser in sftd.yaml"}
+// A listening is where a broker accepts connections, and how it comes to do so.
+type listening struct {
+	net.Listener          // held for as long as the broker lives; nil where the broker listens itself
+	address      string   // for the log
+	file         *os.File // to hand over, or nil
+	broker       string   // address for the broker to listen on, or empty
+}
+
+// Close gives up what the monitor has of it.
+func (l listening) Close() error {
+	l.file.Close()
+	if l.Listener == nil {
+		return nil
 	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	return uid, gid, errors.Join(err1, err2)
+	return l.Listener.Close()
 }
 
 func ptr[T any](v T) *T { return &v }
