@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the other commands of the Makefile need: RDP servers and
-# clients, a browser, PostgreSQL's programs, and tools for hosts in namespaces.
+# clients, a browser, PostgreSQL's programs, tools for hosts in namespaces and
+# for packages, and a private Debian with Wine (wine-setup.sh).
 #
 # It only installs packages. Nothing that it brings is started, now or at the
 # next boot, no database is made, and a machine that has everything is left
@@ -22,6 +23,7 @@ packages="
 	rdesktop remmina remmina-plugin-rdp stunnel4
 	xvfb openbox xterm imagemagick x11-utils x11-apps x11-xserver-utils xdotool xclip fuse3 fonts-dejavu-core
 	openssh-server openssh-client systemd dbus postgresql libnss3-tools
+	mmdebstrap bubblewrap debian-archive-keyring gcc-mingw-w64-x86-64-win32 osslsigncode rpm zip
 "
 # What would run on this machine if nobody took care, by package.
 services="xrdp:xrdp.service xrdp:xrdp-sesman.service openssh-server:ssh.service openssh-server:ssh.socket postgresql:postgresql.service stunnel4:stunnel4.service"
@@ -39,7 +41,18 @@ missing=$(dpkg-query -W -f '${Package} ${Status}\n' $packages 2>/dev/null |
 	awk -v want="$packages" '
 		/ install ok installed$/ { have[$1] = 1 }
 		END { n = split(want, w); for (i = 1; i <= n; i++) if (!(w[i] in have)) printf "%s ", w[i] }')
-[ -n "$missing" ] || exit 0
+
+# What runs and packs for Windows comes last, when its tools are there.
+windows() {
+	if [ "$(dpkg --print-architecture)" != amd64 ]; then
+		say "Wine runs on amd64 alone: tests of the Windows programs are skipped here"
+	elif [ "${os%% *}" = ubuntu ] && [ -z "${SFT_DEBIAN_MIRROR:-}" ]; then
+		say "Wine comes from Debian 13: tests of the Windows programs are skipped; name a Debian mirror in SFT_DEBIAN_MIRROR to run them"
+	else
+		"$(dirname "$0")/wine-setup.sh"
+	fi
+}
+[ -n "$missing" ] || { windows; exit 0; }
 
 [ "$(id -u)" = 0 ] || die "make setup needs root to install packages: run it with sudo (missing: ${missing% })"
 
@@ -83,3 +96,4 @@ for s in $services; do
 	*" ${s%%:*} "*) systemctl disable -q "${s#*:}" 2>/dev/null || : ;;
 	esac
 done
+windows
