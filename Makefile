@@ -11,7 +11,7 @@ PREFIX   ?= /usr/local
 PORTABLE  = . ./cmd/sft ./internal/accounts ./internal/api ./internal/audit ./internal/broker ./internal/client \
             ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/rdp ./internal/relay ./internal/tunnel
 
-.PHONY: all setup build build-race demo bench test quick vet install install-files uninstall clean
+.PHONY: all setup build build-race demo bench test quick vet dist dist-test install install-files uninstall clean
 
 all: build
 
@@ -49,7 +49,7 @@ vet:
 
 # Everything: vet, unit tests, both databases, namespaced end-to-end tests.
 # It needs root, for the namespaces.
-test: setup vet build build-race
+test: setup vet build build-race dist-test
 	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
 
 # What works in under a minute without root, for working.
@@ -57,8 +57,20 @@ quick:
 	go vet ./...
 	@set -o pipefail; go test -short -json $$(go list ./... | grep -v /e2e) | go run ./scripts/testsum
 
-# The server's part of a release, by hand: programs, units and accounts. Packages
-# come later; this is what they will do. Nothing is enabled or started.
+# The packages of a release, for Windows, Linux and macOS, in build/dist: see
+# docs/releasing.md.
+dist: setup
+	@scripts/dist.sh "$(VERSION)"
+
+# Packages for the tests of e2e/dist, which have no way to fetch what makes them.
+# Where the agent does not compile for Windows, a stub of it is packed.
+dist-test: setup
+	@GOOS=windows go build -o /dev/null ./cmd/sftd 2>/dev/null || { echo "dist-test: sftd does not compile for Windows, a stub is packed" >&2; \
+		export SFTD_EXE=build/stub/sftd.exe; CGO_ENABLED=0 GOOS=windows GOARCH=amd64 go build -trimpath -o $$SFTD_EXE ./e2e/dist/testdata/stub || exit 1; }; \
+	OUT=build/dist-test ARCHES=amd64 scripts/dist.sh 0.20.0
+
+# The server's part of a release, by hand, from source: programs, units and
+# accounts. Nothing is enabled or started.
 install: build
 	@$(MAKE) --no-print-directory install-files BIN=build/bin
 	@test -n "$(DESTDIR)" || { systemd-sysusers sftd.conf sft-platform.conf && systemd-tmpfiles --create sftd.conf sft-platform.conf && systemctl daemon-reload; }

@@ -48,6 +48,8 @@ var mayImport = map[string]string{
 	"e2e/bench":            ". e2e/lab e2e/stage internal/rdp internal/rdp/rdptest",
 	"internal/testenv":     ". internal/api internal/ca internal/cloudid internal/platform internal/store internal/webapi internal/audit internal/testdb",
 	"internal/testdb":      "",
+	"e2e/dist":             "e2e/lab",
+	"scripts/sbom":         "",
 	"scripts/testsum":      "",
 }
 

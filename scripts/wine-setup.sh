@@ -16,7 +16,7 @@ die() { say "$*"; exit 1; }
 
 recipe=1 # another number makes a new tree
 suite=trixie
-packages=wine,wine64,wixl,msitools,ca-certificates
+packages=wine,wine64,wixl,msitools,faketime,ca-certificates
 home=${SFT_WINE:-/var/cache/sft-wine}
 
 ready() { [ "$(cat "$home/recipe" 2>/dev/null)" = "$recipe" ]; }
