@@ -395,7 +395,8 @@ func (p *program) claim(ctx context.Context, c *client.Connection) {
 // session: trying again cannot help.
 func final(err error) bool {
 	switch sft.CodeOf(err) {
-	case sft.Denied, sft.NotFound, sft.Revoked, sft.SignIn, sft.Conflict, sft.RDPRefused, sft.RDSFarm:
+	case sft.Denied, sft.NotFound, sft.Revoked, sft.SignIn, sft.Conflict, sft.RDPRefused, sft.RDSFarm,
+		sft.RDPDisabled, sft.RDPPrompts, sft.RDPLogonRight, sft.RDPNTLM, sft.RDPDomainController:
 		return true
 	}
 	return false

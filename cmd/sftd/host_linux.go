@@ -38,7 +38,7 @@ func runAlone(ctx context.Context, o *options, syslog bool) error {
 	}
 	log := logger(c, o.debug, syslog)
 	return daemon.Run(ctx, "sftd", func(ctx context.Context, ready func() error, _ <-chan daemon.SessionChange) error {
-		return serve(ctx, c, log, ready)
+		return serve(ctx, c, log, ready, nil)
 	})
 }
 

@@ -131,8 +131,8 @@ func runService(ctx context.Context, o *options) error {
 	if err != nil {
 		events = nowhere{}
 	}
-	err = daemon.Run(ctx, spec("").Name, func(ctx context.Context, ready func() error, _ <-chan daemon.SessionChange) error {
-		err := serveHere(ctx, o, events, ready)
+	err = daemon.Run(ctx, spec("").Name, func(ctx context.Context, ready func() error, changes <-chan daemon.SessionChange) error {
+		err := serveHere(ctx, o, events, ready, changes)
 		if err != nil {
 			events.Write(slog.LevelError, "sftd ends: "+sft.Explain(err))
 		}
@@ -141,7 +141,7 @@ func runService(ctx context.Context, o *options) error {
 	return err
 }
 
-func serveHere(ctx context.Context, o *options, events daemon.EventLog, ready func() error) error {
+func serveHere(ctx context.Context, o *options, events daemon.EventLog, ready func() error, changes <-chan daemon.SessionChange) error {
 	if err := wordSize(); err != nil {
 		return err
 	}
@@ -166,6 +166,20 @@ func serveHere(ctx context.Context, o *options, events daemon.EventLog, ready fu
 		return serve(ctx, c, log, func() error {
 			events.Write(slog.LevelInfo, "sftd "+sft.Version+" is running")
 			return ready()
+		}, func(ctx context.Context, a *agent.Agent) {
+			for {
+				select {
+				case c := <-changes:
+					if c != daemon.SessionLock {
+						continue
+					}
+					if err := a.DesktopLocked(); err != nil {
+						log.Warn("a desktop was locked", "error", err)
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
 		})
 	}()
 	if err != nil {

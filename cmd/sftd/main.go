@@ -128,7 +128,8 @@ func level(c agent.Config, debug bool) slog.Level {
 }
 
 // serve is the agent's work, as a service.
-func serve(ctx context.Context, c agent.Config, log *slog.Logger, ready func() error) error {
+// serve is the agent, until ctx ends. watch, if not nil, runs beside it.
+func serve(ctx context.Context, c agent.Config, log *slog.Logger, ready func() error, watch func(context.Context, *agent.Agent)) error {
 	beThrifty()
 	var a *agent.Agent
 	a, err := agent.New(c, log, backend(c, func(login string) { a.PasswordReset(login) }), &api.Clock{})
@@ -136,6 +137,9 @@ func serve(ctx context.Context, c agent.Config, log *slog.Logger, ready func() e
 		return err
 	}
 	log.Info("sftd starts", "version", sft.Version)
+	if watch != nil {
+		go watch(ctx, a)
+	}
 	err = a.Run(ctx, func() {
 		if err := ready(); err != nil {
 			log.Warn("tell the service manager", "error", err)

@@ -155,6 +155,9 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	if err := a.events.ready(); err != nil {
 		return none, nil, err
 	}
+	if err := a.rdpReady(ctx); err != nil {
+		return none, nil, err
+	}
 	fingerprint, err := a.rdpCertificate()
 	if err != nil {
 		return none, nil, errRDP(err, "set RDPCertificateFile in sftd.yaml to the certificate of the RDP service")

@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"net"
 	"os"
-	"time"
 
 	"sft/internal/privsep"
 )
@@ -22,10 +20,9 @@ func listen(address string) (listening, error) {
 // connectRDP looks whether the RDP service is there, and returns the address
 // that the broker connects to.
 func (a *Agent) connectRDP(ctx context.Context) (sock *os.File, dial string, err error) {
-	d := net.Dialer{Timeout: 5 * time.Second}
-	c, err := d.DialContext(ctx, "tcp", a.conf.RDPAddress)
+	c, err := a.callRDP(ctx)
 	if err != nil {
-		return nil, "", errRDP(err, "turn Remote Desktop on (TermService), or set RDPAddress in sftd.yaml")
+		return nil, "", err
 	}
 	defer c.Close()
 	return nil, c.RemoteAddr().String(), nil

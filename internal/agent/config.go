@@ -102,7 +102,7 @@ func Defaults() Config {
 	c := Config{
 		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
 		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, state: p.State,
-		RDPAddress: "127.0.0.1:3389", RDPSignIn: frame.Inject, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
+		RDPAddress: rdpDefault(), RDPSignIn: frame.Inject, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
 		LogLevel: "INFO",
 	}
 	c.defaultsOfHost()

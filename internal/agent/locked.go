@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,6 +11,8 @@ import (
 // desktops are the sessions of the operating system. There is one for
 // Windows, and one for tests.
 type desktops interface {
+	// locked returns the sessions whose desktop is locked.
+	locked() ([]uint32, error)
 	// owner returns who signed in to a session, as the name of the computer
 	// or domain and of the account, and whether a client is connected to it.
 	owner(id uint32) (domain, login string, connected bool, err error)
@@ -17,6 +20,20 @@ type desktops interface {
 	computer() (string, error)
 	// disconnect takes the client away from a session, which lives on.
 	disconnect(id uint32) error
+}
+
+// lockedDesktops does what has to be done when a desktop was locked, of
+// whichever sessions it is. One that fails does not keep the others.
+func (a *Agent) lockedDesktops(d desktops) error {
+	ids, err := d.locked()
+	if err != nil {
+		return fmt.Errorf("find the desktops that are locked: %w", err)
+	}
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, a.lockedDesktop(d, id))
+	}
+	return errors.Join(errs...)
 }
 
 // lockedDesktop does what has to be done when a desktop was locked. It asks for

@@ -18,6 +18,7 @@ type fakeDesktop struct {
 func (d *fakeDesktop) owner(uint32) (string, string, bool, error) {
 	return d.domain, d.login, d.connected, d.err
 }
+func (d *fakeDesktop) locked() ([]uint32, error)  { return []uint32{7}, nil }
 func (d *fakeDesktop) computer() (string, error)  { return "WEB01", nil }
 func (d *fakeDesktop) disconnect(id uint32) error { d.gone = append(d.gone, id); return nil }
 
@@ -45,7 +46,7 @@ func TestLockedDesktop(t *testing.T) {
 			other, _ := b.sign(b.bob, "s3")
 			a := &Agent{sessions: b.sessions, log: b.log}
 			d := tt.of
-			if err := a.lockedDesktop(&d, 7); (err != nil) != tt.failed {
+			if err := a.lockedDesktops(&d); (err != nil) != tt.failed {
 				t.Fatal(err)
 			}
 			want := ""

@@ -65,22 +65,12 @@ func errRDP(err error, hint string) error {
 	return &sft.Error{Code: sft.RDPUnavailable, Msg: "the RDP service of the host cannot be used: " + err.Error(), Err: err, Hint: hint}
 }
 
-// connectRDP connects to the RDP service.
-func (a *Agent) connectRDP(ctx context.Context) (net.Conn, error) {
+// callRDP connects to the RDP service.
+func (a *Agent) callRDP(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: 5 * time.Second}
 	c, err := d.DialContext(ctx, "tcp", a.conf.RDPAddress)
 	if err != nil {
 		return nil, errRDP(err, rdpStart)
 	}
 	return c, nil
-}
-
-// reachRDP reports whether the RDP service answers, for where the broker
-// connects to it by itself.
-func (a *Agent) reachRDP(ctx context.Context) error {
-	c, err := a.connectRDP(ctx)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }

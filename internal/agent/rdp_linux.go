@@ -77,7 +77,7 @@ func parseXRDP(b []byte) string {
 
 // dialRDP connects to the RDP service and returns the socket, for the broker.
 func (a *Agent) dialRDP(ctx context.Context) (*os.File, error) {
-	c, err := a.connectRDP(ctx)
+	c, err := a.callRDP(ctx)
 	if err != nil {
 		return nil, err
 	}

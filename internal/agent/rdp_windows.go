@@ -49,10 +49,10 @@ func (a *Agent) rdpStatus() []string {
 	return a.rdpSeen.get(a.machine(), func() []string { return rdpLines(judge(a.readFacts())) })
 }
 
-// SessionLocked takes the client away from a Windows session that was locked,
-// if it is one of a person with open streams. It is to be called for each
+// DesktopLocked takes the client away from the Windows sessions that are
+// locked, if they are of people with open streams. It is to be called at each
 // WTS_SESSION_LOCK (Microsoft, "WM_WTSSESSION_CHANGE message").
-func (a *Agent) SessionLocked(id uint32) error { return a.lockedDesktop(windowsDesktops{}, id) }
+func (a *Agent) DesktopLocked() error { return a.lockedDesktops(windowsDesktops{}) }
 
 // windowsRDP is the rdpHost of Windows.
 type windowsRDP struct{}
@@ -206,7 +206,43 @@ const (
 	wtsUserName     = 5
 	wtsDomainName   = 7
 	wtsConnectState = 8
+	wtsSessionInfo  = 25 // WTSSessionInfoEx
 )
+
+// wtsInfoEx is the beginning of WTSINFOEXW, whose union is WTSINFOEX_LEVEL1_W.
+type wtsInfoEx struct {
+	level uint32
+	_     uint32 // the union has 64-bit members
+	id    uint32
+	state uint32
+	flags int32
+}
+
+// wtsLocked is WTS_SESSIONSTATE_LOCK.
+const wtsLocked = 0
+
+func (windowsDesktops) locked() ([]uint32, error) {
+	var first *windows.WTS_SESSION_INFO
+	var n uint32
+	if err := windows.WTSEnumerateSessions(0, 0, 1, &first, &n); err != nil {
+		return nil, err
+	}
+	defer windows.WTSFreeMemory(uintptr(unsafe.Pointer(first)))
+	var ids []uint32
+	for _, s := range unsafe.Slice(first, n) {
+		if s.State != wtsActive {
+			continue
+		}
+		var info wtsInfoEx
+		if err := query(s.SessionID, wtsSessionInfo, func(b unsafe.Pointer) { info = *(*wtsInfoEx)(b) }); err != nil {
+			return nil, err
+		}
+		if info.level == 1 && info.flags == wtsLocked {
+			ids = append(ids, s.SessionID)
+		}
+	}
+	return ids, nil
+}
 
 func (windowsDesktops) owner(id uint32) (domain, login string, connected bool, err error) {
 	var state uint32

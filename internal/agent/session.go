@@ -3,8 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -174,36 +172,6 @@ func newSessions(s *sessions) *sessions {
 	return s
 }
 
-// newPassword returns 64 random characters, 384 bits less what is not taken:
-// a password that the strictest system would refuse to a person of these names.
-func newPassword(login, fullName string) sft.Secret {
-	for {
-		var b [48]byte
-		rand.Read(b[:])
-		if p := base64.RawURLEncoding.EncodeToString(b[:]); complexEnough(p, login, fullName) {
-			return sft.NewSecret(p)
-		}
-	}
-}
-
-// complexEnough is the rule of Microsoft, "Password must meet complexity
-// requirements", and a little more: all four kinds of characters, and, in
-// whatever case, neither the login nor a word of the full name of three
-// characters or more. What is longer than a password could not be in it.
-func complexEnough(p, login, fullName string) bool {
-	lower := strings.ToLower(p)
-	if login != "" && strings.Contains(lower, strings.ToLower(login)) {
-		return false
-	}
-	for _, word := range strings.FieldsFunc(strings.ToLower(fullName), func(r rune) bool { return strings.ContainsRune(",.-_ #\t", r) }) {
-		if len([]rune(word)) >= 3 && strings.Contains(lower, word) {
-			return false
-		}
-	}
-	return strings.ContainsAny(p, "abcdefghijklmnopqrstuvwxyz") && strings.ContainsAny(p, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") &&
-		strings.ContainsAny(p, "0123456789") && strings.ContainsAny(p, "-_")
-}
-
 var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "run \"sft rdp\" again"}
 
 // open readies the account of a grant, and adds a stream to its session.
@@ -280,7 +248,7 @@ func (s *sessions) joinable(u api.StateUser, id string) error {
 // enable gives an account a password, and tells of it if it was shut. Sign-ins
 // with a password before it are no longer in flight. The caller holds op.
 func (s *sessions) enable(ctx context.Context, acc *account, u api.StateUser, id string) error {
-	sec := &secret{password: newPassword(u.Login, u.FullName), kept: !s.inject, flights: map[uint64]*stream{}}
+	sec := &secret{password: accounts.NewPassword(u.Login, u.FullName), kept: !s.inject, flights: map[uint64]*stream{}}
 	if err := s.acc.Enable(ctx, u.Login, sec.password); err != nil {
 		return err
 	}
@@ -643,8 +611,8 @@ func (s *sessions) restHeld(ctx context.Context, acc *account) {
 	}
 	shut, replace = shut && err == nil, replace && !shut
 	if replace {
-		err = done(s.acc.Enable(ctx, acc.login, newPassword(acc.login, name))) // which nobody keeps
-		if sft.CodeOf(err) == sft.Denied {                                     // it has ended, and with it every password
+		err = done(s.acc.Enable(ctx, acc.login, accounts.NewPassword(acc.login, name))) // which nobody keeps
+		if sft.CodeOf(err) == sft.Denied {                                              // it has ended, and with it every password
 			err = nil
 		}
 		if replace = err == nil; !replace {

@@ -22,6 +22,9 @@ type Serve func(ctx context.Context, ready func() error, changes <-chan SessionC
 // that it is told.
 type SessionChange uint32
 
+// SessionLock is WTS_SESSION_LOCK: a desktop was locked.
+const SessionLock SessionChange = 7
+
 // Run runs the service name as the system's service manager wants it, until
 // that tells it to stop or ctx ends, and returns what serve returned.
 //
