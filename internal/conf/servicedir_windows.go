@@ -183,15 +183,20 @@ func setACL(h windows.Handle) error {
 
 const serviceDACL = windows.DACL_SECURITY_INFORMATION | windows.PROTECTED_DACL_SECURITY_INFORMATION
 
-// CheckProgram refuses a program that others than the administrators could
-// replace, in itself or in its folder. A service that is started from there
-// would be anybody's.
+// CheckProgram refuses a program that others than the administrators and this
+// account could replace: in itself, in its folder, or by another folder in the
+// place of one above it. A service that is started from there would be
+// anybody's.
 func CheckProgram(path string) error {
 	me, err := ownSID()
 	if err != nil {
 		return err
 	}
-	for _, p := range []string{path, filepath.Dir(path)} {
+	dirs := above(path)
+	if len(dirs) == 0 { // the volume's root is its folder
+		dirs = []string{filepath.Dir(path)}
+	}
+	for _, p := range append(dirs, path) {
 		sd, err := windows.GetNamedSecurityInfo(p, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION|windows.DACL_SECURITY_INFORMATION)
 		if err != nil {
 			return &fs.PathError{Op: "look at", Path: p, Err: err}

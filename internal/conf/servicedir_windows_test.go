@@ -264,6 +264,18 @@ func TestCheckProgram(t *testing.T) {
 	if err := CheckProgram(open); sft.CodeOf(err) != sft.Denied {
 		t.Errorf("a folder that everyone can write: %v, want a refusal", err)
 	}
+	// Whoever may rename the folder above puts another one in its place.
+	below := filepath.Join(everybodys(t), "Tools")
+	if err := mkdirPrivate(below); err != nil {
+		t.Fatal(err)
+	}
+	deep := filepath.Join(below, "sftd.exe")
+	if err := WriteSecret(deep, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckProgram(deep); sft.CodeOf(err) != sft.Denied {
+		t.Errorf("below a folder that everyone can write: %v, want a refusal", err)
+	}
 	if err := CheckProgram(filepath.Join(dir, "none.exe")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no program: %v", err)
 	}
