@@ -520,7 +520,10 @@ func (w *windowsBackend) KeepAlive(_ context.Context, a Account) error {
 // passwords be changed once a day. A reset of an account that was never open is
 // not told: nothing can have been saved.
 func (w *windowsBackend) newPassword(u winUser, next sft.Secret, resting bool) (reset bool, err error) {
-	k := w.kept(u)
+	k, err := w.kept(u)
+	if err != nil {
+		return false, err
+	}
 	old := k.Passwords
 	k.SID, k.Passwords, k.Rest = u.sid, append(slices.Clone(old), next.Reveal()), false
 	if len(k.Passwords) > maxKept {
@@ -541,11 +544,17 @@ func (w *windowsBackend) newPassword(u winUser, next sft.Secret, resting bool) (
 		}
 	}
 	if !changed && resting {
-		done.Passwords = k.Passwords[:len(k.Passwords)-1] // one of these is in force still
+		done.Passwords = old // one of these is in force still
 		return false, w.keep(lowerASCII(u.name), done)
 	}
 	if !changed {
 		if err := w.os.setPassword(u.name, next); err != nil {
+			if winStatus(err) == nerrPasswordShort {
+				// Not set, for sure. It must not push out the one in force,
+				// however often this happens.
+				k.Passwords = old
+				err = errors.Join(err, w.keep(lowerASCII(u.name), k))
+			}
 			return false, err
 		}
 	}
@@ -596,8 +605,8 @@ func (w *windowsBackend) Rest(_ context.Context, a Account) error {
 			return err
 		}
 	}
-	if k := w.kept(u); k.Rest || len(k.Passwords) == 0 {
-		return nil
+	if k, err := w.kept(u); err != nil || k.Rest || len(k.Passwords) == 0 {
+		return err
 	}
 	_, err = w.newPassword(u, NewPassword(a.Login, u.fullName), true)
 	return err
@@ -755,26 +764,31 @@ func (w *windowsBackend) keep(login string, k kept) error {
 	return nil
 }
 
-// kept returns what was kept of the account. What cannot be read, or is of an
+// kept returns what was kept of the account. What is damaged, or is of an
 // account that had the name before, is worth nothing: the next password is a
-// reset.
-func (w *windowsBackend) kept(u winUser) kept {
+// reset. What is only out of reach for now is an error, since a reset would
+// lose what the person has saved.
+func (w *windowsBackend) kept(u winUser) (kept, error) {
 	login := lowerASCII(u.name)
 	if CheckLogin(login) != nil {
-		return kept{}
+		return kept{}, nil
 	}
 	sealed, err := readAtMost(w.file(login), maxKeptFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errTooLong) {
+		return kept{}, &sft.Error{Code: sft.Unavailable, Msg: "read the kept password of " + login + ": " + err.Error(), Err: err,
+			Hint: "try again; if it stays so, move the file away: what " + login + " has saved under the last password is lost then"}
+	}
 	if err != nil {
-		return kept{}
+		return kept{}, nil
 	}
 	plain, err := w.sealer.unseal(sealed)
 	if err != nil {
-		return kept{}
+		return kept{}, nil
 	}
 	defer clear(plain)
 	k, err := parseKept(plain)
 	if err != nil || k.SID != "" && k.SID != u.sid {
-		return kept{}
+		return kept{}, nil
 	}
-	return k
+	return k, nil
 }

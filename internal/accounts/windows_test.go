@@ -578,6 +578,47 @@ func TestWindowsKilledBeforeItNotes(t *testing.T) {
 	}
 }
 
+// TestWindowsRefusalsLoseNothing: however often a password is refused, the one
+// in force stays known.
+func TestWindowsRefusalsLoseNothing(t *testing.T) {
+	w := made(t)
+	w.enable(t, "first")
+	w.os.pol.minLength = 65
+	for range 2 * maxKept {
+		if err := w.m.Enable(t.Context(), "alice", sft.NewSecret("short")); err == nil {
+			t.Fatal("a short password was set")
+		}
+	}
+	w.os.pol.minLength = 0
+	w.enable(t, "next")
+	if w.resets != nil {
+		t.Errorf("resets %q: the last password is not known any more", w.resets)
+	}
+}
+
+// TestWindowsKeptOutOfReach: a file that somebody else has open, as a scanner
+// or a backup may, is no reason to lose what the person has saved.
+func TestWindowsKeptOutOfReach(t *testing.T) {
+	w := made(t)
+	w.enable(t, "first")
+	file := w.b.file("alice")
+	must(t, os.Rename(file, file+".away"))
+	must(t, os.Mkdir(file, 0o700)) // it cannot be read
+	err := w.m.Enable(t.Context(), "alice", sft.NewSecret("next"))
+	if sft.CodeOf(err) != sft.Unavailable {
+		t.Errorf("Enable: %v, want it unavailable", err)
+	}
+	if w.os.find("alice").flags&ufAccountDisable == 0 {
+		t.Error("the account is open")
+	}
+	must(t, os.Remove(file))
+	must(t, os.Rename(file+".away", file))
+	w.enable(t, "next")
+	if w.resets != nil {
+		t.Errorf("resets %q", w.resets)
+	}
+}
+
 func TestWindowsPolicyRefuses(t *testing.T) {
 	w := made(t)
 	w.os.pol.minLength = 65
