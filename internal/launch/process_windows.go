@@ -20,6 +20,11 @@ func prepare(cmd *exec.Cmd) {
 // is closed then.
 var ours = sync.OnceValues(newJob)
 
+// setJob is called as it is: that of package windows takes the structure's
+// address as a number, which is not its own any more when the goroutine's stack
+// has moved.
+var setJob = windows.NewLazySystemDLL("kernel32.dll").NewProc("SetInformationJobObject")
+
 // newJob makes a job that ends what is in it when its last handle is closed.
 func newJob() (windows.Handle, error) {
 	job, err := windows.CreateJobObject(nil, nil)
@@ -28,7 +33,7 @@ func newJob() (windows.Handle, error) {
 	}
 	var limits windows.JOBOBJECT_EXTENDED_LIMIT_INFORMATION
 	limits.BasicLimitInformation.LimitFlags = windows.JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
-	if _, err := windows.SetInformationJobObject(job, windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), uint32(unsafe.Sizeof(limits))); err != nil {
+	if ok, _, err := setJob.Call(uintptr(job), windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), unsafe.Sizeof(limits)); ok == 0 {
 		windows.CloseHandle(job)
 		return 0, err
 	}

@@ -1,7 +1,6 @@
 package privsep
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -261,9 +260,11 @@ func newJob(l jobLimits) (windows.Handle, error) {
 		BasicLimitInformation: windows.JOBOBJECT_BASIC_LIMIT_INFORMATION{LimitFlags: l.flags, ActiveProcessLimit: l.processes},
 	}
 	ui := windows.JOBOBJECT_BASIC_UI_RESTRICTIONS{UIRestrictionsClass: l.ui}
-	_, err1 := windows.SetInformationJobObject(job, windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), uint32(unsafe.Sizeof(limits)))
-	_, err2 := windows.SetInformationJobObject(job, windows.JobObjectBasicUIRestrictions, uintptr(unsafe.Pointer(&ui)), uint32(unsafe.Sizeof(ui)))
-	if err := errors.Join(err1, err2); err != nil {
+	ok, _, err := procSetJob.Call(uintptr(job), windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), unsafe.Sizeof(limits))
+	if ok != 0 {
+		ok, _, err = procSetJob.Call(uintptr(job), windows.JobObjectBasicUIRestrictions, uintptr(unsafe.Pointer(&ui)), unsafe.Sizeof(ui))
+	}
+	if ok == 0 {
 		windows.CloseHandle(job)
 		return 0, fmt.Errorf("job limits: SetInformationJobObject: %w", err)
 	}
@@ -274,11 +275,16 @@ func newJob(l jobLimits) (windows.Handle, error) {
 func readJob(job windows.Handle) (jobLimits, error) {
 	var limits windows.JOBOBJECT_EXTENDED_LIMIT_INFORMATION
 	var ui windows.JOBOBJECT_BASIC_UI_RESTRICTIONS
-	err1 := windows.QueryInformationJobObject(job, windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), uint32(unsafe.Sizeof(limits)), nil)
-	err2 := windows.QueryInformationJobObject(job, windows.JobObjectBasicUIRestrictions, uintptr(unsafe.Pointer(&ui)), uint32(unsafe.Sizeof(ui)), nil)
+	ok, _, err := procQueryJob.Call(uintptr(job), windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), unsafe.Sizeof(limits), 0)
+	if ok != 0 {
+		ok, _, err = procQueryJob.Call(uintptr(job), windows.JobObjectBasicUIRestrictions, uintptr(unsafe.Pointer(&ui)), unsafe.Sizeof(ui), 0)
+	}
+	if ok == 0 {
+		return jobLimits{}, err
+	}
 	return jobLimits{
 		flags: limits.BasicLimitInformation.LimitFlags, processes: limits.BasicLimitInformation.ActiveProcessLimit, ui: ui.UIRestrictionsClass,
-	}, errors.Join(err1, err2)
+	}, nil
 }
 
 // streams are one side's ends of the three pipes between monitor and broker.

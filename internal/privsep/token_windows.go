@@ -15,6 +15,10 @@ var (
 	kernel32                  = windows.NewLazySystemDLL("kernel32.dll")
 	procIsProcessInJob        = kernel32.NewProc("IsProcessInJob")
 	procGetProcessMitigation  = kernel32.NewProc("GetProcessMitigationPolicy")
+	// Those of package windows take a structure's address as a number, which
+	// is not the structure's any more when the goroutine's stack has moved.
+	procSetJob   = kernel32.NewProc("SetInformationJobObject")
+	procQueryJob = kernel32.NewProc("QueryInformationJobObject")
 )
 
 // maxPrivilege is DISABLE_MAX_PRIVILEGE: Microsoft, CreateRestrictedToken.
