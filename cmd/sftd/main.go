@@ -127,7 +127,6 @@ func level(c agent.Config, debug bool) slog.Level {
 	return l
 }
 
-// serve is the agent's work, as a service.
 // serve is the agent, until ctx ends. watch, if not nil, runs beside it.
 func serve(ctx context.Context, c agent.Config, log *slog.Logger, ready func() error, watch func(context.Context, *agent.Agent)) error {
 	beThrifty()

@@ -183,17 +183,23 @@ func (windowsRDP) templates() ([][]byte, error) {
 }
 
 func (windowsRDP) desktops() (int, error) {
+	states, err := sessionStates()
+	return people(states), err
+}
+
+// sessionStates returns the state of each session, by its number.
+func sessionStates() (map[uint32]uint32, error) {
 	var first *windows.WTS_SESSION_INFO
 	var n uint32
 	if err := windows.WTSEnumerateSessions(0, 0, 1, &first, &n); err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer windows.WTSFreeMemory(uintptr(unsafe.Pointer(first)))
 	states := map[uint32]uint32{}
 	for _, s := range unsafe.Slice(first, n) {
 		states[s.SessionID] = s.State
 	}
-	return people(states), nil
+	return states, nil
 }
 
 func (windowsRDP) product() uint8 { return windows.RtlGetVersion().ProductType }
@@ -221,48 +227,48 @@ type wtsInfoEx struct {
 // wtsLocked is WTS_SESSIONSTATE_LOCK.
 const wtsLocked = 0
 
-func (windowsDesktops) locked() ([]uint32, error) {
-	var first *windows.WTS_SESSION_INFO
-	var n uint32
-	if err := windows.WTSEnumerateSessions(0, 0, 1, &first, &n); err != nil {
-		return nil, err
-	}
-	defer windows.WTSFreeMemory(uintptr(unsafe.Pointer(first)))
-	var ids []uint32
-	for _, s := range unsafe.Slice(first, n) {
-		if s.State != wtsActive {
+func (windowsDesktops) locked() (ids []uint32, err error) {
+	states, err := sessionStates()
+	errs := []error{err}
+	for id, state := range states {
+		if state != wtsActive {
 			continue
 		}
 		var info wtsInfoEx
-		if err := query(s.SessionID, wtsSessionInfo, func(b unsafe.Pointer) { info = *(*wtsInfoEx)(b) }); err != nil {
-			return nil, err
+		err := query(id, wtsSessionInfo, unsafe.Sizeof(info), func(b unsafe.Pointer) { info = *(*wtsInfoEx)(b) })
+		if err == nil && info.level == 1 && info.flags == wtsLocked {
+			ids = append(ids, id)
 		}
-		if info.level == 1 && info.flags == wtsLocked {
-			ids = append(ids, s.SessionID)
-		}
+		errs = append(errs, err)
 	}
-	return ids, nil
+	if len(ids) > 0 { // one that has just ended is no reason to leave these
+		return ids, nil
+	}
+	return nil, errors.Join(errs...)
 }
 
 func (windowsDesktops) owner(id uint32) (domain, login string, connected bool, err error) {
 	var state uint32
-	if err = query(id, wtsConnectState, func(b unsafe.Pointer) { state = *(*uint32)(b) }); err == nil {
-		err = query(id, wtsDomainName, func(b unsafe.Pointer) { domain = windows.UTF16PtrToString((*uint16)(b)) })
+	if err = query(id, wtsConnectState, unsafe.Sizeof(state), func(b unsafe.Pointer) { state = *(*uint32)(b) }); err == nil {
+		err = query(id, wtsDomainName, 2, func(b unsafe.Pointer) { domain = windows.UTF16PtrToString((*uint16)(b)) })
 	}
 	if err == nil {
-		err = query(id, wtsUserName, func(b unsafe.Pointer) { login = windows.UTF16PtrToString((*uint16)(b)) })
+		err = query(id, wtsUserName, 2, func(b unsafe.Pointer) { login = windows.UTF16PtrToString((*uint16)(b)) })
 	}
 	return domain, login, state == wtsActive, err
 }
 
-// query hands what is known of a session to take.
-func query(id, class uint32, take func(unsafe.Pointer)) error {
+// query hands what is known of a session, at least so many bytes, to take.
+func query(id, class uint32, least uintptr, take func(unsafe.Pointer)) error {
 	var b unsafe.Pointer
 	var n uint32
 	if r, _, err := wtsQuerySessionInformation.Call(0, uintptr(id), uintptr(class), uintptr(unsafe.Pointer(&b)), uintptr(unsafe.Pointer(&n))); r == 0 {
 		return err
 	}
 	defer windows.WTSFreeMemory(uintptr(b))
+	if uintptr(n) < least {
+		return errors.New("WTSQuerySessionInformation returned too little")
+	}
 	take(b)
 	return nil
 }
