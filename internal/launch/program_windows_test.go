@@ -262,3 +262,13 @@ func TestPasswordOfTheFile(t *testing.T) {
 		t.Errorf("it opens as %q, %v", got, err)
 	}
 }
+
+// TestCredentialLayout compares with what a C compiler makes of wincred.h.
+func TestCredentialLayout(t *testing.T) {
+	var c credential
+	for _, tt := range [][2]uintptr{{unsafe.Sizeof(c), 80}, {unsafe.Offsetof(c.BlobSize), 32}, {unsafe.Offsetof(c.Blob), 40}, {unsafe.Offsetof(c.Persist), 48}, {unsafe.Offsetof(c.UserName), 72}} {
+		if tt[0] != tt[1] {
+			t.Errorf("%d, want %d", tt[0], tt[1])
+		}
+	}
+}
