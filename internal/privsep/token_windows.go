@@ -21,8 +21,10 @@ var (
 	procQueryJob = kernel32.NewProc("QueryInformationJobObject")
 )
 
-// maxPrivilege is DISABLE_MAX_PRIVILEGE: Microsoft, CreateRestrictedToken.
-const maxPrivilege = 1
+// noFlags are none of the flags of CreateRestrictedToken. With
+// DISABLE_MAX_PRIVILEGE it ignores its list of privileges, and leaves
+// SeChangeNotifyPrivilege: Microsoft, CreateRestrictedToken.
+const noFlags = 0
 
 // restrict returns a token with what p leaves of t.
 func restrict(t windows.Token, p plan) (windows.Token, error) {
@@ -39,7 +41,7 @@ func restrict(t windows.Token, p plan) (windows.Token, error) {
 		deleted[i].Luid = windows.LUID{LowPart: uint32(l), HighPart: int32(l >> 32)}
 	}
 	var r windows.Token
-	ok, _, err := procCreateRestrictedToken.Call(uintptr(t), maxPrivilege,
+	ok, _, err := procCreateRestrictedToken.Call(uintptr(t), noFlags,
 		uintptr(len(denied)), uintptr(unsafe.Pointer(unsafe.SliceData(denied))),
 		uintptr(len(deleted)), uintptr(unsafe.Pointer(unsafe.SliceData(deleted))),
 		0, 0, uintptr(unsafe.Pointer(&r)))
