@@ -160,7 +160,11 @@ func serveHere(ctx context.Context, o *options, events daemon.EventLog, ready fu
 			return err
 		}
 		keep.Set(level(c, o.debug))
-		for _, w := range daemon.Settle(spec("")) {
+		program, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		for _, w := range daemon.Settle(spec(program)) {
 			log.Warn("set up the service", "error", sft.Explain(w))
 		}
 		return serve(ctx, c, log, func() error {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"strings"
 
 	"sft"
@@ -32,6 +33,13 @@ func (s Spec) command() (string, error) {
 		c += " " + a
 	}
 	return c, nil
+}
+
+// startedBy reports whether each of these is the command line of s, to the
+// byte: of a path with blanks, Windows would try each beginning.
+func (s Spec) startedBy(lines ...string) bool {
+	c, err := s.command()
+	return err == nil && len(lines) > 0 && !slices.ContainsFunc(lines, func(l string) bool { return l != c })
 }
 
 // isWindowsPath reports whether p is a full path on a drive, without anything

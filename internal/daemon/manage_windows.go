@@ -70,7 +70,9 @@ func Install(s Spec) (warnings []error, err error) {
 }
 
 // Settle sets what Install sets beside the service itself, for a service that
-// something else has made. It leaves alone what an administrator has set.
+// something else has made, and sees to it that the service is started by the
+// quoted command line that Install gives it. Of the rest it leaves alone what
+// an administrator has set.
 func Settle(s Spec) (warnings []error) {
 	m, err := connect()
 	if err != nil {
@@ -82,10 +84,57 @@ func Settle(s Spec) (warnings []error) {
 		return []error{fmt.Errorf("open the service %s: %w", s.Name, err)}
 	}
 	defer service.Close()
-	if a, err := service.RecoveryActions(); err == nil && len(a) > 0 {
+	if a, err := service.RecoveryActions(); err != nil || len(a) == 0 {
+		warnings = extras(service, s)
+	}
+	// At the end: a service manager may write all that it knows of the service
+	// whenever one setting changes.
+	if err := quote(service, s); err != nil {
+		warnings = append(warnings, err)
+	}
+	return warnings
+}
+
+// quote makes the command line of the service what it has to be, if it is
+// another one.
+func quote(service *mgr.Service, s Spec) error {
+	command, err := s.command()
+	if err != nil {
+		return err
+	}
+	if got, err := commands(service); err == nil && s.startedBy(got...) {
 		return nil
 	}
-	return extras(service, s)
+	p, err := windows.UTF16PtrFromString(command)
+	if err != nil {
+		return err
+	}
+	err = windows.ChangeServiceConfig(service.Handle, windows.SERVICE_NO_CHANGE, windows.SERVICE_NO_CHANGE, windows.SERVICE_NO_CHANGE, p, nil, nil, nil, nil, nil, nil)
+	if err == nil {
+		var got []string
+		if got, err = commands(service); err == nil && !s.startedBy(got...) {
+			err = fmt.Errorf("it is still %q", got)
+		}
+	}
+	if err != nil {
+		return &sft.Error{Code: sft.Unavailable, Msg: "quote the path of the service's program: " + err.Error(), Err: err,
+			Hint: "in Registry Editor, set ImagePath in HKLM\\SYSTEM\\CurrentControlSet\\Services\\" + s.Name + " to: " + command}
+	}
+	return nil
+}
+
+// commands returns the command line of the service as the service manager
+// tells it, and as the registry keeps it for the next start of Windows.
+func commands(service *mgr.Service) ([]string, error) {
+	told, err := toldCommand(service)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the command line of %s: %w", service.Name, err)
+	}
+	kept, err := keptCommand(service.Name)
+	if err != nil {
+		return nil, fmt.Errorf("read the command line of %s: %w", service.Name, err)
+	}
+	return []string{told, kept}, nil
 }
 
 // extras sets the rest, each by itself.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -306,6 +307,59 @@ func TestWhatInstallWrites(t *testing.T) {
 		}
 	}
 	removeEvents("Another")
+}
+
+// An installer may have made the service without quotes, or a service manager
+// may have lost them: the agent puts them back, for good.
+func TestSettleQuotes(t *testing.T) {
+	s := install(t)
+	v := s.open(t)
+	good, bare := `"`+s.Program+`" service run `+s.Name, s.Program+` service run `+s.Name
+	tell := func(command string) {
+		t.Helper()
+		if err := windows.ChangeServiceConfig(v.Handle, windows.SERVICE_NO_CHANGE, windows.SERVICE_NO_CHANGE, windows.SERVICE_NO_CHANGE,
+			windows.StringToUTF16Ptr(command), nil, nil, nil, nil, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep := func(command string) {
+		t.Helper()
+		k, err := registry.OpenKey(registry.LOCAL_MACHINE, `SYSTEM\CurrentControlSet\Services\`+s.Name, registry.SET_VALUE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		if err := k.SetExpandStringValue("ImagePath", command); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct{ told, kept string }{
+		{good, good}, {bare, bare}, {bare, good}, {good, bare}, {`"` + s.Program + `"`, bare}, {good + " more", good + " more"}, {`C:\Program.exe`, good},
+	} {
+		tell(tt.told)
+		keep(tt.kept)
+		for _, w := range Settle(s.Spec) {
+			if strings.Contains(w.Error(), "quote") {
+				t.Errorf("told %s, kept %s: %v", tt.told, tt.kept, w)
+			}
+		}
+		// Also when something else is changed afterwards.
+		text := windows.SERVICE_DESCRIPTION{Description: windows.StringToUTF16Ptr("another")}
+		if err := change(v, windows.SERVICE_CONFIG_DESCRIPTION, &text); err != nil {
+			t.Fatal(err)
+		}
+		got, err := commands(v)
+		if want := []string{good, good}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("told %s, kept %s: afterwards %q, %v, want %q", tt.told, tt.kept, got, err, want)
+		}
+	}
+	s.Program = "service.exe" // no full path: it is not touched
+	if w := Settle(s.Spec); !slices.ContainsFunc(w, func(err error) bool { return sft.CodeOf(err) == sft.Invalid }) {
+		t.Errorf("a program without a full path: %v", w)
+	}
+	if got, err := commands(v); err != nil || !slices.Equal(got, []string{good, good}) {
+		t.Errorf("a program without a full path: %q, %v", got, err)
+	}
 }
 
 func TestRunInAConsole(t *testing.T) {

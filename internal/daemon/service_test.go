@@ -156,3 +156,28 @@ func TestCommand(t *testing.T) {
 		}
 	}
 }
+
+func TestStartedBy(t *testing.T) {
+	s := Spec{Program: `C:\Program Files\sftd.exe`, Args: []string{"service", "run"}}
+	const good = `"C:\Program Files\sftd.exe" service run`
+	for _, tt := range []struct {
+		lines []string
+		want  bool
+	}{
+		{[]string{good}, true},
+		{[]string{good, good}, true},
+		{nil, false},
+		{[]string{good, `C:\Program Files\sftd.exe service run`}, false},
+		{[]string{`C:\Program Files\sftd.exe service run`, good}, false},
+		{[]string{good + " "}, false},
+		{[]string{`"C:\Program Files\sftd.exe"`}, false},
+		{[]string{`"c:\Program Files\sftd.exe" service run`}, false},
+	} {
+		if got := s.startedBy(tt.lines...); got != tt.want {
+			t.Errorf("%q: %t, want %t", tt.lines, got, tt.want)
+		}
+	}
+	if (Spec{Program: "sftd.exe"}).startedBy("") {
+		t.Error("a service without a command line is started by one")
+	}
+}
