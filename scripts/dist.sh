@@ -8,7 +8,6 @@
 #                         signed by these. Not set: they are not signed
 #   SIGN_PASS, SIGN_TS    the file with the key's password, the URL of a time stamp service
 #   SOURCE_DATE_EPOCH     the time that is in the packages: the last commit's, if not set
-#   SFTD_EXE              another agent for Windows than this source's, for tests
 #
 # Everything is made aside and moved there when it is whole. The same
 # source, version and Go give the same bytes, unless something is signed.
@@ -61,8 +60,7 @@ for arch in $arches; do
 	build linux "$arch" sft sftd sft-platform
 	build darwin "$arch" sft
 done
-build windows amd64 sft
-if [ -n "${SFTD_EXE:-}" ]; then cp "$SFTD_EXE" "$work/windows-amd64/sftd.exe"; else build windows amd64 sftd; fi
+build windows amd64 sft sftd
 scripts/sign.sh "$work/windows-amd64/sft.exe" "ScaleFT Client Tools"
 scripts/sign.sh "$work/windows-amd64/sftd.exe" "ScaleFT Server Tools"
 

@@ -8,7 +8,6 @@ import (
 	"bufio"
 	"compress/gzip"
 	"crypto/sha256"
-	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -297,28 +296,4 @@ func TestRPM(t *testing.T) {
 			}
 		})
 	}
-}
-
-// isStub reports whether the packages for Windows have a stub for an agent.
-func isStub(t *testing.T, dir string) bool {
-	t.Helper()
-	r, err := zip.OpenReader(filepath.Join(dir, "scaleft-server-tools-"+version+"-windows-amd64.zip"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	f, err := r.Open("scaleft-server-tools-" + version + "-windows-amd64/sftd.exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := buildinfo.Read(strings.NewReader(string(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.HasSuffix(info.Path, "/stub")
 }

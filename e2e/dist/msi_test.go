@@ -4,11 +4,13 @@ package dist
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +111,102 @@ const (
 	state   = `C:\Windows\System32\config\systemprofile\AppData\Local\ScaleFT`
 )
 
+// reaches waits until the agent's service is in a state, as in "RUNNING".
+func (w *windows) reaches(when, want string) {
+	w.t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		out, _ := w.run("sc query scaleft-server-tools")
+		if strings.Contains(out, want) {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%s, the service is not %s: %s%s", when, want, out, w.log())
+		}
+	}
+}
+
+// disk is a folder of drive C: as the machine sees it; one that is not there
+// has no files.
+func (w *windows) disk(folder string) string {
+	w.t.Helper()
+	b, err := os.ReadFile(filepath.Join(w.prefix, "run/status"))
+	m := regexp.MustCompile(`"child-pid": *(\d+)`).FindSubmatch(b)
+	if err != nil || m == nil {
+		w.t.Fatalf("what runs there: %s, %v", b, err)
+	}
+	dir := filepath.Join("/proc", string(m[1]), "root/prefix/drive_c")
+	for _, name := range strings.Split(folder, `\`)[1:] { // of whatever case, as Windows has it
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		i := slices.IndexFunc(list, func(e os.DirEntry) bool { return strings.EqualFold(e.Name(), name) })
+		if i < 0 {
+			return filepath.Join(dir, "none")
+		}
+		dir = filepath.Join(dir, list[i].Name())
+	}
+	return dir
+}
+
+// log is what the agent has logged.
+func (w *windows) log() string {
+	b, _ := os.ReadFile(filepath.Join(w.disk(state), "Logs/sftd.log"))
+	return string(b)
+}
+
+// The user data makes the folder of the state, and the token in it, before the
+// agent is there. What an administrator has made so is taken, and nobody else
+// can read it any more; what others may write is refused, and nothing in it is
+// believed.
+func TestServerMSIAndTheFolderThatIsThere(t *testing.T) {
+	dir, project := packages(t)
+	w := newWindows(t, project)
+	w.want("0", "mkdir "+state)
+	token := base64.StdEncoding.EncodeToString([]byte(`{"s":"secret","u":"https://127.0.0.1:1"}`))
+	w.want("0", "echo "+token+"> "+state+`\enrollment.token`)
+	folder := w.disk(state)
+	mode := func() os.FileMode {
+		i, err := os.Stat(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i.Mode().Perm()
+	}
+	if mode()&0o005 != 0o005 {
+		t.Fatalf("others cannot read the folder at first, its mode is %o", mode())
+	}
+	w.want("0", "msiexec /qb /I "+path(filepath.Join(dir, "ScaleFT-Server-Tools-0.20.0.msi")))
+	w.reaches("with a folder of the user data", "RUNNING")
+	if mode()&0o007 != 0 {
+		t.Errorf("others can read the folder, its mode is %o", mode())
+	}
+	tried := func() bool { // the token's platform, which is not there
+		return strings.Contains(w.log(), `msg="not enrolled"`) && strings.Contains(w.log(), "127.0.0.1:1")
+	}
+	for end := time.Now().Add(30 * time.Second); !tried(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the token was not tried:\n%s", w.log())
+		}
+	}
+
+	w.want("0", "net stop scaleft-server-tools")
+	w.reaches("after the stop", "STOPPED")
+	w.want("0", "rmdir /s /q "+state+`\Logs`)
+	if err := os.Chmod(folder, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	w.run("net start scaleft-server-tools")
+	w.reaches("with a folder that everybody can write", "STOPPED")
+	if out, _ := w.run("sc query scaleft-server-tools"); !regexp.MustCompile(`WIN32_EXIT_CODE +: 1066`).MatchString(out) {
+		t.Errorf("it has not failed of itself: %s", out)
+	}
+	if mode() != 0o777 {
+		t.Errorf("the refused folder has become %o", mode())
+	}
+	w.want("1", `if exist `+state+`\Logs (cmd /c exit 0) else (cmd /c exit 1)`)
+}
+
 // The agent's package from installation to removal. What the installer tells
 // Windows about the service is read from where Windows keeps it.
 func TestServerMSI(t *testing.T) {
@@ -131,6 +229,7 @@ func TestServerMSI(t *testing.T) {
 
 	check := func(when string) {
 		t.Helper()
+		w.reaches(when, "RUNNING") // with what it settles itself
 		for name, want := range map[string]string{
 			"ImagePath":        `"C:\Program Files\ScaleFT\Server Tools\sftd.exe" service run`,
 			"DisplayName":      "ScaleFT Server Tools",
@@ -138,28 +237,17 @@ func TestServerMSI(t *testing.T) {
 			"Start":            "0x2",
 			"DelayedAutostart": "0x1",
 		} {
-			// Wine's service manager writes the path as it knows it whenever a setting
-			// is changed, and the agent changes some as it starts.
-			got := w.value(service, name)
-			for end := time.Now().Add(5 * time.Second); got != want && time.Now().Before(end); got = w.value(service, name) {
-				time.Sleep(100 * time.Millisecond)
-			}
-			if got != want {
+			if got := w.value(service, name); got != want {
 				t.Errorf("%s, the service has %s %q, want %q", when, name, got, want)
 			}
 		}
 		if got := w.value(events, "TypesSupported"); got != "0x7" {
 			t.Errorf("%s, the source of events has TypesSupported %q", when, got)
 		}
-		out := w.want("0", "sc query scaleft-server-tools")
-		if isStub(t, dir) && !strings.Contains(out, "RUNNING") {
-			t.Errorf("%s, the service does not run: %s", when, out)
-		}
 	}
 	w.want("0", "msiexec /i "+path(older)+" /qn")
 	check("after the installation")
 
-	w.run(`mkdir ` + state) // unless the agent has made it
 	w.want("0", `echo kept> `+state+`\kept.txt`)
 	w.want("0", "msiexec /qb /I "+path(msi)) // as the user data does
 	check("after the upgrade")
@@ -172,6 +260,7 @@ func TestServerMSI(t *testing.T) {
 	check("after the refused downgrade")
 	w.want("0", "msiexec /i "+path(newer)+" /qn")
 
+	check("after the second upgrade")
 	w.want("0", "msiexec /x "+path(newer)+" /qn")
 	for _, key := range []string{service, events} {
 		if _, status := w.run(`reg query "` + key + `"`); status == "0" {
