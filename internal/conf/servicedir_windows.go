@@ -150,11 +150,46 @@ func judgeHandle(h windows.Handle) (verdict, error) {
 	if err != nil {
 		return planted, err
 	}
-	me, err := ownSID()
+	trusted, err := trustedSIDs()
 	if err != nil {
 		return planted, err
 	}
-	return r.judge(me), nil
+	return r.judge(trusted...), nil
+}
+
+// trustedSIDs are the accounts that are trusted beside the system and the
+// administrators: this one, and the machine's Administrator, who owns what a
+// script has made where Windows does not give that to the administrators.
+func trustedSIDs() ([]string, error) {
+	me, err := ownSID()
+	if err != nil {
+		return nil, err
+	}
+	if a, err := administratorSID(); err == nil { // a domain controller has none
+		return []string{me, a}, nil
+	}
+	return []string{me}, nil
+}
+
+// administratorSID is the SID of the machine's own Administrator, of whatever
+// name.
+func administratorSID() (string, error) {
+	name, err := windows.ComputerName()
+	if err != nil {
+		return "", err
+	}
+	machine, _, kind, err := windows.LookupSID("", name)
+	if err != nil {
+		return "", err
+	}
+	if kind != windows.SidTypeDomain {
+		return "", windows.ERROR_NONE_MAPPED
+	}
+	sid, err := windows.CreateWellKnownDomainSid(windows.WinAccountAdministratorSid, machine)
+	if err != nil {
+		return "", err
+	}
+	return sid.String(), nil
 }
 
 // passACL gives an existing folder, and what is in it, the rights that a new
@@ -188,7 +223,7 @@ const serviceDACL = windows.DACL_SECURITY_INFORMATION | windows.PROTECTED_DACL_S
 // place of one above it. A service that is started from there would be
 // anybody's.
 func CheckProgram(path string) error {
-	me, err := ownSID()
+	trusted, err := trustedSIDs()
 	if err != nil {
 		return err
 	}
@@ -205,7 +240,7 @@ func CheckProgram(path string) error {
 		if err != nil {
 			return &fs.PathError{Op: "look at", Path: p, Err: err}
 		}
-		if r.judge(me) == planted {
+		if r.judge(trusted...) == planted {
 			return &sft.Error{Code: sft.Denied, Msg: p + " can be changed by others than administrators", Hint: `copy the program to a folder below C:\Program Files, and run it there`}
 		}
 	}

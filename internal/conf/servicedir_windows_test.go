@@ -191,6 +191,65 @@ func TestServiceDirThatOthersCouldRead(t *testing.T) {
 	}
 }
 
+// The user data of an instance makes the folder before the agent is there: with
+// the rights that it inherits, by Administrator. It is taken with what is in it.
+func TestServiceDirThatAScriptHasMade(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "AppData", "Local", "ScaleFT")
+	token := filepath.Join(dir, "enrollment.token")
+	if err := errors.Join(os.MkdirAll(dir, 0o777), os.WriteFile(token, []byte("x\r\n"), 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	h, err := openDir(dir, windows.READ_CONTROL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer windows.CloseHandle(h)
+	if v, err := judgeHandle(h); err != nil || v == planted {
+		t.Fatalf("the folder is judged as %d, %v", v, err)
+	}
+	for range 2 {
+		if err := ServiceDir(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, err := judgeHandle(h); err != nil || v != asMade {
+		t.Errorf("afterwards the folder is judged as %d, %v", v, err)
+	}
+	if b, err := os.ReadFile(token); string(b) != "x\r\n" || err != nil {
+		t.Errorf("afterwards the token is %q, %v", b, err)
+	}
+}
+
+// Where Windows does not give what an administrator makes to the
+// administrators, the owner is the machine's Administrator.
+func TestAdministratorIsTrusted(t *testing.T) {
+	a, err := administratorSID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := ownSID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, ok := strings.CutSuffix(a, "-500")
+	if !ok || !strings.HasPrefix(me, machine+"-") {
+		t.Errorf("Administrator is %s, and this account, of the same machine, %s", a, me)
+	}
+	trusted, err := trustedSIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for owner, want := range map[string]verdict{a: asMade, machine + "-501": planted, "S-1-5-21-1-2-3-500": planted} {
+		sd, err := windows.SecurityDescriptorFromString("O:" + owner + "G:BAD:AI(A;OICIID;FA;;;SY)(A;OICIID;FA;;;BA)(A;ID;FA;;;" + owner + ")(A;OICIIOID;GA;;;CO)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := rightsOf(sd); err != nil || r.judge(trusted...) != want {
+			t.Errorf("of %s: judged as %d, %v, want %d", owner, r.judge(trusted...), err, want)
+		}
+	}
+}
+
 func TestServiceDirRefusesWhatIsPlanted(t *testing.T) {
 	dir := everybodys(t)
 	err := ServiceDir(dir)
