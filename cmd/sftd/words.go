@@ -13,9 +13,9 @@ func checkWords(bits int, machine uint16) error {
 	case bits == 64:
 		return nil
 	case machine == machineI386:
-		return &sft.Error{Code: sft.Invalid, Msg: "this is a Windows of 32 bits", Hint: "use a server with a 64-bit Windows: there is no agent for this one"}
+		return &sft.Error{Code: sft.Invalid, Msg: "this is a 32-bit Windows", Hint: "use a server with a 64-bit Windows: there is no agent for this one"}
 	}
-	return &sft.Error{Code: sft.Invalid, Msg: "this is the program for a Windows of 32 bits", Hint: "install the package for x64"}
+	return &sft.Error{Code: sft.Invalid, Msg: "this is the program for 32-bit Windows", Hint: "install the package for x64"}
 }
 
 // startHint says how to start a service that is in a state as in

@@ -14,7 +14,7 @@ func TestCheckWords(t *testing.T) {
 		want    string // in the error
 	}{
 		{64, 0x8664, ""}, {64, 0xaa64, ""}, {64, 0, ""},
-		{32, machineI386, "a Windows of 32 bits"}, {32, 0x8664, "program for a Windows of 32 bits"}, {32, 0, "program for a Windows of 32 bits"},
+		{32, machineI386, "a 32-bit Windows"}, {32, 0x8664, "program for 32-bit Windows"}, {32, 0, "program for 32-bit Windows"},
 	} {
 		err := checkWords(tt.bits, tt.machine)
 		if tt.want == "" && err != nil || tt.want != "" && (sft.CodeOf(err) != sft.Invalid || !strings.Contains(err.Error(), tt.want)) {

@@ -282,7 +282,7 @@ func checkWinLogin(login string) error {
 		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("login %.40q is longer than the %d characters of a Windows account", login, maxWinLogin),
 			Hint: "choose a shorter login for this person"}
 	case slices.Contains(winReserved, login):
-		return &sft.Error{Code: sft.Invalid, Msg: "login " + login + " is a name of Windows", Hint: "choose another login for this person"}
+		return &sft.Error{Code: sft.Invalid, Msg: "login " + login + " is a name that Windows keeps for itself", Hint: "choose another login for this person"}
 	}
 	return nil
 }
@@ -494,7 +494,7 @@ func (w *windowsBackend) Enable(_ context.Context, a Account, password sft.Secre
 		return err
 	}
 	if now.flags&(ufAccountDisable|ufLockout) != 0 || now.expires == winForever {
-		return fmt.Errorf("account %s did not open; look for another program that changes accounts", a.Login)
+		return fmt.Errorf("account %s is shut again, or will never expire, though it was just opened; look for another program that changes accounts", a.Login)
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func (m *metadata) token(ctx context.Context) (string, error) {
 	case http.StatusForbidden:
 		return "", &sft.Error{Code: sft.Unavailable, Msg: "the instance metadata service is turned off", Hint: "set the instance's HttpEndpoint to enabled, or enrol by a token"}
 	default:
-		return "", &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("the instance metadata service gives no session of version 2: it answers with status %d", resp.StatusCode),
+		return "", &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("the instance metadata service gives no session token (version 2, IMDSv2): it answers with status %d", resp.StatusCode),
 			Hint: "version 1 is not used; check what answers at " + metadataURL}
 	}
 	b, err := capped(resp.Body, maxMetadataToken)

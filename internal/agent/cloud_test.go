@@ -110,9 +110,9 @@ func TestMetadata(t *testing.T) {
 				return
 			}
 			m.Serve(w, r, doc)
-		}, "the instance metadata service gives no session of version 2: it answers with status 405"},
+		}, "the instance metadata service gives no session token (version 2, IMDSv2): it answers with status 405"},
 		{"turned off", status(403), "the instance metadata service is turned off"},
-		{"it sends elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, m.URL+r.URL.Path, 307) }, "the instance metadata service gives no session of version 2: it answers with status 307"},
+		{"it sends elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, m.URL+r.URL.Path, 307) }, "the instance metadata service gives no session token (version 2, IMDSv2): it answers with status 307"},
 		{"a page for a token", at("/token", say("<html>sign in</html>")), "the instance metadata service gives no usable session token"},
 		{"an empty token", at("/token", say("")), "the instance metadata service gives no usable session token"},
 		{"a token of 1 MB", at("/token", say(long)), "the instance metadata service's answer is too long"},

@@ -334,7 +334,7 @@ func judge(f RDPFacts) []finding {
 			"go to a member server, and uninstall sftd here")
 	}
 	if f.Farm {
-		refuse(sft.RDSFarm, "the host belongs to a farm: an RD Connection Broker may send people to another host, and the way goes to this one alone",
+		refuse(sft.RDSFarm, "the host belongs to a farm: an RD Connection Broker may send people to another host, and sftd leads to this one alone",
 			"remove the host from its session collection (Remove-RDSessionHost), or set the policy "+policyHost+"RD Connection Broker > Join RD Connection Broker to Disabled"+thenRefresh)
 	}
 	if f.OffByPolicy {
@@ -374,7 +374,7 @@ func judge(f RDPFacts) []finding {
 		warn(msg, hint)
 	}
 	if f.Restricted {
-		warn("a policy (Restricted Groups) sets who is in Remote Desktop Users, and takes out the accounts that sftd puts in: it puts them back at each sign-in, and one that falls into a refresh of the policy is refused",
+		warn("a policy (Restricted Groups) sets who is in Remote Desktop Users, and takes out the accounts that sftd puts in: it puts them back at each sign-in, and a sign-in while the policy is being refreshed fails",
 			`in that policy, list Remote Desktop Users under "This group is a member of" of another group, and not with "Members of this group"`)
 	}
 	if f.AdminsPrompted {
@@ -385,7 +385,7 @@ func judge(f RDPFacts) []finding {
 		warn("NLA is off: whoever reaches the RDP port sees a sign-in screen", inPowerShell+`Set-ItemProperty 'HKLM:\`+keyListener+`' UserAuthentication 1`)
 	}
 	for _, u := range f.Unread {
-		warn("the RDP service's settings cannot be read: "+oneLine(u, 300), "see that the service sftd runs as LocalSystem, and start it again")
+		warn("the RDP service's settings cannot be read: "+oneLine(u, 300), "see that the service scaleft-server-tools runs as LocalSystem, and restart it")
 	}
 	slices.SortStableFunc(list, func(a, b finding) int {
 		switch {

@@ -219,7 +219,7 @@ func TestJudge(t *testing.T) {
 		{"a domain controller", func(f *RDPFacts) { f.DomainController = true }, []finding{{sft.RDPDomainController,
 			"the host is a domain controller, which has no local accounts", "go to a member server, and uninstall sftd here"}}},
 		{"a farm", func(f *RDPFacts) { f.Farm = true }, []finding{{sft.RDSFarm,
-			"the host belongs to a farm: an RD Connection Broker may send people to another host, and the way goes to this one alone",
+			"the host belongs to a farm: an RD Connection Broker may send people to another host, and sftd leads to this one alone",
 			"remove the host from its session collection (Remove-RDSessionHost), or set the policy " + rdpHostPolicy + "RD Connection Broker > Join RD Connection Broker to Disabled" + refresh}}},
 		{"turned off", func(f *RDPFacts) { f.Off = true }, []finding{{sft.RDPDisabled, "Remote Desktop is turned off on the host",
 			`in PowerShell, run: Set-ItemProperty 'HKLM:\SYSTEM\CurrentControlSet\Control\Terminal Server' fDenyTSConnections 0`}}},
@@ -269,13 +269,13 @@ func TestJudge(t *testing.T) {
 		{"a workstation is in use", func(f *RDPFacts) { f.Sessions, f.Limit = 1, 1 }, []finding{{"",
 			"the one session that this edition of Windows takes is in use: whoever comes next ends it", `sign that person out first ("quser", then "logoff ID")`}}},
 		{"Restricted Groups", func(f *RDPFacts) { f.Restricted = true }, []finding{{"",
-			"a policy (Restricted Groups) sets who is in Remote Desktop Users, and takes out the accounts that sftd puts in: it puts them back at each sign-in, and one that falls into a refresh of the policy is refused",
+			"a policy (Restricted Groups) sets who is in Remote Desktop Users, and takes out the accounts that sftd puts in: it puts them back at each sign-in, and a sign-in while the policy is being refreshed fails",
 			`in that policy, list Remote Desktop Users under "This group is a member of" of another group, and not with "Members of this group"`}}},
 		{"UAC asks for a password", func(f *RDPFacts) { f.AdminsPrompted = true }, []finding{{"",
 			"UAC asks an administrator for a password, which nobody knows: people with admin rights cannot use them",
 			`in PowerShell, run: Set-ItemProperty 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\Policies\System' ConsentPromptBehaviorAdmin 2; the policy "User Account Control: Behavior of the elevation prompt for administrators in Admin Approval Mode", if set, wins over it`}}},
 		{"something cannot be read", func(f *RDPFacts) { f.Unread = []string{"the sessions in use: access is denied"} }, []finding{{"",
-			"the RDP service's settings cannot be read: the sessions in use: access is denied", "see that the service sftd runs as LocalSystem, and start it again"}}},
+			"the RDP service's settings cannot be read: the sessions in use: access is denied", "see that the service scaleft-server-tools runs as LocalSystem, and restart it"}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

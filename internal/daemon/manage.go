@@ -23,7 +23,7 @@ type Spec struct {
 // place of one below "C:\Program Files".
 func (s Spec) command() (string, error) {
 	if !isWindowsPath(s.Program) {
-		return "", &sft.Error{Code: sft.Invalid, Msg: "the program " + sft.Quote(s.Program) + " has no full path that can be quoted", Hint: "install it below C:\\Program Files"}
+		return "", &sft.Error{Code: sft.Invalid, Msg: "the program " + sft.Quote(s.Program) + " is not named by a full path, or by one that cannot be quoted", Hint: "install it below C:\\Program Files"}
 	}
 	c := `"` + s.Program + `"`
 	for _, a := range s.Args {

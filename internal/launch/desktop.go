@@ -343,7 +343,7 @@ func (d *Desktop) startMSTSC(ctx context.Context, dir *RunDir) (*process, func()
 	if err == nil && m.start == StartProcess {
 		// Nothing is accepted before this.
 		if err = m.sys.only(d.Listener, p.pid); err != nil {
-			err = &sft.Error{Code: sft.Invalid, Msg: "tell the process of mstsc from others: " + err.Error(), Err: err, Hint: "use \"sft config rdp.launch file\""}
+			err = &sft.Error{Code: sft.Invalid, Msg: "find out which process mstsc is: " + err.Error(), Err: err, Hint: "use \"sft config rdp.launch file\""}
 			cancel()
 			<-p.done
 		}

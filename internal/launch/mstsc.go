@@ -37,7 +37,7 @@ func CheckStart(s string) error {
 	case "", StartAuto, StartFile, StartDirect, StartProcess:
 		return nil
 	}
-	return &sft.Error{Code: sft.Invalid, Msg: "mstsc cannot be started by " + sft.Quote(s), Hint: "use auto, file, direct or process"}
+	return &sft.Error{Code: sft.Invalid, Msg: "there is no way " + sft.Quote(s) + " to start mstsc", Hint: "use auto, file, direct or process"}
 }
 
 // Facts are what a machine says of saved passwords. The names are those of
@@ -100,7 +100,7 @@ func (p *Program) How(s Start) {
 func (m *mstsc) ask() error {
 	f, err := m.sys.facts()
 	if err != nil {
-		return &sft.Error{Code: sft.Invalid, Msg: "read what this machine says of saved passwords: " + err.Error(), Err: err,
+		return &sft.Error{Code: sft.Invalid, Msg: "read the policies of this machine about saved passwords: " + err.Error(), Err: err,
 			Hint: "choose a way with \"sft config rdp.launch file\", direct or process"}
 	}
 	m.start = m.start.choose(f)
@@ -156,7 +156,7 @@ func (m *mstsc) prepare(dir *RunDir, t Target, v View, secret sft.Secret, sha1 [
 		// The account's own password: the one way that hands it over and
 		// keeps mstsc looking at the certificate is the file.
 		if how == StartProcess {
-			return nil, tr, &sft.Error{Code: sft.Denied, Msg: t.Server + " delivers the account's password, and mstsc may not be given one on this machine",
+			return nil, tr, &sft.Error{Code: sft.Denied, Msg: t.Server + " delivers the account's password, and mstsc is started without one: a policy of this machine forbids it, or rdp.launch is process",
 				Hint: "ask an administrator to have the server sign in itself, or use another RDP client with --client"}
 		}
 		how = StartFile

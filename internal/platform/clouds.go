@@ -106,7 +106,7 @@ func (p *Platform) instance(r api.EnrollServerRequest) (*sft.InstanceDetails, er
 		return nil, nil
 	}
 	if r.Token != "" {
-		return nil, &sft.Error{Code: sft.Invalid, Msg: "the enrolment has a token and a cloud identity", Hint: "send one of them"}
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "the enrolment has both a token and a cloud identity", Hint: "send one of them"}
 	}
 	if c.Provider != cloudid.AWSName {
 		return nil, &sft.Error{Code: sft.Invalid, Msg: "provider " + sft.Quote(c.Provider) + " is unknown", Hint: "use an enrollment token"}
@@ -149,7 +149,7 @@ func admitInstance(tx *store.Tx, provider string, d sft.InstanceDetails) (admiss
 		return in, err
 	}
 	if d.PendingTime.Before(started) {
-		return in, &sft.Error{Code: sft.Denied, Msg: "the document of " + d.InstanceID + " is from before it was last started", Hint: "fetch it anew from the instance's metadata service"}
+		return in, &sft.Error{Code: sft.Denied, Msg: "the identity document of instance " + d.InstanceID + " is from before the instance was last started", Hint: "fetch it anew from the instance's metadata service"}
 	}
 	old, err := tx.ServerByInstance(provider, d.InstanceID)
 	if errors.Is(err, store.ErrNotFound) {

@@ -330,7 +330,7 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 			return audit.Event{}, err
 		}
 		if r.ReenrollAllowed == nil {
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "nothing of the server is to change", Hint: "give reenroll_allowed as true or false"}
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give reenroll_allowed as true or false"}
 		}
 		if s.Instance == nil {
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(s.Server(p.Now()).Name()) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}

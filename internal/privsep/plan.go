@@ -208,9 +208,9 @@ func wantGroups(groups []group) error {
 			return fmt.Errorf("%s, the system's own account, is among them", g.sid)
 		case g.denying || mayStay(g.sid):
 		case g.sid == sidAdministrators:
-			return fmt.Errorf("%s, Administrators, is of use to it", g.sid)
+			return fmt.Errorf("%s, Administrators, still gives it rights", g.sid)
 		default:
-			return fmt.Errorf("%s is of use to it", g.sid)
+			return fmt.Errorf("%s still gives it rights", g.sid)
 		}
 	}
 	return nil
@@ -218,7 +218,7 @@ func wantGroups(groups []group) error {
 
 func wantNone(privileges []privilege) error {
 	if len(privileges) > 0 {
-		return fmt.Errorf("%s is there, of %d", privileges[0].name, len(privileges))
+		return fmt.Errorf("%s is left, one of %d", privileges[0].name, len(privileges))
 	}
 	return nil
 }
