@@ -2,7 +2,10 @@ package sft
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -37,7 +40,7 @@ func TestCodes(t *testing.T) {
 // to files that exist, and that nothing speaks of where they were written.
 func TestDocsAreTrue(t *testing.T) {
 	for file, max := range map[string]int{"README.md": 150, "ARCHITECTURE.md": 200, "DEVELOPING.md": 150, "docs/attack-surface.md": 120,
-		"docs/issuance.md": 40, "docs/cli.md": 150, "docs/admin-settings.md": 80, "docs/protocol.md": 200, "docs/windows.md": 80, "docs/enrolling.md": 80, "docs/windows-verification.md": 200} {
+		"docs/issuance.md": 40, "docs/cli.md": 150, "docs/admin-settings.md": 80, "docs/protocol.md": 200, "docs/windows.md": 80, "docs/windows-client.md": 80, "docs/enrolling.md": 80, "docs/windows-verification.md": 200} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Error(err)
@@ -59,6 +62,39 @@ func TestDocsAreTrue(t *testing.T) {
 			if _, err := os.Stat(dir + link); err != nil {
 				t.Errorf("%s links to %s: %v", file, link, err)
 			}
+		}
+	}
+}
+
+// TestVerificationNamesTests holds docs/windows-verification.md to the tests
+// that it names: each is there.
+func TestVerificationNamesTests(t *testing.T) {
+	there := map[string]bool{}
+	decl := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range decl.FindAllSubmatch(b, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile("docs/windows-verification.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`\bTest[A-Z]\w*`).FindAllString(string(b), -1)
+	if len(named) < 50 {
+		t.Errorf("it names %d tests", len(named))
+	}
+	for _, name := range named {
+		if !there[name] {
+			t.Errorf("there is no %s", name)
 		}
 	}
 }

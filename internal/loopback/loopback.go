@@ -34,7 +34,7 @@ func ListenApart(ctx context.Context) (*Listener, error) {
 		}
 		l.Close() // mstsc refuses it on the machine itself
 	}
-	return nil, errors.Join(errors.New("there is no port on the machine itself"), err)
+	return nil, errors.Join(errors.New("no address of the machine itself can be listened on"), err)
 }
 
 var localhost = [4]byte{127, 0, 0, 1}
