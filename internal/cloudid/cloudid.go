@@ -166,7 +166,7 @@ func (a *AWS) Verify(document, signature string, now time.Time) (sft.InstanceDet
 		return sft.InstanceDetails{}, &sft.Error{Code: sft.Denied, Msg: "the instance identity document is not signed by AWS for region " + d.Region, Err: err,
 			Hint: "if AWS has a new certificate there, give it to the platform by --aws-certificates; else use an enrollment token"}
 	}
-	if c := signer(p7, certs); c == nil || now.Before(c.NotBefore) || now.After(c.NotAfter) {
+	if c := p7.GetOnlySigner(); c == nil || now.Before(c.NotBefore) || now.After(c.NotAfter) {
 		return sft.InstanceDetails{}, &sft.Error{Code: sft.Denied, Msg: "the AWS certificate of region " + d.Region + " is not valid now", Hint: "check the platform's clock, and --aws-certificates"}
 	}
 	if d.PendingTime.After(now.Add(maxAhead)) {
@@ -209,15 +209,6 @@ func parseSignature(s string) (*pkcs7.PKCS7, error) {
 		return bad(fmt.Errorf("content type %v: %w", kind, err))
 	}
 	return p7, nil
-}
-
-func signer(p7 *pkcs7.PKCS7, certs []*x509.Certificate) *x509.Certificate {
-	for _, c := range certs {
-		if c.SerialNumber.Cmp(p7.Signers[0].IssuerAndSerialNumber.SerialNumber) == 0 {
-			return c
-		}
-	}
-	return nil
 }
 
 // parseDocument reads a document: one JSON object, in which no name comes
