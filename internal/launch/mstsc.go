@@ -177,7 +177,7 @@ func (m *mstsc) prepare(dir *RunDir, t Target, v View, secret sft.Secret, sha1 [
 	if err != nil {
 		return nil, tr, err
 	}
-	path := filepath.Join(dir.Path, t.Server+".rdp")
+	path := filepath.Join(dir.Path, t.fileName())
 	if err := conf.WriteSecret(path, b); err != nil {
 		return nil, tr, err
 	}

@@ -40,6 +40,20 @@ func (t Target) Check() error {
 	return nil
 }
 
+// devices are names that Windows gives to none but its devices, whatever
+// follows after a dot: Microsoft, "Naming Files, Paths, and Namespaces".
+var devices = regexp.MustCompile(`^(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)`)
+
+// fileName names a connection file after the server, as far as each system has
+// files of that name: on Windows a colon begins another stream of a file.
+func (t Target) fileName() string {
+	name := strings.ReplaceAll(t.Server, ":", "-")
+	if devices.MatchString(name) {
+		name = "server-" + name
+	}
+	return name[:min(len(name), 64)] + ".rdp"
+}
+
 // A View is how the desktop is shown.
 type View struct {
 	Size         string // "WxH"; empty means all of the screen's work area

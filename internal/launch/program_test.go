@@ -129,3 +129,14 @@ func TestCheckSize(t *testing.T) {
 		}
 	}
 }
+
+func TestFileName(t *testing.T) {
+	for server, want := range map[string]string{
+		"web01": "web01.rdp", "web01.example.com": "web01.example.com.rdp", "fd00::1": "fd00--1.rdp", "con": "server-con.rdp", "Nul.example.com": "server-Nul.example.com.rdp",
+		"console": "console.rdp", "com1": "server-com1.rdp", "com10": "com10.rdp", strings.Repeat("a", 253): strings.Repeat("a", 64) + ".rdp",
+	} {
+		if got := (Target{Server: server}).fileName(); got != want {
+			t.Errorf("%.20s: %q, want %q", server, got, want)
+		}
+	}
+}

@@ -78,7 +78,7 @@ func (d *RunDir) Remove() error {
 // writeConnectionFile writes the file for a program which is not mstsc. It
 // never holds a password.
 func writeConnectionFile(dir *RunDir, t Target, v View) (string, error) {
-	path := filepath.Join(dir.Path, t.Server+".rdp")
+	path := filepath.Join(dir.Path, t.fileName())
 	b, err := connectionFile(t, v, accounting{nla: true}).Text()
 	if err != nil {
 		return "", err
