@@ -24,6 +24,8 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)} TZ=UTC
 umask 022
 
 dest=${OUT:-build/dist}
+# It is replaced as a whole: nothing but an earlier release may be in it.
+[ ! -e "$dest" ] || [ -f "$dest/SHA256SUMS" ] || [ -z "$(ls -A "$dest")" ] || die "$dest holds something else than a release: give another folder, or empty it"
 work=$dest.new
 rm -rf "$work"
 trap 'rm -rf "$work"' EXIT
