@@ -379,6 +379,9 @@ func (winOS) sessions() ([]winSession, error) {
 	defer windows.WTSFreeMemory(uintptr(unsafe.Pointer(first)))
 	var all []winSession
 	for _, s := range unsafe.Slice(first, n) {
+		if s.State == windows.WTSIdle || s.State == windows.WTSListen {
+			continue // nobody is ever in these, and they need not answer
+		}
 		var i *wtsInfo
 		var size uint32
 		err := yes(procWTSQuerySessionInfo, 0, uintptr(s.SessionID), 24 /* WTSSessionInfo */, uintptr(unsafe.Pointer(&i)), uintptr(unsafe.Pointer(&size)))
