@@ -2,6 +2,8 @@ package launch
 
 import (
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -11,8 +13,14 @@ import (
 
 // prepare puts the program into a process group of its own, so that Ctrl-C
 // reaches it through us alone. How it is ended is left at the default: Windows
-// has no way to ask a program to end that every program hears.
+// has no way to ask a program to end that every program hears. A program of the
+// system's folder works there: the person's current folder may be anybody's,
+// and libraries that are not found elsewhere are looked for in it (Microsoft,
+// "Dynamic-link library search order").
 func prepare(cmd *exec.Cmd) {
+	if dir, err := windows.GetSystemDirectory(); err == nil && strings.EqualFold(filepath.Dir(cmd.Path), dir) {
+		cmd.Dir = dir
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP}
 }
 

@@ -272,3 +272,19 @@ func TestCredentialLayout(t *testing.T) {
 		}
 	}
 }
+
+// TestSystemProgramsWorkInTheSystemsFolder: what lies in the current folder is
+// not found by mstsc.
+func TestSystemProgramsWorkInTheSystemsFolder(t *testing.T) {
+	dir, err := windows.GetSystemDirectory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{filepath.Join(dir, "mstsc.exe"): dir, filepath.Join(t.TempDir(), "mstsc.exe"): ""} {
+		cmd := exec.Command(path)
+		prepare(cmd)
+		if cmd.Dir != want {
+			t.Errorf("%s works in %q, want %q", path, cmd.Dir, want)
+		}
+	}
+}
