@@ -228,6 +228,12 @@ func CheckProgram(path string) error {
 		return err
 	}
 	dirs := above(path)
+	for _, dir := range dirs {
+		// Whose link it is, is not looked at: the way is to be plain.
+		if err := checkNoLink(dir); err != nil {
+			return err
+		}
+	}
 	if len(dirs) == 0 { // the volume's root is its folder
 		dirs = []string{filepath.Dir(path)}
 	}

@@ -335,6 +335,15 @@ func TestCheckProgram(t *testing.T) {
 	if err := CheckProgram(deep); sft.CodeOf(err) != sft.Denied {
 		t.Errorf("below a folder that everyone can write: %v, want a refusal", err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err == nil {
+		i, err := os.Lstat(link)
+		if err != nil || i.Mode()&os.ModeSymlink == 0 {
+			t.Logf("NOT TESTED: a program behind a link: this system makes none: %v", err)
+		} else if err := CheckProgram(filepath.Join(link, "sftd.exe")); sft.CodeOf(err) != sft.Denied {
+			t.Errorf("behind a link: %v, want a refusal", err)
+		}
+	}
 	if err := CheckProgram(filepath.Join(dir, "none.exe")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no program: %v", err)
 	}
