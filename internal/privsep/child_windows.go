@@ -11,6 +11,7 @@ import (
 
 // Microsoft, UpdateProcThreadAttribute.
 const (
+	jobList            = 0x2000d // PROC_THREAD_ATTRIBUTE_JOB_LIST
 	childProcessPolicy = 0x2000e // PROC_THREAD_ATTRIBUTE_CHILD_PROCESS_POLICY
 	processRestricted  = 1       // PROCESS_CREATION_CHILD_PROCESS_RESTRICTED
 )
@@ -72,8 +73,8 @@ type child struct {
 	process windows.Handle // 0 before it is made and after its end
 }
 
-// create makes the process: suspended, with the three handles of s and no
-// other, without a console.
+// create makes the process: suspended, in its job, with the three handles of s
+// and no other, without a console.
 func (c *child) create(cfg Config, token windows.Token, s streams) (thread windows.Handle, err error) {
 	path, argv := cfg.Path, cfg.Argv
 	if path == "" {
@@ -108,7 +109,7 @@ func (c *child) create(cfg Config, token windows.Token, s streams) (thread windo
 	if err != nil {
 		return 0, err
 	}
-	attributes, err := windows.NewProcThreadAttributeList(3)
+	attributes, err := windows.NewProcThreadAttributeList(4)
 	if err != nil {
 		return 0, fmt.Errorf("InitializeProcThreadAttributeList: %w", err)
 	}
@@ -116,6 +117,9 @@ func (c *child) create(cfg Config, token windows.Token, s streams) (thread windo
 	handles := []windows.Handle{s.in, s.out, s.log}
 	mitigations, children := c.plan.mitigations, uint32(processRestricted)
 	err = attributes.Update(windows.PROC_THREAD_ATTRIBUTE_HANDLE_LIST, unsafe.Pointer(&handles[0]), uintptr(len(handles))*unsafe.Sizeof(handles[0]))
+	if err == nil {
+		err = attributes.Update(jobList, unsafe.Pointer(&c.job), unsafe.Sizeof(c.job))
+	}
 	if err == nil && mitigations != 0 {
 		err = attributes.Update(windows.PROC_THREAD_ATTRIBUTE_MITIGATION_POLICY, unsafe.Pointer(&mitigations), unsafe.Sizeof(mitigations))
 	}
@@ -139,12 +143,9 @@ func (c *child) create(cfg Config, token windows.Token, s streams) (thread windo
 	return made.Thread, nil
 }
 
-// begin puts the suspended process in its job, looks at it and lets it run.
+// begin looks at the suspended process and lets it run.
 func (c *child) begin(thread windows.Handle) error {
 	defer windows.CloseHandle(thread)
-	if err := windows.AssignProcessToJobObject(c.job, c.process); err != nil {
-		return fmt.Errorf("job: AssignProcessToJobObject: %w", err)
-	}
 	if _, err := c.inspect(Config{}, Ready{}); err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func (c *child) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.process != 0 {
-		windows.TerminateProcess(c.process, 1) // it may not have come to its job
+		windows.TerminateProcess(c.process, 1)
 		windows.CloseHandle(c.process)
 		c.process = 0
 	}
