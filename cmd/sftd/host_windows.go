@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/windows"
@@ -123,10 +125,20 @@ func wordSize() error {
 	return checkWords(32<<(^uint(0)>>63), native)
 }
 
+// deaf lets no signal end what runs by ctx. Windows tells a service of each
+// person who signs out, whoever it is (CTRL_LOGOFF_EVENT: Microsoft,
+// "HandlerRoutine"), and Go makes SIGTERM of that. The service manager has a way
+// of its own to end a service.
+func deaf(ctx context.Context) context.Context {
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	return context.WithoutCancel(ctx)
+}
+
 // runService is the service, as Windows starts it: "sftd service run". There
 // is no console: what goes wrong before there is a log goes to the events of
 // Windows.
 func runService(ctx context.Context, o *options) error {
+	ctx = deaf(ctx)
 	events, err := daemon.OpenEvents(spec("").Display)
 	if err != nil {
 		events = nowhere{}

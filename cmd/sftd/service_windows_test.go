@@ -5,8 +5,10 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -226,4 +228,14 @@ func TestInstallOfAnOpenProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	sftd(t, 1, []string{"install"}, program+" can be changed by others than administrators", `below C:\Program Files`)
+}
+
+// The end of somebody's session is not the service's.
+func TestServiceHearsNoSignals(t *testing.T) {
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
+	of := deaf(ctx)
+	stop() // as a signal does
+	if of.Err() != nil {
+		t.Errorf("a signal ends the service: %v", of.Err())
+	}
 }
