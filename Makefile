@@ -8,8 +8,9 @@ DESTDIR  ?=
 PREFIX   ?= /usr/local
 
 # What also runs on people's own machines has to compile there.
-PORTABLE  = . ./cmd/sft ./internal/accounts ./internal/api ./internal/audit ./internal/broker ./internal/client \
-            ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/rdp ./internal/relay ./internal/tunnel
+PORTABLE  = . ./cmd/sft ./cmd/sftd ./internal/accounts ./internal/agent ./internal/api ./internal/audit ./internal/broker ./internal/client \
+            ./internal/conf ./internal/daemon ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/rdp ./internal/relay \
+            ./internal/testdb ./internal/tunnel ./e2e/wine/mstsc
 
 .PHONY: all setup build build-race demo bench test quick vet dist dist-test install install-files uninstall clean
 
@@ -45,10 +46,13 @@ vet:
 	@test -z "$$(gofmt -l . )" || { gofmt -l .; echo "run gofmt -w on these files"; exit 1; }
 	go vet ./...
 	GOOS=windows go vet $(PORTABLE)
+	GOOS=windows go vet -tags winetest ./internal/privsep
+	GOOS=windows GOARCH=arm64 go build -o /dev/null ./cmd/sft
+	GOOS=windows GOARCH=arm64 go build -o /dev/null ./cmd/sftd
 	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/rdp ./internal/relay ./internal/tunnel
 
-# Everything: vet, unit tests, both databases, namespaced end-to-end tests.
-# It needs root, for the namespaces.
+# Everything: vet, unit tests, both databases, namespaced end-to-end tests, and
+# what is for Windows under Wine. It needs root, for the namespaces.
 test: setup vet build build-race dist-test
 	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
 

@@ -46,7 +46,7 @@ func suites(standin, mstsc string) []suite {
 	accounts := map[string]string{"SFT_STANDIN_DIR": `C:\host`, "SFT_WINE_DLLS": standin}
 	return []suite{
 		{dir: "internal/accounts", runs: []variant{{env: accounts}}},
-		{dir: "internal/agent", runs: []variant{{run: "Windows|RDP|TestAlive|Spool|Cloud|TestHostKeepsUp"}}},
+		{dir: "internal/agent", runs: []variant{{run: "Windows|RDP|TestAlive|Spool"}}},
 		{dir: "internal/broker", runs: []variant{{
 			// What is left out takes a minute: it waits for deadlines, and is of no system.
 			skip: "^(TestSilentConnectionsKeepNobodyOut|TestInjectRefused|TestEndOfAStreamThatIsStuck|TestEndWhileTheStreamIsOpened)$",
