@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -165,6 +166,26 @@ func TestArchives(t *testing.T) {
 				t.Errorf("it has %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// What excuses a program under test is not in those of a release.
+func TestTags(t *testing.T) {
+	dir, _ := packages(t)
+	for name, exe := range map[string]string{"server": "sftd.exe", "client": "sft.exe"} {
+		to := t.TempDir()
+		run(t, "unzip", "-q", "-j", filepath.Join(dir, "scaleft-"+name+"-tools-0.20.0-windows-amd64.zip"), "*/"+exe, "-d", to)
+		info, err := buildinfo.ReadFile(filepath.Join(to, exe))
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings := map[string]string{}
+		for _, s := range info.Settings {
+			settings[s.Key] = s.Value
+		}
+		if settings["GOOS"] != "windows" || settings["CGO_ENABLED"] != "0" || settings["-tags"] != "" {
+			t.Errorf("%s is built with %v", exe, settings)
+		}
 	}
 }
 
