@@ -27,6 +27,7 @@ const (
 	RDPCertificate Code = "rdp_certificate"              // what answers in the RDP service's place is not it
 	RDPRefused     Code = "rdp_sign_in_refused"          // the RDP service did not take the password
 	RDSFarm        Code = "rds_farm"                     // the RDP service sends people to another host
+	Locked         Code = "locked"                       // the desktop was locked: sign in afresh to return to it
 	// Windows: why nobody could sign in, before anything was opened.
 	RDPDisabled         Code = "rdp_disabled"          // Remote Desktop is turned off on the host
 	RDPPrompts          Code = "rdp_prompts"           // the host asks for a password that nobody knows
@@ -79,6 +80,7 @@ var Codes = []CodeInfo{
 	{RDPCertificate, 503, ExitUnreachable, "what answers in the RDP service's place does not have the certificate that the service is configured with"},
 	{RDPRefused, 503, ExitFailed, "the RDP service did not take a password that was just set: look at what it asks for"},
 	{RDSFarm, 409, ExitFailed, "the RDP service sends people to another host, and the way goes to this one alone"},
+	{Locked, 409, ExitFailed, "the desktop was locked: sign in afresh to return to it"},
 	{RDPDisabled, 503, ExitUnreachable, "Remote Desktop is turned off on the host: its administrator turns it on"},
 	{RDPPrompts, 409, ExitFailed, "the host asks for a password that nobody knows: its administrator changes a setting"},
 	{RDPLogonRight, 409, ExitDenied, "local accounts may not sign in to the host by RDP: its administrator changes a policy"},

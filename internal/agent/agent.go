@@ -36,6 +36,7 @@ type Agent struct {
 	self     string // the program to run as the broker; empty: the running one
 	lock     *conf.Lock
 	rdpSeen  rdpSeen
+	rdpSet   func() (f RDPFacts, known bool) // what the RDP service is set to
 
 	who      atomic.Pointer[identity]
 	verifier atomic.Pointer[broker.Verifier]
@@ -98,6 +99,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	}
 	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
+	a.rdpSet = a.rdpFacts
 	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), inject: c.RDPSignIn == frame.Inject, now: a.machine, log: log, event: a.event, refused: a.tellRefusal, path: c.file(sessionsFile),
 		end: func(id uint64, why string) {
 			if child := a.child.Load(); child != nil {
@@ -427,8 +429,10 @@ func (a *Agent) keepAlive(ctx context.Context, k keeper) {
 
 // PasswordReset records that the account of login has lost what its system
 // keeps under its password, as saved passwords of Windows: the new one could
-// not be set by a change of the last. It may be called at any time after New.
+// not be set by a change of the last. The person is told with the next stream.
+// It may be called at any time after New.
 func (a *Agent) PasswordReset(login string) {
+	a.sessions.wasReset(login)
 	user := ""
 	if st, _ := a.current(); st != nil {
 		for _, u := range st.Users {

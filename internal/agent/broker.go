@@ -155,12 +155,19 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	if err := a.events.ready(); err != nil {
 		return none, nil, err
 	}
-	if err := a.rdpReady(ctx); err != nil {
-		return none, nil, err
+	facts, known := a.rdpSet()
+	if known {
+		if err := firstRefusal(judge(facts)); err != nil {
+			return none, nil, err
+		}
 	}
 	fingerprint, err := a.rdpCertificate()
 	if err != nil {
 		return none, nil, errRDP(err, "set RDPCertificateFile in sftd.yaml to the certificate of the RDP service")
+	}
+	var warnings []string
+	if known {
+		warnings = a.rdpWarnings(ctx, facts, u)
 	}
 	// The service first: an account is not opened for one that is down.
 	sock, dial, err := a.connectRDP(ctx)
@@ -175,7 +182,7 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 		sock.Close()
 		return none, nil, err
 	}
-	reply, err := a.rdpReply(u.Login, fingerprint, password)
+	reply, err := a.rdpReply(frame.RDPReply{Login: u.Login, PasswordReset: a.sessions.tellsReset(stream), Warnings: warnings}, fingerprint, password)
 	if err != nil {
 		sock.Close()
 		a.sessions.closed(stream, 0, 0, broker.Aborted)
@@ -185,10 +192,23 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	return reply, sock, nil
 }
 
+// rdpWarnings are what f is to warn a person of who is about to sign in.
+func (a *Agent) rdpWarnings(ctx context.Context, f RDPFacts, u api.StateUser) []string {
+	list := signInWarnings(f, u.Admin, false)
+	if len(list) == 0 {
+		return nil
+	}
+	back, err := a.acc.SignedInSince(ctx, u.Login, time.Time{})
+	if err != nil || !back {
+		return list
+	}
+	return signInWarnings(f, u.Admin, true) // who comes back takes no other place
+}
+
 // rdpReply gives the password of a sign-in to whoever signs in: to the broker,
-// beside the reply for the client, or in it to the client.
-func (a *Agent) rdpReply(login, fingerprint string, password sft.Secret) (privsep.OpenReply, error) {
-	r := &frame.RDPReply{SignIn: a.conf.RDPSignIn, Login: login}
+// beside the reply r for the client, or in it to the client.
+func (a *Agent) rdpReply(r frame.RDPReply, fingerprint string, password sft.Secret) (privsep.OpenReply, error) {
+	r.SignIn = a.conf.RDPSignIn
 	var service json.RawMessage
 	if r.SignIn == frame.Deliver {
 		r.CertificateSHA256, r.Secret = fingerprint, &frame.Secret{Secret: password}
@@ -198,11 +218,11 @@ func (a *Agent) rdpReply(login, fingerprint string, password sft.Secret) (privse
 			channels = *st.Settings.Channels
 		}
 		var err error
-		if service, err = json.Marshal(broker.RDPService{Login: login, Password: frame.Secret{Secret: password}, CertificateSHA256: fingerprint, Channels: channels}); err != nil {
+		if service, err = json.Marshal(broker.RDPService{Login: r.Login, Password: frame.Secret{Secret: password}, CertificateSHA256: fingerprint, Channels: channels}); err != nil {
 			return privsep.OpenReply{}, err
 		}
 	}
-	b, err := json.Marshal(frame.Reply{RDP: r})
+	b, err := json.Marshal(frame.Reply{RDP: &r})
 	return privsep.OpenReply{Reply: b, Service: service}, err
 }
 

@@ -11,6 +11,7 @@ import (
 	"sft"
 	"sft/internal/audit"
 	"sft/internal/frame"
+	"sft/internal/privsep"
 )
 
 func TestWindowsName(t *testing.T) {
@@ -101,4 +102,53 @@ func TestPasswordResetIsRecorded(t *testing.T) {
 		}
 		return n == 1
 	})
+}
+
+// What the host has to tell a person who signs in comes with the reply.
+func TestReplyTells(t *testing.T) {
+	t.Parallel()
+	for _, signIn := range []string{frame.Inject, frame.Deliver} {
+		h := enrolledHost(t, func(c *Config) { c.RDPSignIn = signIn })
+		h.rdpSet = func() (RDPFacts, bool) {
+			f := fine()
+			f.Sessions = 2
+			return f, true
+		}
+		k := h.connect("ann")
+		ask := func(reset bool, warnings int) {
+			t.Helper()
+			n, r, err := h.ask(k, frame.RDP)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.RDP.PasswordReset != reset || len(r.RDP.Warnings) != warnings {
+				t.Errorf("%s: the reply is %+v", signIn, r.RDP)
+			}
+			h.Close(t.Context(), privsep.Close{Stream: n, Why: "client closed"})
+		}
+		ask(false, 1)
+		h.PasswordReset("ann")
+		ask(true, 1)
+		ask(false, 1)
+		n, r, own, err := h.askAll(k, frame.RDP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pw := own.Password.Secret
+		if r.RDP.Secret != nil {
+			pw = r.RDP.Secret.Secret
+		}
+		if err := h.mem.SignIn("ann", pw.Reveal(), h.machine()); err != nil {
+			t.Fatal(err)
+		}
+		h.Close(t.Context(), privsep.Close{Stream: n, Why: "client closed"})
+		ask(false, 0) // her own desktop is one of the two
+		h.rdpSet = func() (RDPFacts, bool) {
+			f := fine()
+			f.Off = true
+			return f, true
+		}
+		_, _, err = h.ask(k, frame.RDP)
+		wantCode(t, "a host that takes nobody", err, sft.RDPDisabled)
+	}
 }

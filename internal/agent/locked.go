@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"sft/internal/broker"
 )
@@ -53,6 +54,12 @@ func (a *Agent) lockedDesktop(d desktops, id uint32) error {
 	if !connected || !strings.EqualFold(domain, computer) || !a.sessions.locked(login) {
 		return nil
 	}
+	// The broker has to have told the client: to it, a service that hangs up
+	// first has just ended.
+	a.sessions.awaitEnd(login)
+	if _, now, connected, err := d.owner(id); err != nil || !connected || !strings.EqualFold(now, login) {
+		return nil // the end of the streams has done it
+	}
 	if err := d.disconnect(id); err != nil {
 		return fmt.Errorf("disconnect the locked desktop of %s: %w", login, err)
 	}
@@ -78,4 +85,22 @@ func (s *sessions) locked(login string) bool {
 		}
 	}
 	return any
+}
+
+// awaitEnd waits until the streams that were ended of an account are closed,
+// but no longer than endPatience.
+func (s *sessions) awaitEnd(login string) {
+	over := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, st := range s.streams {
+			if !st.ended.IsZero() && strings.EqualFold(st.account.login, login) {
+				return false
+			}
+		}
+		return true
+	}
+	for end := time.Now().Add(endPatience); !over() && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
 }

@@ -13,14 +13,19 @@ type fakeDesktop struct {
 	connected     bool
 	err           error
 	gone          []uint32 // sessions that were disconnected
+	left          func() int
+	early         bool // one was while a stream was left
 }
 
 func (d *fakeDesktop) owner(uint32) (string, string, bool, error) {
 	return d.domain, d.login, d.connected, d.err
 }
-func (d *fakeDesktop) locked() ([]uint32, error)  { return []uint32{7}, nil }
-func (d *fakeDesktop) computer() (string, error)  { return "WEB01", nil }
-func (d *fakeDesktop) disconnect(id uint32) error { d.gone = append(d.gone, id); return nil }
+func (d *fakeDesktop) locked() ([]uint32, error) { return []uint32{7}, nil }
+func (d *fakeDesktop) computer() (string, error) { return "WEB01", nil }
+func (d *fakeDesktop) disconnect(id uint32) error {
+	d.gone, d.early = append(d.gone, id), d.left() > 0
+	return nil
+}
 
 // ann has two streams, and bob one.
 func TestLockedDesktop(t *testing.T) {
@@ -45,7 +50,13 @@ func TestLockedDesktop(t *testing.T) {
 			n2, _ := b.sign(b.ann, "s2")
 			other, _ := b.sign(b.bob, "s3")
 			a := &Agent{sessions: b.sessions, log: b.log}
+			told := b.end
+			b.end = func(id uint64, why string) {
+				told(id, why)
+				go b.closed(id, 0, 0, "ended: "+why)
+			}
 			d := tt.of
+			d.left = func() int { _, n := b.count(); return n - 1 }
 			if err := a.lockedDesktops(&d); (err != nil) != tt.failed {
 				t.Fatal(err)
 			}
@@ -59,7 +70,26 @@ func TestLockedDesktop(t *testing.T) {
 			if got := slices.Equal(d.gone, []uint32{7}); got != tt.ends || !tt.ends && len(d.gone) > 0 {
 				t.Errorf("these were disconnected: %v", d.gone)
 			}
+			if d.early {
+				t.Error("it was disconnected before the client could be told")
+			}
 		})
+	}
+}
+
+// A desktop that the end of its streams has disconnected is not disconnected
+// again: its person may be on the way back.
+func TestLockedDesktopThatIsLeft(t *testing.T) {
+	b := newBench(t)
+	n, _ := b.sign(b.ann, "s1")
+	d := &fakeDesktop{domain: "WEB01", login: "ann", connected: true}
+	b.end = func(uint64, string) {
+		d.connected = false
+		go b.closed(n, 0, 0, "ended: locked")
+	}
+	a := &Agent{sessions: b.sessions, log: b.log}
+	if err := a.lockedDesktops(d); err != nil || len(d.gone) > 0 {
+		t.Errorf("disconnected %v, %v", d.gone, err)
 	}
 }
 

@@ -32,9 +32,9 @@ func configuredCertificate() (string, error) {
 	return certificateFile(file)
 }
 
-// rdpReady has nothing to add to what the certificate and the connection
+// rdpFacts has nothing to add to what the certificate and the connection
 // show: xrdp has no settings that keep a local account out.
-func (a *Agent) rdpReady(context.Context) error { return nil }
+func (a *Agent) rdpFacts() (RDPFacts, bool) { return RDPFacts{}, false }
 
 // rdpStatus lists what is wrong with the RDP service, each with what to do.
 func (a *Agent) rdpStatus() []string {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"os"
@@ -40,9 +39,9 @@ func (a *Agent) readFacts() RDPFacts {
 	return f
 }
 
-// rdpReady refuses if nobody could sign in to the RDP service, whatever the
-// password. It is asked before an account is enabled.
-func (a *Agent) rdpReady(context.Context) error { return firstRefusal(judge(a.readFacts())) }
+// rdpFacts is what decides whether somebody can sign in to the RDP service,
+// whatever the password. It is asked before an account is enabled.
+func (a *Agent) rdpFacts() (RDPFacts, bool) { return a.readFacts(), true }
 
 // rdpStatus lists what is wrong with the RDP service, each with what to do.
 func (a *Agent) rdpStatus() []string {

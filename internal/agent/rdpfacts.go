@@ -16,6 +16,7 @@ import (
 	"unicode/utf16"
 
 	"sft"
+	"sft/internal/frame"
 )
 
 // RDPFacts is what Windows is set to do when somebody signs in by RDP. It is
@@ -443,6 +444,26 @@ func firstRefusal(list []finding) error {
 		}
 	}
 	return nil
+}
+
+// signInWarnings are the warnings for the person who signs in, rather than for
+// who looks after the host: with admin rights, what becomes of those; back says
+// that a desktop of theirs is there already. What to do is not theirs to do.
+func signInWarnings(f RDPFacts, admin, back bool) []string {
+	f.NLA, f.Restricted, f.Unread = true, false, nil
+	if back {
+		f.Limit = 0
+	}
+	if !admin {
+		f.AdminsPrompted, f.DeniedRemote, f.DeniedNetwork = false, nil, nil
+	}
+	var list []string
+	for _, w := range judge(f) {
+		if w.Code == "" {
+			list = append(list, w.Msg)
+		}
+	}
+	return frame.CleanWarnings(list)
 }
 
 // rdpLines are the findings as status shows them and the platform is told.

@@ -415,3 +415,32 @@ func TestRDPPort(t *testing.T) {
 		}
 	}
 }
+
+// What a person is told who signs in, and may not mend the host.
+func TestSignInWarnings(t *testing.T) {
+	all := fine()
+	all.Sessions, all.NLA, all.Restricted, all.AdminsPrompted, all.Unread = 2, false, true, true, []string{"x"}
+	all.DeniedNetwork, all.DeniedRemote, all.Off = []string{sidLocalAdmins}, []string{sidLocalAdmins}, true
+	const full = "both sessions that Windows takes without the role Remote Desktop Session Host are in use: whoever comes next has to wait, or to end one"
+	rights := []string{
+		"people with admin rights here cannot sign in by Remote Desktop: the right is denied to Local account and member of Administrators group (S-1-5-114)",
+		"people with admin rights here cannot sign in over the network, which NLA needs: the right is denied to Local account and member of Administrators group (S-1-5-114)"}
+	const uac = "UAC asks an administrator for a password, which nobody knows: people with admin rights cannot use them"
+	tests := []struct {
+		admin, back bool
+		want        []string
+	}{
+		{false, false, []string{full}},
+		{false, true, nil},
+		{true, false, append(slices.Clone(rights), full, uac)},
+		{true, true, append(slices.Clone(rights), uac)},
+	}
+	for _, tt := range tests {
+		if d := cmp.Diff(tt.want, signInWarnings(all, tt.admin, tt.back)); d != "" {
+			t.Errorf("admin %v, back %v: -want +got\n%s", tt.admin, tt.back, d)
+		}
+	}
+	if got := signInWarnings(fine(), true, false); got != nil {
+		t.Errorf("with nothing wrong: %q", got)
+	}
+}

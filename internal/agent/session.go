@@ -94,6 +94,7 @@ type sessions struct {
 	sessions map[string]*session
 	past     map[string]time.Time // sessions without streams that could come back: until when
 	accounts map[string]*account
+	resets   map[string]bool // logins whose person is still to be told of a reset
 }
 
 // A stream is one connection to a service.
@@ -104,6 +105,7 @@ type stream struct {
 	remote  string
 	opened  time.Time
 	seen    bool      // its sign-in was
+	reset   bool      // its person is told of a reset of the password
 	ended   time.Time // when the broker was told to end it
 }
 
@@ -155,6 +157,7 @@ type account struct {
 
 func newSessions(s *sessions) *sessions {
 	s.streams, s.sessions, s.accounts, s.past = map[uint64]*stream{}, map[string]*session{}, map[string]*account{}, map[string]time.Time{}
+	s.resets = map[string]bool{}
 	s.wake, s.looks = make(chan struct{}, 1), make(chan struct{}, maxLooks)
 	locks := map[string]*sync.Mutex{}
 	var mu sync.Mutex
@@ -300,7 +303,8 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote strin
 		delete(s.past, id)
 	}
 	s.next++
-	st := &stream{session: ses, account: acc, secret: acc.secret, remote: remote, opened: s.now()}
+	st := &stream{session: ses, account: acc, secret: acc.secret, remote: remote, opened: s.now(), reset: s.resets[u.Login]}
+	delete(s.resets, u.Login)
 	s.streams[s.next] = st
 	if !acc.secret.kept {
 		acc.secret.flights[s.next] = st
@@ -347,7 +351,11 @@ func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 	if strings.HasPrefix(why, broker.PasswordRefused) {
 		st.secret.bad = true
 	}
-	if _, never := unsigned(why); !never || st.seen {
+	_, never := unsigned(why)
+	if st.reset && never { // nor was told, maybe
+		s.resets[acc.login] = true
+	}
+	if !never || st.seen {
 		acc.left, acc.expiry = now, time.Time{}
 		if _, disc := s.limit(); disc > 0 {
 			acc.expiry = now.Add(disc)
@@ -362,6 +370,21 @@ func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 		}
 	}
 	return st
+}
+
+// wasReset notes that a login's password was reset. The next stream tells.
+func (s *sessions) wasReset(login string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resets[login] = true
+}
+
+// tellsReset reports whether the person of a stream is to be told of a reset.
+func (s *sessions) tellsReset(id uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.streams[id]
+	return st != nil && st.reset
 }
 
 // unsigned tells whether a stream that ended for this reason was one by which

@@ -695,3 +695,34 @@ func TestStreamsOfOnePersonAreCapped(t *testing.T) {
 		t.Errorf("after one was closed: %v", err)
 	}
 }
+
+// A reset of a password is told to the one stream by which its person signs in
+// next.
+func TestResetIsToldOnce(t *testing.T) {
+	b := benchOf(t, true)
+	b.wasReset("ann")
+	steps := []struct {
+		who  api.StateUser
+		want bool
+		why  string // the stream ends with this
+	}{
+		{b.bob, false, "client closed"},
+		{b.ann, true, "password refused"},          // before the client was told anything
+		{b.ann, true, "service refused: rds_farm"}, // the same
+		{b.ann, true, "client closed"},
+		{b.ann, false, "client closed"},
+	}
+	for i, s := range steps {
+		n, _ := b.sign(s.who, fmt.Sprint("s", i))
+		if got := b.tellsReset(n); got != s.want {
+			t.Errorf("step %d: told %v, want %v", i, got, s.want)
+		}
+		b.closed(n, 1, 1, s.why)
+	}
+	b.wasReset("ann")
+	one, _ := b.sign(b.ann, "x")
+	two, _ := b.sign(b.ann, "x")
+	if !b.tellsReset(one) || b.tellsReset(two) {
+		t.Error("of two streams not the first one tells")
+	}
+}

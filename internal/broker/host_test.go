@@ -201,7 +201,7 @@ func (h *testHost) Open(ctx context.Context, o Open) (Opened, error) {
 	r := Opened{Stream: h.next.Add(1), Conn: c, Reply: reply(frame.Reply{RDP: &frame.RDPReply{SignIn: "deliver", Login: "alice"}})}
 	if service != nil {
 		own := *service
-		r.RDP, r.Reply = &own, reply(frame.Reply{RDP: &frame.RDPReply{SignIn: frame.Inject, Login: own.Login}})
+		r.RDP, r.Reply = &own, reply(frame.Reply{RDP: &frame.RDPReply{SignIn: frame.Inject, Login: own.Login, PasswordReset: true, Warnings: []string{"a warning"}}})
 	}
 	if after != nil {
 		after(r)

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,11 +112,12 @@ func TestInject(t *testing.T) {
 	for _, nla := range []bool{false, true} {
 		h, learnt := injecting(t, &rdptest.Service{NLA: nla}, nil)
 		c, r := begin(t, h)
-		want := frame.RDPReply{SignIn: frame.Inject, Login: "alice", SelectedProtocol: uint32(rdp.ProtocolSSL), NegotiationFlags: rdp.FlagExtendedClientData}
+		want := frame.RDPReply{SignIn: frame.Inject, Login: "alice", SelectedProtocol: uint32(rdp.ProtocolSSL), NegotiationFlags: rdp.FlagExtendedClientData,
+			PasswordReset: true, Warnings: []string{"a warning"}}
 		if nla {
 			want.SelectedProtocol = uint32(rdp.ProtocolHybrid)
 		}
-		if r.RDP == nil || *r.RDP != want {
+		if !reflect.DeepEqual(r.RDP, &want) {
 			t.Fatalf("the reply is %+v, want %+v", r, want)
 		}
 		goOn(t, c)
@@ -277,5 +280,144 @@ func TestInjectEnded(t *testing.T) {
 	}
 	if s := <-learnt; s != nil {
 		t.Errorf("the service learnt %+v", s)
+	}
+}
+
+// A client whose desktop was locked is told so where a PDU would begin, after
+// the one that is under way, and though it does not stop sending. Nothing that
+// it sends after the end reaches the service.
+func TestInjectLocked(t *testing.T) {
+	pdu := append([]byte{0, 0x80 | 4, 0}, slices.Repeat([]byte{7}, 1021)...)
+	tests := []struct {
+		name   string
+		before []byte // that the service has sent
+		after  []byte // that it sends when the end has come
+		busy   bool   // the client sends
+		told   bool
+	}{
+		{"nothing under way", pdu, nil, false, true},
+		{"a PDU under way", pdu[:100], pdu[100:], false, true},
+		{"a PDU under way, and more", append(slices.Clone(pdu), pdu[:9]...), append(slices.Clone(pdu[9:]), pdu[:50]...), false, true},
+		{"a PDU that never ends", pdu[:100], nil, false, false},
+		{"a client that goes on sending", pdu, nil, true, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h, learnt := injecting(t, &rdptest.Service{}, nil)
+			c, _ := begin(t, h)
+			goOn(t, c)
+			s := <-learnt
+			if s == nil {
+				t.Fatal("the service learnt nothing")
+			}
+			s.Conn.Write(tt.before)
+			if got := read(t, c, len(tt.before)); got != string(tt.before) {
+				t.Fatalf("before the end it came %x", got)
+			}
+			h.server.End(1, Locked)
+			input := []byte{4, 9, 1, 2, 3, 4, 5, 6, 7}
+			if tt.busy {
+				for range 1000 {
+					c.Write(input)
+				}
+			}
+			s.Conn.Write(tt.after)
+			got, err := io.ReadAll(c)
+			rest := len(pdu) - len(tt.before)%len(pdu) // of the PDU under way
+			rest = min(rest, len(tt.after))
+			var n frame.Notice
+			if err == nil && len(got) > rest {
+				var b []byte
+				if b, err = frame.Read(bytes.NewReader(got[rest:])); err == nil {
+					err = json.Unmarshal(b, &n)
+				}
+			}
+			told := n.Error != nil && n.Error.Code == sft.Locked && n.Error.Hint != "" && err == nil
+			if told != tt.told || tt.told && !bytes.HasPrefix(got, tt.after[:rest]) {
+				t.Errorf("at the end it came %q, %v", got, err)
+			}
+			c.Close()
+			if got := h.closed(); got.Why != "ended: locked" || got.BytesIn != 0 {
+				t.Errorf("reported %+v", got)
+			}
+			if b, _ := io.ReadAll(s.Conn); len(b) > 0 {
+				t.Errorf("the service read %d bytes after the end", len(b))
+			}
+		})
+	}
+}
+
+// The client is told without a wait, and what it still sends is taken: nothing
+// is lost at its end.
+func TestLeave(t *testing.T) {
+	h, learnt := injecting(t, &rdptest.Service{}, nil)
+	c, _ := begin(t, h)
+	goOn(t, c)
+	s := <-learnt
+	if s == nil {
+		t.Fatal("the service learnt nothing")
+	}
+	eventually(t, "the stream runs", func() bool {
+		c.Write([]byte{4, 3, 0})
+		return h.server.Counters().BytesIn > 0
+	})
+	h.server.mu.Lock()
+	st := h.server.streams[1]
+	h.server.mu.Unlock()
+	st.leave(endedWhy(Locked), errLocked, time.Hour)
+	if _, err := io.Copy(io.Discard, s.Conn); timedOut(err) {
+		t.Fatal("the service's connection stays open")
+	}
+	input := slices.Repeat([]byte{4, 9, 1, 2, 3, 4, 5, 6, 7}, 1000)
+	for n := 0; n < 16<<20; n += len(input) {
+		if _, err := c.Write(input); err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+	}
+	b, err := frame.Read(c)
+	var n frame.Notice
+	if err == nil {
+		err = json.Unmarshal(b, &n)
+	}
+	if err != nil || n.Error == nil || n.Error.Code != sft.Locked {
+		t.Errorf("told %+v, %v", n.Error, err)
+	}
+	c.Close()
+	if got := h.closed(); got.Why != "ended: locked" {
+		t.Errorf("reported %+v", got)
+	}
+}
+
+// A stream whose desktop was locked before its client had begun.
+func TestLockedWhileTheStreamIsOpened(t *testing.T) {
+	h := newHost(t, Limits{})
+	h.onOpened = func(o Opened) { h.server.End(o.Stream, Locked) }
+	p := h.person()
+	c, err := p.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := ask(c, p.hello()); err != nil || r.Error == nil || r.Error.Code != sft.Locked {
+		t.Errorf("reply %+v, %v, want locked", r, err)
+	}
+	if got, want := h.closed(), (Closed{1, 0, 0, "ended: locked"}); got != want {
+		t.Errorf("reported %+v, want %+v", got, want)
+	}
+}
+
+// Where the client signs in, there is no place for a reason: the bytes are
+// not the Server's.
+func TestDeliverLocked(t *testing.T) {
+	h := newHost(t, Limits{})
+	c, s := h.person().connect()
+	h.server.End(1, Locked)
+	if b, _ := io.ReadAll(c); len(b) > 0 {
+		t.Errorf("the client read %q", b)
+	}
+	if got := h.closed(); got.Why != "ended: locked" {
+		t.Errorf("reported %+v", got)
+	}
+	if b, _ := io.ReadAll(s); len(b) > 0 {
+		t.Errorf("the service read %q", b)
 	}
 }

@@ -346,7 +346,11 @@ func (s *Server) open(c *tls.Conn, o Open) {
 		st := &stream{client: c, service: granted.Conn, sumIn: &s.bytesIn, sumOut: &s.bytesOut}
 		if why := s.arrive(granted.Stream, st); why != "" {
 			clear(granted.Reply)
-			s.refuse(c, &sft.Error{Code: sft.Denied, Msg: "the session was " + why})
+			e := &sft.Error{Code: sft.Denied, Msg: "the session was " + why}
+			if why == endedWhy(Locked) {
+				e = errLocked
+			}
+			s.refuse(c, e)
 		} else if granted.RDP != nil {
 			if !s.inject(c, st, granted.RDP, granted.Reply) {
 				st.stop(Failed) // it has its reason
@@ -424,11 +428,17 @@ func (s *Server) arrive(id uint64, st *stream) (ended string) {
 	return ended
 }
 
-// End ends a stream at once. It does not wait for the network.
+// errLocked is what a client is told whose desktop was locked.
+var errLocked = &sft.Error{Code: sft.Locked, Msg: "the desktop was locked", Hint: "run \"sft rdp\" again to return to it"}
+
+// End ends a stream at once. It does not wait for the network. With Locked, a
+// client to whose service the Server has signed in is told so.
 func (s *Server) End(id uint64, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st := s.streams[id]; st != nil {
+	if st := s.streams[id]; st != nil && why == Locked {
+		st.leave(endedWhy(why), errLocked, leaveTime)
+	} else if st != nil {
 		st.stop(endedWhy(why))
 	} else if s.opening > 0 {
 		// The Monitor may end a stream while the answer to its Open is on its

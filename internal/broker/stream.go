@@ -20,6 +20,9 @@ const (
 	lingerIdle = 2 * time.Minute
 	// partingTime bounds the last words to a client.
 	partingTime = time.Second
+	// leaveTime is how long a stream goes on that ends with a reason for the
+	// client: for the rest of a PDU, and for the client to hear it.
+	leaveTime = partingTime / 2
 )
 
 // A stream carries bytes between a client and a service until both are done.
@@ -34,14 +37,21 @@ type stream struct {
 	sumIn      *atomic.Uint64 // of all streams
 	sumOut     *atomic.Uint64
 	halfClosed atomic.Bool
+	leaving    atomic.Bool // by leave; last and within are set
 	end        sync.Once
 
-	mu  sync.Mutex
-	why string
+	mu     sync.Mutex // guards inside and guard, too, until run
+	why    string
+	last   *sft.Error // what the client is told at the end
+	within time.Duration
 }
 
 // adopt has run copy RDP without security of its own.
-func (s *stream) adopt(inside *tls.Conn, g *rdp.Guard) { s.inside, s.guard = inside, g }
+func (s *stream) adopt(inside *tls.Conn, g *rdp.Guard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inside, s.guard = inside, g
+}
 
 // far is the service's end.
 func (s *stream) far() net.Conn {
@@ -56,7 +66,24 @@ func (s *stream) filters() (in, out func([]byte) ([]byte, error)) {
 	if s.guard == nil {
 		return nil, nil
 	}
-	return s.guard.In, s.guard.Out
+	in = func(b []byte) ([]byte, error) {
+		if s.leaving.Load() {
+			return nil, errLeaving
+		}
+		return s.guard.In(b)
+	}
+	out = func(b []byte) ([]byte, error) {
+		leaving := s.leaving.Load()
+		if leaving {
+			b = b[:min(len(b), s.guard.Rest())]
+		}
+		b, err := s.guard.Out(b)
+		if err == nil && leaving && s.guard.Rest() == 0 {
+			err = errLeaving
+		}
+		return b, err
+	}
+	return in, out
 }
 
 // run copies both ways, closes both ends, and returns why it is over.
@@ -104,6 +131,32 @@ func (s *stream) stop(why string) {
 	})
 }
 
+// errLeaving ends the copying of a stream that leave ends.
+var errLeaving = errors.New("the stream ends")
+
+// leave ends the stream as stop does, but tells the client e in the place of a
+// PDU: nothing more reaches the service from now on, the PDU that is under way
+// to the client has the time within to be whole, and the client to hear it.
+// Where the bytes are not PDUs, or none has been sent, it is stop alone.
+func (s *stream) leave(why string, e *sft.Error, within time.Duration) {
+	s.mu.Lock()
+	open := s.guard != nil
+	if open && s.last == nil {
+		s.last, s.within = e, within
+	}
+	s.mu.Unlock()
+	if !open {
+		s.stop(why)
+		return
+	}
+	s.because(why)
+	if s.leaving.Swap(true) {
+		return
+	}
+	s.far().SetReadDeadline(time.Unix(1, 0)) // nobody waits for more
+	time.AfterFunc(within, func() { s.stop(why) })
+}
+
 // copyIn carries bytes from the client to the service. A close_notify alert
 // means that the client has finished and listens on; the end of its TCP
 // stream, with or without the alert, means that it is gone.
@@ -127,6 +180,8 @@ func (s *stream) copyIn() {
 		if _, err := io.Copy(io.Discard, s.client.NetConn()); !timedOut(err) {
 			s.stop(ClientClosed)
 		}
+	case readErr == errLeaving: // it hears why only if nothing of its own is left unread
+		io.Copy(io.Discard, s.client)
 	default: // nobody is there to hear the service
 		s.stop(clientWhy(readErr))
 	}
@@ -136,10 +191,19 @@ func (s *stream) copyIn() {
 func (s *stream) copyOut() {
 	_, filter := s.filters()
 	readErr, writeErr := s.pump(s.client, s.far(), filter, &s.out, s.sumOut)
+	if s.leaving.Load() && timedOut(readErr) && s.guard.Rest() > 0 {
+		s.far().SetReadDeadline(time.Now().Add(s.within))
+		readErr, writeErr = s.pump(s.client, s.far(), filter, &s.out, s.sumOut)
+	}
 	refused, _ := errors.AsType[*sft.Error](readErr)
 	switch {
 	case writeErr != nil:
 		s.stop(clientWhy(writeErr))
+	case s.leaving.Load() && refused == nil && s.guard.Rest() == 0:
+		s.service.Close()
+		if notice(s.client, s.last) == nil {
+			s.client.CloseWrite() // it closes, or stop is near
+		}
 	case readErr == io.EOF:
 		s.because(ServiceClosed)
 		if s.client.CloseWrite() != nil {

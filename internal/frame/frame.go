@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
 
 	"sft"
 )
@@ -67,11 +69,46 @@ type RDPReply struct {
 	// flags (MS-RDPBCGR 2.2.1.2.1).
 	SelectedProtocol uint32 `json:"selected_protocol,omitempty"`
 	NegotiationFlags byte   `json:"negotiation_flags,omitempty"`
+	// PasswordReset says once that what the host's system keeps under the
+	// account's password is lost: the new one could not be set by a change.
+	PasswordReset bool `json:"password_reset,omitempty"`
+	// Warnings are for the person alone. See CleanWarnings.
+	Warnings []string `json:"warnings,omitempty"`
 	// CertificateSHA256 is the fingerprint, lower-case hex, of the certificate
 	// that the RDP service is configured with.
 	// With Deliver.
 	CertificateSHA256 string  `json:"certificate_sha256,omitempty"`
 	Secret            *Secret `json:"secret,omitempty"`
+}
+
+// The caps of an RDPReply's Warnings.
+const (
+	MaxWarnings = 4
+	MaxWarning  = 200 // bytes
+)
+
+// CleanWarnings returns what of list is within the caps, each of one printable
+// line. Who sends warnings calls it, and who shows them does again.
+func CleanWarnings(list []string) []string {
+	var clean []string
+	for _, w := range list {
+		w = strings.Map(func(r rune) rune {
+			if !unicode.IsPrint(r) {
+				return ' '
+			}
+			return r
+		}, strings.ToValidUTF8(w[:min(len(w), 2*MaxWarning)], "?"))
+		if len(w) > MaxWarning {
+			w = strings.ToValidUTF8(w[:MaxWarning-3], "") + "..."
+		}
+		if w = strings.TrimSpace(w); w == "" {
+			continue
+		}
+		if clean = append(clean, w); len(clean) == MaxWarnings {
+			break
+		}
+	}
+	return clean
 }
 
 // A Notice is a frame in the place of an RDP PDU. It can be told from one: a

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"sft"
 )
@@ -53,6 +55,8 @@ func TestGoldenReplies(t *testing.T) {
 		{"reply-rdp-deliver.frame", Reply{RDP: &RDPReply{SignIn: "deliver", Login: "alice",
 			CertificateSHA256: strings.Repeat("0f", 32), Secret: &secret}}},
 		{"reply-rdp-inject.frame", Reply{RDP: &RDPReply{SignIn: Inject, Login: "alice", SelectedProtocol: 2, NegotiationFlags: 1}}},
+		{"reply-rdp-tells.frame", Reply{RDP: &RDPReply{SignIn: Inject, Login: "alice", SelectedProtocol: 2, NegotiationFlags: 1,
+			PasswordReset: true, Warnings: []string{"both sessions are in use"}}}},
 		{"reply-error.frame", Reply{Error: &sft.Error{Code: sft.Denied, Msg: "the proof is for another server",
 			Hint: "make a new request with \"sft rdp\"", Err: errors.New("for the log only")}}},
 	}
@@ -91,8 +95,9 @@ func TestGoldenReplies(t *testing.T) {
 
 func TestGoldenNotices(t *testing.T) {
 	for file, n := range map[string]Notice{
-		"notice-error.frame": {Error: &sft.Error{Code: sft.RDSFarm, Msg: "the RDP service sends you to another host", Hint: "name that host"}},
-		"notice-abort.frame": {Abort: AbortSecret},
+		"notice-error.frame":  {Error: &sft.Error{Code: sft.RDSFarm, Msg: "the RDP service sends you to another host", Hint: "name that host"}},
+		"notice-locked.frame": {Error: &sft.Error{Code: sft.Locked, Msg: "the desktop was locked", Hint: "run \"sft rdp\" again to return to it"}},
+		"notice-abort.frame":  {Abort: AbortSecret},
 	} {
 		var b bytes.Buffer
 		if err := WriteJSON(&b, n); err != nil {
@@ -353,6 +358,49 @@ func FuzzVerify(f *testing.F) {
 		}
 		if h.Service != RDP || h.Session != "ses-1" || p.ID != "0123456789abcdef" {
 			t.Fatalf("%q was read as %+v, %+v", b, h, p)
+		}
+	})
+}
+
+func TestCleanWarnings(t *testing.T) {
+	long := strings.Repeat("é", 150)
+	tests := []struct{ in, want []string }{
+		{nil, nil},
+		{[]string{"", " ", "\x1b\n"}, nil},
+		{[]string{"one", "", "two", "three", "four", "five"}, []string{"one", "two", "three", "four"}},
+		{[]string{"a\nb\x1b[2J\u202ec", "\xff"}, []string{"a b [2J c", "?"}},
+		{[]string{long}, []string{long[:MaxWarning-4] + "..."}}, // no half a letter
+		{[]string{strings.Repeat("x", MaxWarning)}, []string{strings.Repeat("x", MaxWarning)}},
+		{[]string{strings.Repeat("x", MaxSize)}, []string{strings.Repeat("x", MaxWarning-3) + "..."}},
+	}
+	for _, tt := range tests {
+		if got := CleanWarnings(tt.in); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%.40q: got %q, want %q", tt.in, got, tt.want)
+		}
+	}
+}
+
+// FuzzCleanWarnings checks that what is shown is within the caps, printable,
+// and clean already.
+func FuzzCleanWarnings(f *testing.F) {
+	f.Add("both sessions are in use", "\x1b[2J", byte(9))
+	f.Add(strings.Repeat("é", 150), "\xff\xfe", byte(1))
+	f.Fuzz(func(t *testing.T, a, b string, n byte) {
+		list := []string{a, b}
+		for range n {
+			list = append(list, b, a+b)
+		}
+		got := CleanWarnings(list)
+		if len(got) > MaxWarnings {
+			t.Fatalf("%d warnings", len(got))
+		}
+		for _, w := range got {
+			if w == "" || len(w) > MaxWarning || !utf8.ValidString(w) || strings.ContainsFunc(w, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Fatalf("%q", w)
+			}
+		}
+		if again := CleanWarnings(got); !reflect.DeepEqual(again, got) {
+			t.Fatalf("%q, and again %q", got, again)
 		}
 	})
 }

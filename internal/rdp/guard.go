@@ -100,6 +100,16 @@ func (g *Guard) Out(b []byte) ([]byte, error) {
 	})
 }
 
+// Rest is how many bytes are still to come of the PDU that Out has returned the
+// beginning of; 0 if what it has returned ends with a PDU. Who calls Out may
+// call it.
+func (g *Guard) Rest() int {
+	if g.out.fate != pass {
+		return 0
+	}
+	return g.out.left
+}
+
 // errChannel is about a dynamic channel that cannot be judged.
 var errChannel = &sft.Error{Code: sft.Invalid, Msg: "the RDP service opens a channel in a way that cannot be looked into",
 	Hint: "allow all channels in the project's settings, or report it with the version of the RDP service"}
