@@ -49,6 +49,10 @@ the terminal with --show-password. It was made for this one run and opens
 nothing but the printed address; the account's own never leaves the server,
 unless that is set to deliver it.
 
+A desktop that was locked there asks for a password that nobody has: the RDP
+client is ended, and at a terminal Enter leads back to the same desktop, by a
+fresh sign-in. Ctrl-C and the end of the input end the command.
+
 Once a desktop was shown the exit status is 0, whatever the RDP client says.`,
 		Args:              oneServer,
 		ValidArgsFunction: p.completeServers,
@@ -123,9 +127,10 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		defer password.Close()
 	}
 	var prog *launch.Program
-	asked := make(chan error, 1)
+	answer := make(chan error, 1)
+	asked := sync.OnceValue(func() error { return <-answer })
 	if f.noLaunch {
-		asked <- nil
+		answer <- nil
 	} else {
 		choice := f.client
 		if choice == "" {
@@ -147,13 +152,9 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 				Hint: "add --show-password, and type what it shows; or install FreeRDP"}}
 		}
 		prog.How(launch.Start(set.RDP.Launch))
-		go func() { asked <- prog.Ask(ctx) }()
+		go func() { answer <- prog.Ask(ctx) }()
 	}
-	front := make(chan made, 1)
-	go func() {
-		f, err := rdp.NewFront("", key)
-		front <- made{f, err}
-	}()
+	front := newFront(key)
 	s, err := p.session(p.quietly())
 	if err != nil {
 		return err
@@ -165,17 +166,34 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		return err
 	}
 	v := &visit{p: p, c: c, f: f, prog: prog, paths: paths, times: times}
-	if quiet {
-		if err = <-asked; err == nil {
-			err = v.early(ctx, front)
+	err = v.untilLeft(ctx, target, isTerminal(p.in), c.Renew, func() error {
+		if front == nil {
+			front = newFront(key)
 		}
-	} else {
-		err = v.patient(ctx, front, asked, password)
-	}
+		m := front
+		front = nil
+		if !quiet {
+			return v.patient(ctx, m, asked, password)
+		}
+		if err := asked(); err != nil {
+			return err
+		}
+		return v.early(ctx, m)
+	})
 	if err == nil && ctx.Err() == nil {
 		p.lost(ctx, c.Target())
 	}
 	return err
+}
+
+// newFront makes a Front, which takes a moment.
+func newFront(key rdp.Key) <-chan made {
+	front := make(chan made, 1)
+	go func() {
+		f, err := rdp.NewFront("", key)
+		front <- made{f, err}
+	}()
+	return front
 }
 
 // A visit is one session, once the platform has said yes.
@@ -186,6 +204,101 @@ type visit struct {
 	prog  *launch.Program // nil: the person starts one
 	paths conf.Client
 	times *times
+
+	mu   sync.Mutex
+	told map[string]bool // what the host has said
+}
+
+// untilLeft runs once, and again each time that the desktop was locked and the
+// person wants to go back to it: for the same session, which renew has the
+// platform authorize afresh. Nobody is asked without a terminal. What goes
+// wrong after a desktop was shown is told, and no failure.
+func (v *visit) untilLeft(ctx context.Context, target string, tty bool, renew func(context.Context) error, once func() error) error {
+	err := once()
+	for sft.CodeOf(err) == sft.Locked {
+		what := "the desktop of " + target + " was locked; "
+		if !tty {
+			v.p.voice.say(what + "run \"sft rdp " + target + "\" again to return to it")
+			return nil
+		}
+		forget(v.p.in)
+		v.p.voice.say(what + "press Enter to return to it")
+		if !enter(ctx, v.p.in) {
+			return nil
+		}
+		if err = renew(ctx); err == nil {
+			err = once()
+		}
+		if err != nil && sft.CodeOf(err) != sft.Locked {
+			if ctx.Err() == nil {
+				v.p.voice.fail(err)
+			}
+			return nil
+		}
+	}
+	return err
+}
+
+// enter waits for Enter, and reports whether it came before the end of the
+// input or of ctx.
+func enter(ctx context.Context, in io.Reader) bool {
+	came := make(chan bool, 1)
+	go func() {
+		for b := make([]byte, 1); ; {
+			n, err := in.Read(b)
+			if n > 0 && b[0] == '\n' || err != nil {
+				came <- err == nil
+				return
+			}
+		}
+	}()
+	select {
+	case ok := <-came:
+		return ok && ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// forget drops what was typed before: an Enter of then is no answer.
+func forget(in any) {
+	if fd, ok := in.(interface{ Fd() uintptr }); ok {
+		_ = dropTyped(fd.Fd()) // at worst that Enter counts
+	}
+}
+
+// open opens a stream, and tells the person what the host says with it.
+func (v *visit) open(ctx context.Context, ahead launch.Ahead) (opened, error) {
+	w, err := way(v.c.Open(ctx, ahead))
+	if err == nil {
+		v.tell(v.c.Target().Name, w.reply)
+	}
+	return w, err
+}
+
+// maxTold caps what a host can say in one visit, in lines.
+const maxTold = 8
+
+// tell says what a host wants its person to know, each once.
+func (v *visit) tell(server string, r *frame.RDPReply) {
+	var lines []string
+	if r.PasswordReset {
+		lines = append(lines, "the password of "+r.Login+" on "+server+" could not be changed and was reset: passwords saved there in browsers and in Credential Manager, certificates with private keys and EFS files can no longer be read")
+	}
+	for _, w := range frame.CleanWarnings(r.Warnings) {
+		lines = append(lines, server+" warns: "+w)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, l := range lines {
+		if v.told == nil {
+			v.told = map[string]bool{}
+		}
+		if !v.told[l] && len(v.told) < maxTold {
+			v.told[l] = true
+			v.p.voice.say(l)
+		}
+	}
 }
 
 // errDelivers says that the RDP client was started for a server that signs in
@@ -206,7 +319,7 @@ func (v *visit) early(ctx context.Context, front <-chan made) error {
 	done := v.p.voice.progress("waiting for " + v.c.Target().Name)
 	go func() {
 		defer close(first)
-		w, err := way(v.c.Open(run, nil))
+		w, err := v.open(run, nil)
 		done()
 		switch {
 		case err != nil:
@@ -236,14 +349,14 @@ func (v *visit) early(ctx context.Context, front <-chan made) error {
 
 // patient opens the first stream before the RDP client is started, or its
 // address is printed.
-func (v *visit) patient(ctx context.Context, front <-chan made, asked <-chan error, password io.WriteCloser) error {
+func (v *visit) patient(ctx context.Context, front <-chan made, asked func() error, password io.WriteCloser) error {
 	done := v.p.voice.progress("waiting for " + v.c.Target().Name)
-	first, err := way(v.c.Open(ctx, nil))
+	first, err := v.open(ctx, nil)
 	done()
 	if err != nil {
 		return err
 	}
-	m, err := <-front, <-asked
+	m, err := <-front, asked()
 	if err == nil {
 		err = m.err
 	}
@@ -269,7 +382,7 @@ func (v *visit) desktop(l *loopback.Listener, signIn string, first <-chan launch
 		Listener: l,
 		First:    first,
 		Open: func(ctx context.Context, ahead launch.Ahead) (launch.Way, error) {
-			w, err := way(v.c.Open(ctx, ahead))
+			w, err := v.open(ctx, ahead)
 			if err == nil && w.reply.SignIn != signIn {
 				w.Stream.Close()
 				err = &sft.Error{Code: sft.Denied, Msg: "the server signs in by " + sft.Quote(w.reply.SignIn) + " now", Hint: "run \"sft rdp\" again"}

@@ -8,8 +8,8 @@ package main
 //     without a full stop; a second line, "sft: hint: ", says what to do next.
 //   - What comes from elsewhere (names, messages of the platform or of a
 //     server) is made printable before it is shown.
-//   - No colour, no spinner, no question. What takes long is said once, and
-//     only to a terminal.
+//   - No colour, no spinner, no question but Enter, to go back to a desktop that
+//     was locked. What takes long is said once, and only to a terminal.
 
 import (
 	"encoding/json"

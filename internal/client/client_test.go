@@ -692,6 +692,27 @@ func TestConnect(t *testing.T) {
 			t.Errorf("connects %+v", p.connects)
 		}
 	})
+	t.Run("one that is good is replaced when that is asked for", func(t *testing.T) {
+		p, h := newPlatform(t), newHost(t)
+		h.replies = []frame.Reply{ready}
+		p.connect = func(r api.ConnectRequest) api.ConnectReply { return h.reply(t, r, 5*time.Minute) }
+		c := connected(t, p)
+		for n := range 2 {
+			s, _, err := c.Open(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+			if n == 0 {
+				if err := c.Renew(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if len(p.connects) != 2 || p.connects[1].SessionID != "n1" || p.connects[1].Target != "s1" || h.clients[0].Equal(h.clients[1]) {
+			t.Errorf("connects %+v", p.connects)
+		}
+	})
 	t.Run("a host that is not ready is tried again, with a new proof", func(t *testing.T) {
 		t.Parallel()
 		p, h := newPlatform(t), newHost(t)

@@ -168,15 +168,27 @@ func (c *Connection) broker(ctx context.Context) (*tunnel.Broker, string, error)
 	defer c.mu.Unlock()
 	clock := c.s.c.Clock
 	if clock.Now().Add(renewBefore).After(c.reply.ExpiresAt) {
-		// By its id: the name may mean another server by now.
-		old := c.reply
-		if err := c.issue(ctx, api.ConnectRequest{Target: old.Route[0].ServerID, SessionID: old.SessionID}); err != nil {
+		if err := c.reissue(ctx); err != nil {
 			return nil, "", err
 		}
 	}
 	h := c.reply.Route[0]
 	return &tunnel.Broker{Server: h.Name, ServerID: h.ServerID, Address: net.JoinHostPort(h.Address, strconv.Itoa(h.Port)), DNSName: h.BrokerName,
 		CAs: h.HostCAs, Keys: h.HostKeys, Certificate: c.cert, Clock: clock, Mark: c.mark}, c.reply.SessionID, nil
+}
+
+// Renew has the platform authorize the person afresh, for the same session,
+// though the certificate is still good. The streams from then on need it.
+func (c *Connection) Renew(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reissue(ctx)
+}
+
+// reissue gets another certificate for the same session. The caller holds c.mu.
+func (c *Connection) reissue(ctx context.Context) error {
+	// By its id: the name may mean another server by now.
+	return c.issue(ctx, api.ConnectRequest{Target: c.reply.Route[0].ServerID, SessionID: c.reply.SessionID})
 }
 
 // Refused tells the platform that somebody was refused at this end of the

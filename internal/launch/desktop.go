@@ -106,7 +106,10 @@ const maxRenewals = 20
 
 // Run serves sockets until the RDP client has ended and closed them, or ctx
 // has ended. It closes everything, and removes what it wrote. The error says
-// why a session never came to be; once one was established, there is none.
+// why a session never came to be; once one was established, there is none,
+// unless the desktop was locked: then the RDP client is ended, and the error
+// has the code Locked. Where the person has started the RDP client, they are
+// told instead, and Run goes on: whoever connects again signs in afresh.
 //
 // A host that was away for long has set another password, which the RDP
 // client does not know. It is then ended, and started anew with that.
@@ -262,6 +265,8 @@ func (d *Desktop) runProgram(ctx context.Context, started func()) (*process, ren
 
 func (d *Desktop) outcome(p *process, why error) error {
 	switch {
+	case sft.CodeOf(why) == sft.Locked:
+		return why
 	case d.established(p):
 		if p != nil && !d.Program.quiet(p.status) {
 			d.say(d.reason(p))
@@ -415,7 +420,7 @@ func (d *Desktop) accept(ctx context.Context, cancel context.CancelCauseFunc, op
 			}
 			defer client.Close()
 			d.left(func(t traces) func() { return t.used })
-			d.copy(ctx, client, up, shownInside, open.Done)
+			d.copy(ctx, cancel, client, up, shownInside, open.Done)
 		})
 	}
 }
@@ -443,7 +448,7 @@ func (d *Desktop) pass(ctx context.Context, cancel context.CancelCauseFunc, c *n
 			return
 		}
 	}
-	d.copy(ctx, c, w.Stream, shown, silent)
+	d.copy(ctx, cancel, c, w.Stream, shown, silent)
 }
 
 // errRenewed says that the RDP client is started anew.
@@ -502,7 +507,7 @@ func (d *Desktop) current(w Way) (Way, error) {
 // copy passes bytes both ways until both ways have ended, or ctx has. An end
 // of one way is passed on as such. enough is how much of the server's counts
 // as a session; silent is called when the RDP client will write no more.
-func (d *Desktop) copy(ctx context.Context, c, s Stream, enough int, silent func()) {
+func (d *Desktop) copy(ctx context.Context, cancel context.CancelCauseFunc, c, s Stream, enough int, silent func()) {
 	stop := context.AfterFunc(ctx, func() { c.Close(); s.Close() })
 	defer stop()
 	defer c.Close()
@@ -525,10 +530,7 @@ func (d *Desktop) copy(ctx context.Context, c, s Stream, enough int, silent func
 	read, write := relay.Pump(c, s, filter, n.count)
 	n.end()
 	if err := watch.reason(); err != nil {
-		d.say(err.Error())
-		if e, ok := errors.AsType[*sft.Error](err); ok {
-			d.failure.Store(e)
-		}
+		d.ended(err, cancel)
 	}
 	if read != io.EOF || write != nil {
 		c.Close()
@@ -536,6 +538,22 @@ func (d *Desktop) copy(ctx context.Context, c, s Stream, enough int, silent func
 		c.CloseWrite()
 	}
 	up.Wait()
+}
+
+// ended tells why the broker has ended a stream.
+func (d *Desktop) ended(err error, cancel context.CancelCauseFunc) {
+	e, ok := errors.AsType[*sft.Error](err)
+	switch {
+	case ok && e.Code == sft.Locked && d.Program != nil:
+		cancel(e) // before the RDP client can come back by itself
+		return
+	case ok && e.Code == sft.Locked:
+		d.say("the desktop of " + d.Target.Server + " was locked; connect again to return to it")
+		return
+	case ok:
+		d.failure.Store(e)
+	}
+	d.say(err.Error())
 }
 
 // counter counts what a server sends on one stream.

@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 //	stubborn ADDR   the same, and ignore being asked to end
 //	odd ADDR        the same, and end with status 9
 //	fail ADDR       end with status 7
+//	wait -          wait to be ended
 //	file PATH       print the file
 func rdpClient(args []string) int {
 	password, err := io.ReadAll(os.Stdin)
@@ -54,6 +55,9 @@ func rdpClient(args []string) int {
 	if do == "fail" {
 		fmt.Println("ERRCONNECT_TEST_FAILED")
 		return 7
+	}
+	if do == "wait" {
+		time.Sleep(time.Minute)
 	}
 	if do == "file" {
 		b, err := os.ReadFile(at)

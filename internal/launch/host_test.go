@@ -24,6 +24,7 @@ type host struct {
 	back    rdp.Back
 	service rdptest.Service
 	notice  *sft.Error // sent in the place of a Connect Response
+	last    *sft.Error // sent after the picture
 	picture int        // bytes that the service sends
 
 	mu     sync.Mutex
@@ -147,11 +148,22 @@ func (h *host) broker(c *net.TCPConn) {
 		backEnd.Close()
 		return
 	}
+	gone := make(chan struct{})
 	go func() {
+		defer close(gone)
 		io.Copy(s.Conn, c)
 		s.Conn.CloseWrite()
 	}()
-	io.Copy(c, s.Conn)
+	if h.last == nil {
+		io.Copy(c, s.Conn)
+		return
+	}
+	io.CopyN(c, s.Conn, int64(h.picture+999)/1000*1000)
+	if err := frame.WriteJSON(c, frame.Notice{Error: h.last}); err != nil {
+		return
+	}
+	c.CloseWrite()
+	<-gone
 }
 
 func (h *host) aborted() []string {

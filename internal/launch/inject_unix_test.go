@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ import (
 var frontOnce = sync.OnceValues(func() (*rdp.Front, error) { return rdp.NewFront("alice", rdp.P256) })
 
 // injecting is a Desktop whose program is the test itself.
-func injecting(t *testing.T, h *host) (*Desktop, *notes, func() error) {
+func injecting(t *testing.T, h *host, change ...func(*Desktop)) (*Desktop, *notes, func() error) {
 	t.Helper()
 	l, err := loopback.Listen(t.Context())
 	if err != nil {
@@ -40,6 +41,9 @@ func injecting(t *testing.T, h *host) (*Desktop, *notes, func() error) {
 	tgt.Addr, tgt.Fingerprint = l.Addr(), front.Fingerprint
 	d := &Desktop{Listener: l, First: Ready(first), Open: h.open, Final: func(error) bool { return false }, Front: front, Target: tgt, Secret: front.Secret,
 		RunBase: t.TempDir(), Say: said.add}
+	for _, f := range change {
+		f(d)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -184,6 +188,44 @@ func TestInjectNotice(t *testing.T) {
 	wait(t, "the reason", func() bool { return d.failure.Load() != nil })
 	if e := d.failure.Load().(*sft.Error); e.Code != sft.RDSFarm || !strings.Contains(e.Msg, "another host of its farm") {
 		t.Errorf("the reason is %+v", e)
+	}
+}
+
+// A desktop that was locked ends the RDP client, and the run says so; it does
+// not end one of the person's own, which may come back.
+func TestInjectLocked(t *testing.T) {
+	h := newHost(t)
+	h.last = &sft.Error{Code: sft.Locked, Msg: "the desktop was locked", Hint: "run \"sft rdp\" again to return to it"}
+	t.Setenv("SFT_TEST_CLIENT", "1")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, said, end := injecting(t, h, func(d *Desktop) { d.Program = &Program{Name: "helper", path: self, args: []string{"wait", "x"}} })
+	if err := client(t, d, rdptest.Client{User: "alice", Password: d.Secret}, h.picture); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the end of the way", func() bool {
+		c, err := net.Dial("tcp", d.Target.Addr.String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	if err := end(); sft.CodeOf(err) != sft.Locked || !d.shown.Load() || strings.Contains(strings.Join(said.all(), "\n"), "locked") {
+		t.Errorf("Run = %v, said %q", err, said.all())
+	}
+
+	d, said, end = injecting(t, h)
+	for n := 1; n <= 2; n++ {
+		if err := client(t, d, rdptest.Client{User: "alice", Password: d.Secret}, h.picture); err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Repeat([]string{"the desktop of web01 was locked; connect again to return to it"}, n)
+		wait(t, "the message", func() bool { return slices.Equal(said.all(), want) })
+	}
+	if err := end(); err != nil {
+		t.Errorf("Run = %v", err)
 	}
 }
 
