@@ -2,6 +2,10 @@
 // it reads a connection file or /v:, finds the password as mstsc does, goes
 // through the connection sequence by code of our own, and says what came of
 // it. What mstsc shows, and which dialogs, it knows nothing of.
+//
+// Or it leaves the connection to an RDP client outside of Windows, and is in
+// the middle: SFT_STANDIN_MSTSC_RELAY is an address to listen on, for one
+// client. What that needs to know is in the file of the result at once.
 package main
 
 import (
@@ -30,9 +34,11 @@ type Result struct {
 	Address string   `json:"address"`
 	User    string   `json:"user"`
 	NLA     bool     `json:"nla"`
-	Secret  string   `json:"secret"`  // where the password was: "file", "credential" or "none"
-	Desktop bool     `json:"desktop"` // a picture came
-	Bytes   int64    `json:"bytes"`   // of the picture
+	Secret  string   `json:"secret"`             // where the password was: "file", "credential" or "none"
+	Desktop bool     `json:"desktop"`            // a picture came
+	Bytes   int64    `json:"bytes"`              // of the picture
+	Relay   string   `json:"relay,omitempty"`    // it listens there
+	Pass    string   `json:"password,omitempty"` // for the client that comes there
 	Error   string   `json:"error,omitempty"`
 }
 
@@ -47,32 +53,44 @@ func main() { os.Exit(run(os.Args[1:], os.Getenv)) }
 
 func run(args []string, getenv func(string) string) int {
 	r := Result{Args: args}
-	// SFT_STANDIN_MSTSC_READ makes it read the file and connect to nothing.
-	err := r.connect(getenv("SFT_STANDIN_MSTSC_READ") != "")
+	path := getenv("SFT_STANDIN_MSTSC_OUT")
+	password, err := r.read()
+	switch at := getenv("SFT_STANDIN_MSTSC_RELAY"); {
+	case err != nil || getenv("SFT_STANDIN_MSTSC_READ") != "": // which makes it read the file and connect to nothing
+	case at != "":
+		err = r.relay(at, password, path)
+	default:
+		err = r.connect(password)
+	}
 	if err != nil {
 		r.Error = err.Error()
 	}
-	b, err := json.Marshal(r)
-	if err == nil {
-		if path := getenv("SFT_STANDIN_MSTSC_OUT"); path != "" {
-			err = os.WriteFile(path, append(b, '\n'), 0o600)
-		} else {
-			_, err = os.Stdout.Write(append(b, '\n'))
-		}
-	}
-	if err != nil {
+	if err := r.write(path); err != nil {
 		fmt.Fprintln(os.Stderr, "mstsc:", err)
 		return 1
 	}
 	return 0 // as mstsc, whatever happened
 }
 
-// connect is all that there is to do.
-func (r *Result) connect(readOnly bool) error {
-	password, err := r.read()
-	if err != nil || readOnly {
+// write puts the result into a file, in one step, or on standard output.
+func (r *Result) write(path string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
 		return err
 	}
+	b = append(b, '\n')
+	if path == "" {
+		_, err = os.Stdout.Write(b)
+		return err
+	}
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// connect is all that there is to do.
+func (r *Result) connect(password sft.Secret) error {
 	c, err := net.DialTimeout("tcp", r.Address, patience)
 	if err != nil {
 		return err
@@ -89,6 +107,39 @@ func (r *Result) connect(readOnly bool) error {
 	r.Bytes, err = io.CopyN(io.Discard, got.Conn, picture)
 	r.Desktop = err == nil
 	return err
+}
+
+// relay says in a file where it listens, carries one connection, and ends with
+// it.
+func (r *Result) relay(at string, password sft.Secret, path string) error {
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	r.Relay, r.Pass = l.Addr().String(), password.Reveal()
+	err = r.write(path)
+	r.Relay, r.Pass = "", ""
+	if err != nil {
+		return err
+	}
+	in, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := net.DialTimeout("tcp", r.Address, patience)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	go func() {
+		_, _ = io.Copy(out, in)
+		out.Close()
+	}()
+	r.Bytes, _ = io.Copy(in, out) // until either has had enough
+	r.Desktop = r.Bytes >= picture
+	return nil
 }
 
 // read finds where to connect, and the password.
