@@ -75,7 +75,9 @@ func over(t *testing.T, m *mock) (Config, *pipe) {
 		t.Fatal(err)
 	}
 	m.ends = make(chan ending, 1)
-	m.after = func() { broker.close(); w.Close() }
+	// A process that dies does not wait for its reads, and a close may: on
+	// Windows, until the other end of the pipe is closed.
+	m.after = func() { go broker.close(); w.Close() }
 	return Config{launch: func(Config) (launched, error) { return launched{proc: m, ch: monitor, log: r}, nil }}, broker
 }
 
