@@ -277,8 +277,17 @@ func (winOS) changePassword(name string, old, next sft.Secret) error {
 		return err
 	}
 	defer wipe()
-	host := [...]uint16{'\\', '\\', '.', 0} // nil would be the domain that the caller signed in to
-	return net(procNetUserChangePassword, uintptr(unsafe.Pointer(&host)), uintptr(unsafe.Pointer(n)), uintptr(unsafe.Pointer(o)), uintptr(unsafe.Pointer(p)))
+	// A name is what the page wants: nil would be the domain that the caller
+	// signed in to.
+	computer, err := winOS{}.computer()
+	if err != nil {
+		return err
+	}
+	host, err := wide(`\\` + computer)
+	if err != nil {
+		return err
+	}
+	return net(procNetUserChangePassword, uintptr(unsafe.Pointer(host)), uintptr(unsafe.Pointer(n)), uintptr(unsafe.Pointer(o)), uintptr(unsafe.Pointer(p)))
 }
 
 func (winOS) setFlags(name string, flags uint32) error { return set(name, 1008, flags) }

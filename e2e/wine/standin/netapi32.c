@@ -605,10 +605,11 @@ EXPORT NET_API_STATUS WINAPI NetUserSetInfo(LPCWSTR server, LPCWSTR name, DWORD 
 
 EXPORT NET_API_STATUS WINAPI NetUserChangePassword(LPCWSTR server, LPCWSTR name, LPCWSTR old, LPCWSTR next)
 {
-	DWORD e, limit;
+	WCHAR computer[MAX_COMPUTERNAME_LENGTH + 1];
+	DWORD e, limit, n = MAX_COMPUTERNAME_LENGTH + 1;
 	user u;
 	/* A null pointer means the caller's own domain, which is not this host. */
-	if (!server || wcscmp(server, L"\\\\.") != 0)
+	if (!server || wcsncmp(server, L"\\\\", 2) != 0 || !GetComputerNameW(computer, &n) || _wcsicmp(server + 2, computer) != 0)
 		return NERR_InvalidComputer;
 	if (!name || !old || !next || wcslen(next) > PWLEN)
 		return ERROR_INVALID_PARAMETER;
