@@ -74,7 +74,7 @@ func (m *Memory) Sessions(login string) int {
 	return 0
 }
 
-// Fail makes the operation op (create, update, enable, rest, end, delete,
+// Fail makes the operation op (create, update, enable, keep, rest, end, delete,
 // logoff, look, read) fail with err for login ("" for read), until err is nil.
 func (m *Memory) Fail(op, login string, err error) {
 	m.mu.Lock()
@@ -167,6 +167,11 @@ func (m *Memory) Enable(_ context.Context, a Account, password sft.Secret) error
 		have.password, have.Enabled, have.Expired, have.Aging = password, true, false, false
 		return true
 	})
+}
+
+// KeepAlive implements Keeper: each time counts as a change.
+func (m *Memory) KeepAlive(_ context.Context, a Account) error {
+	return m.do("keep", a, func(*memAccount) bool { return true })
 }
 
 // Rest implements Backend.

@@ -388,21 +388,12 @@ func (a *Agent) waitToken(ctx context.Context, again time.Duration) bool {
 	}
 }
 
-// A keeper puts off the hour at which the operating system itself shuts the
-// accounts that are open, should the agent be gone by then.
-type keeper interface {
-	KeepAlive(ctx context.Context) error
-}
-
-// keepEvery is how often a keeper is called while an account is open.
+// keepEvery is how often open accounts are kept from expiring.
 const keepEvery = 2 * time.Minute
 
-// runKeeper keeps the accounts that are open from expiring.
+// runKeeper keeps the accounts that are open from expiring: where the operating
+// system shuts them by itself, it does so when the agent is gone.
 func (a *Agent) runKeeper(ctx context.Context) {
-	k, ok := any(a.acc).(keeper)
-	if !ok {
-		return
-	}
 	t := time.NewTicker(keepEvery)
 	defer t.Stop()
 	for {
@@ -410,17 +401,17 @@ func (a *Agent) runKeeper(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			a.keepAlive(ctx, k)
+			a.keepAlive(ctx)
 		}
 	}
 }
 
-// keepAlive calls k if there is something to keep.
-func (a *Agent) keepAlive(ctx context.Context, k keeper) {
+// keepAlive is one round of runKeeper.
+func (a *Agent) keepAlive(ctx context.Context) {
 	if !a.sessions.anyOpen() {
 		return
 	}
-	err := k.KeepAlive(ctx)
+	err := a.acc.KeepAlive(ctx)
 	if err != nil && ctx.Err() == nil {
 		a.log.Error("keep the open accounts from expiring", "error", err)
 	}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"net"
 	"slices"
@@ -55,36 +54,38 @@ func TestAddressOfAHostThatCannotListItsInterfaces(t *testing.T) {
 	wantCode(t, "the interface that was asked for is gone", err, sft.Invalid)
 }
 
-type fakeKeeper struct{ calls, fail int }
-
-func (f *fakeKeeper) KeepAlive(context.Context) error {
-	if f.calls++; f.calls <= f.fail {
-		return errors.New("no")
-	}
-	return nil
-}
-
 func TestOpenAccountsAreKeptAlive(t *testing.T) {
 	t.Parallel()
 	h := enrolledHost(t, nil)
-	f := &fakeKeeper{fail: 1}
-	h.keepAlive(t.Context(), f)
-	if f.calls != 0 {
-		t.Error("with all accounts shut there is something to keep")
+	kept := func() (n int) {
+		for _, c := range h.mem.Calls() {
+			if c == "keep ann" {
+				n++
+			}
+		}
+		return n
+	}
+	h.mem.Fail("read", "", errors.New("no"))
+	h.keepAlive(t.Context())
+	h.mem.Fail("read", "", nil)
+	h.mem.Fail("keep", "ann", errors.New("no"))
+	if got := h.problems(); slices.ContainsFunc(got, func(p string) bool { return strings.HasPrefix(p, "expiry") }) || kept() != 0 {
+		t.Errorf("with all accounts shut there is something to keep: %q", got)
 	}
 	if _, _, err := h.ask(h.connect("ann"), frame.RDP); err != nil {
 		t.Fatal(err)
 	}
 	expiry := func() bool {
-		return slices.ContainsFunc(h.problems(), func(p string) bool { return p == "expiry: no" })
+		return slices.ContainsFunc(h.problems(), func(p string) bool { return p == "expiry: keep ann from expiring: no" })
 	}
-	h.keepAlive(t.Context(), f)
-	if f.calls != 1 || !expiry() {
-		t.Errorf("%d calls, problems %q", f.calls, h.problems())
+	h.keepAlive(t.Context())
+	if n := kept(); n != 0 || !expiry() {
+		t.Errorf("kept %d times, problems %q", n, h.problems())
 	}
-	h.keepAlive(t.Context(), f)
-	if f.calls != 2 || expiry() {
-		t.Errorf("%d calls, problems %q", f.calls, h.problems())
+	h.mem.Fail("keep", "ann", nil)
+	h.keepAlive(t.Context())
+	if n := kept(); n != 1 || expiry() {
+		t.Errorf("kept %d times, problems %q", n, h.problems())
 	}
 }
 
