@@ -310,7 +310,7 @@ func (d *Desktop) start(ctx context.Context) (p *process, end func(), err error)
 		p, err := start(ctx, d.Program.argv(d.Target, d.View, "", d.Front != nil), d.Secret, d.Output, d.idle)
 		return p, func() {}, err
 	}
-	dir, err := newRunDir(d.RunBase, d.Program.swept())
+	dir, err := NewRunDir(d.RunBase, d.Program.swept())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -372,16 +372,16 @@ func TestASecretOfTwoLinesIsNotHandedOver(t *testing.T) {
 
 func TestRunDirOfAKilledProcessIsSwept(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "run")
-	alive, err := NewRunDir(base)
+	alive, err := NewRunDir(base, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dead, err := NewRunDir(base)
+	dead, err := NewRunDir(base, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dead.lock.Release() // as the kernel does
-	next, err := NewRunDir(base)
+	next, err := NewRunDir(base, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}

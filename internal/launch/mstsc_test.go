@@ -145,7 +145,7 @@ func (p *pretended) kept() (credentials, hosts int) {
 
 func newDir(t *testing.T) *RunDir {
 	t.Helper()
-	dir, err := NewRunDir(filepath.Join(t.TempDir(), "run"))
+	dir, err := NewRunDir(filepath.Join(t.TempDir(), "run"), func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestDeliveredPasswordKeepsTheCertificateChecked(t *testing.T) {
 // folder.
 func TestForgetRun(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "run")
-	dir, err := NewRunDir(base)
+	dir, err := NewRunDir(base, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestForgetRun(t *testing.T) {
 	if _, _, err := p.mstsc.prepare(dir, apartTarget(), View{}, sft.NewSecret("s"), []byte{7}, true); err != nil {
 		t.Fatal(err)
 	}
-	if live, err := newRunDir(base, p.swept()); err != nil {
+	if live, err := NewRunDir(base, p.swept()); err != nil {
 		t.Fatal(err)
 	} else {
 		live.Remove()
@@ -284,7 +284,7 @@ func TestForgetRun(t *testing.T) {
 		t.Errorf("of a run that lives %d credentials and %d hosts are left", c, h)
 	}
 	dir.lock.Release() // as when its process has died
-	next, err := newRunDir(base, p.swept())
+	next, err := NewRunDir(base, p.swept())
 	if err != nil {
 		t.Fatal(err)
 	}

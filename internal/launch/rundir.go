@@ -20,12 +20,8 @@ type RunDir struct {
 const runPrefix = "rdp-"
 
 // NewRunDir makes a folder in base, and removes those in base whose process
-// is gone.
-func NewRunDir(base string) (*RunDir, error) { return newRunDir(base, func(string) {}) }
-
-// newRunDir is NewRunDir; swept is called with each folder that is removed,
-// before it is.
-func newRunDir(base string, swept func(dir string)) (*RunDir, error) {
+// is gone. swept is called with each of those, before it is removed.
+func NewRunDir(base string, swept func(dir string)) (*RunDir, error) {
 	if err := conf.PrivateDir(base); err != nil {
 		return nil, err
 	}
