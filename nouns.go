@@ -125,6 +125,56 @@ type Project struct {
 	DisconnectedSession int64 `json:"disconnected_session_seconds"`
 	// Channels says what may cross between a desktop and a person's machine.
 	Channels Channels `json:"channels"`
+	// UserOnDemand makes an account when its person comes, and removes it, with
+	// its files, that many seconds after their last session; 0: accounts are
+	// always there.
+	UserOnDemand int64 `json:"user_on_demand_period"`
+	// ClientOptions are for the clients of people who connect to the project's
+	// servers.
+	ClientOptions ClientOptions `json:"client_config_options"`
+}
+
+// ClientOptions are settings that a project gives to clients. Their names are
+// those of the client's own settings, which they overrule.
+type ClientOptions struct {
+	// PortForward is how a server of the project is crossed: native, which is
+	// also what empty means, or netcat where its SSH server forbids forwarding.
+	PortForward string `json:"ssh.port_forward_method,omitempty"`
+	// ForwardAgent lets a person forward their SSH agent to a server of the
+	// project: host, or none, which is also what empty means.
+	ForwardAgent string `json:"ssh.insecure_forward_agent,omitempty"`
+}
+
+// The values of ClientOptions.
+const (
+	ForwardNative = "native"
+	ForwardNetcat = "netcat"
+	AgentHost     = "host"
+	AgentNone     = "none"
+)
+
+// A SudoEntitlement is a named set of commands that those who have it may run
+// by sudo (sudoers(5)), without the rights of an administrator.
+type SudoEntitlement struct {
+	ID          string        `json:"id"`
+	Name        string        `json:"name"`
+	Description string        `json:"description,omitempty"`
+	Commands    []SudoCommand `json:"structured_commands"` // 1 to 64
+	NoPasswd    bool          `json:"opt_no_passwd"`       // must be true: nobody has a password
+	NoExec      bool          `json:"opt_no_exec,omitempty"`
+	RunAs       string        `json:"opt_run_as,omitempty"` // a login; empty: root
+	SetEnv      bool          `json:"opt_set_env,omitempty"`
+	AddEnv      []string      `json:"add_env,omitempty"` // names for env_keep
+	SubEnv      []string      `json:"sub_env,omitempty"` // names that are taken out of env_keep
+	CreatedAt   time.Time     `json:"created_at"`
+}
+
+// A SudoCommand is one of an entitlement's commands.
+type SudoCommand struct {
+	Command  string `json:"command"`             // an absolute path; of a directory it ends with "/"
+	Type     string `json:"command_type"`        // executable or directory
+	Args     string `json:"args,omitempty"`      // with ArgsType custom
+	ArgsType string `json:"args_type,omitempty"` // none, any or custom; empty: none
 }
 
 // Channels says what may cross beside picture, keyboard and mouse. A virtual
@@ -142,11 +192,18 @@ var AllChannels = Channels{Clipboard: true, Devices: true, Audio: true, OtherDyn
 
 // A ProjectGroup lets a group into a project's servers.
 type ProjectGroup struct {
-	Group           string    `json:"name"`
-	ServerAccess    bool      `json:"server_access"`
-	ServerAdmin     bool      `json:"server_admin"`
-	ServersSelector string    `json:"servers_selector,omitempty"`
-	CreatedAt       time.Time `json:"created_at"`
+	Group           string `json:"name"`
+	ServerAccess    bool   `json:"server_access"`
+	ServerAdmin     bool   `json:"server_admin"`
+	ServersSelector string `json:"servers_selector,omitempty"`
+	// CreateServerGroup makes the group a local group on the project's Linux
+	// servers, under ServerGroupName or, if that is empty, "sft_" and the
+	// group's name.
+	CreateServerGroup bool   `json:"create_server_group"`
+	ServerGroupName   string `json:"server_group_name,omitempty"`
+	// SudoEntitlements are what the group's members may run by sudo, by name.
+	SudoEntitlements []string  `json:"sudo_entitlements,omitempty"`
+	CreatedAt        time.Time `json:"created_at"`
 }
 
 // An EnrollmentToken lets any number of servers enrol in one project until it
@@ -202,6 +259,13 @@ type Server struct {
 	State         State      `json:"state"`
 	RegisteredAt  time.Time  `json:"registered_at"`
 	LastSeen      *time.Time `json:"last_seen,omitempty"`
+	// Managed is false for a record without an agent, which is there to be a
+	// hop. Its state is always ACTIVE until it is deleted.
+	Managed bool `json:"managed"`
+	// SSHPort and SSHHostKeys are of the host's SSH server, where sftd looks
+	// after one: keys as in authorized_keys.
+	SSHPort     int      `json:"ssh_port,omitempty"`
+	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
 	// Problems are what the agent last said is wrong, each with what to do.
 	Problems []string `json:"problems"`
 	// NameConflict holds the names that this server claims and another holds.

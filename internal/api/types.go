@@ -25,6 +25,19 @@ type Facts struct {
 	Services      []string `json:"services"`
 	InstanceID    string   `json:"instance_id,omitempty"`
 	Problems      []string `json:"problems,omitempty"` // what is wrong on the host, each with what to do
+	// SSH is the host's OpenSSH server, where sftd looks after one.
+	SSH *SSHFacts `json:"ssh,omitempty"`
+	// PrivateAddress is where a bastion in the same Network reaches the host.
+	// Network is the cloud's name of it, as in aws:vpc-0123.
+	PrivateAddress string `json:"private_address,omitempty"`
+	Network        string `json:"network,omitempty"`
+}
+
+// SSHFacts are what an agent says of its host's OpenSSH server.
+type SSHFacts struct {
+	Port     int      `json:"port"`             // that clients dial
+	Broker   bool     `json:"broker,omitempty"` // it can be reached through the broker alone
+	HostKeys []string `json:"host_keys"`        // as in authorized_keys, without a comment
 }
 
 // EnrollServerRequest is POST /v1/servers/enroll. Token or CloudIdentity is
@@ -64,7 +77,15 @@ type StateUser struct {
 	UID      int      `json:"uid"`
 	GID      int      `json:"gid"`
 	Admin    bool     `json:"admin"`
-	Groups   []string `json:"groups,omitempty"`
+	Groups   []string `json:"groups,omitempty"` // of State.Groups, by name
+	Sudo     []string `json:"sudo,omitempty"`   // of State.Entitlements, by name
+}
+
+// A StateGroup is a local group that should exist on a server: a group of the
+// platform that a project syncs.
+type StateGroup struct {
+	Name string `json:"name"`
+	GID  int    `json:"gid"`
 }
 
 // State is the reply of GET /v1/agent/state?after=REVISION. The request hangs
@@ -75,6 +96,13 @@ type State struct {
 	// AccessCAs are the certificates of the project's access CA: the broker
 	// lets in what they have signed.
 	AccessCAs [][]byte `json:"access_cas"`
+	// SSHUserCAs are the keys of the project's SSH user CA, as in
+	// authorized_keys: the host's OpenSSH server lets in what they have signed.
+	SSHUserCAs []string `json:"ssh_user_cas,omitempty"`
+	// Groups are the local groups that should exist, Entitlements what users
+	// without admin rights may run by sudo.
+	Groups       []StateGroup          `json:"groups,omitempty"`
+	Entitlements []sft.SudoEntitlement `json:"entitlements,omitempty"`
 	// EndedSessions are sessions that may no longer live, for example because
 	// their client was deleted.
 	EndedSessions []string `json:"ended_sessions,omitempty"`
@@ -89,6 +117,10 @@ type Settings struct {
 	DeleteServerUsers   bool   `json:"delete_server_users"`
 	MaxSession          int64  `json:"max_session_seconds"`
 	DisconnectedSession int64  `json:"disconnected_session_seconds"`
+	// UserOnDemand is how many seconds after its last session an account is
+	// removed, which exists from its first session on; 0: accounts are always
+	// there.
+	UserOnDemand int64 `json:"user_on_demand_period,omitempty"`
 	// Channels is what the broker lets cross. An older platform does not say,
 	// and allows all.
 	Channels *sft.Channels `json:"channels,omitempty"`
@@ -99,11 +131,17 @@ type Settings struct {
 type ReportRequest struct {
 	Facts Facts  `json:"facts"`
 	CSR   []byte `json:"csr,omitempty"`
+	// SSHHostKeys are the host's SSH keys, as in authorized_keys, that it wants
+	// a certificate for.
+	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
 }
 
 // ReportReply holds the certificates that were asked for.
 type ReportReply struct {
 	BrokerCertificate [][]byte `json:"broker_certificate,omitempty"`
+	// SSHHostCertificates are those of the keys asked for, in their order, as
+	// in authorized_keys.
+	SSHHostCertificates []string `json:"ssh_host_certificates,omitempty"`
 }
 
 // EventsRequest is POST /v1/agent/events: a batch, oldest first. Sending an
@@ -191,16 +229,18 @@ type ConnectRequest struct {
 	Target       string   `json:"target"`
 	Via          []string `json:"via,omitempty"`
 	Service      string   `json:"service"`
-	CSR          []byte   `json:"csr"` // P-256; only its public key is used
-	SSHPublicKey string   `json:"ssh_public_key,omitempty"`
-	SessionID    string   `json:"session_id,omitempty"` // continues a live session
+	CSR          []byte   `json:"csr"`                      // P-256; only its public key is used
+	SSHPublicKey string   `json:"ssh_public_key,omitempty"` // ed25519, as in authorized_keys: for every certificate of SSH in the reply
+	SessionID    string   `json:"session_id,omitempty"`     // continues a live session
 }
 
 // ConnectReply is the way to the target and what opens it.
 type ConnectReply struct {
-	SessionID   string    `json:"session_id"`
-	Route       []Hop     `json:"route"`              // the target is the last
-	Certificate [][]byte  `json:"broker_certificate"` // chain for the CSR's key
+	SessionID string `json:"session_id"`
+	Route     []Hop  `json:"route"` // in the order that they are crossed; the target is the last
+	// Certificate is for the CSR's key and the target's broker. It is not there
+	// where the target is reached by SSH alone.
+	Certificate [][]byte  `json:"broker_certificate,omitempty"`
 	ExpiresAt   time.Time `json:"expires_at"`
 	// Channels is what the project lets cross. The broker enforces it; the
 	// client does not ask for the rest.
@@ -222,6 +262,31 @@ type Hop struct {
 	// one, or two while it is renewed.
 	HostKeys [][]byte `json:"host_keys"`
 	Login    string   `json:"login"`
+	// SSH is set where the hop is to be reached by SSH: on every enrolled hop
+	// before the target, and on the target of the service ssh.
+	SSH *SSHHop `json:"ssh,omitempty"`
+	// Unmanaged is a hop without an agent: what reaches and proves it is the
+	// person's own SSH. Only Name, Address, Port (0: as their settings say) and
+	// Login (empty: as their settings say) are set, and ServerID if the platform
+	// has a record of it.
+	Unmanaged bool `json:"unmanaged,omitempty"`
+}
+
+// An SSHHop is how to reach a server by SSH, as the Login of its Hop.
+type SSHHop struct {
+	Port        int    `json:"port"`
+	Certificate string `json:"certificate"` // for the request's SSH key, as in authorized_keys
+	// HostCAs are the keys that the host's certificate may be signed by, whose
+	// principal must be the server's id. HostKeys are those that it may show
+	// without one. Both as in authorized_keys.
+	HostCAs  []string `json:"host_cas"`
+	HostKeys []string `json:"host_keys"`
+	// Broker is set on a target whose SSH server is reached through its broker.
+	Broker bool `json:"broker,omitempty"`
+	// Netcat: the hop forwards by a program instead of by direct-tcpip.
+	Netcat bool `json:"netcat,omitempty"`
+	// ForwardAgent permits the person to forward their SSH agent to the target.
+	ForwardAgent bool `json:"forward_agent,omitempty"`
 }
 
 // ResolveReply is GET /v1/teams/{team}/resolve?target=NAME: what the name

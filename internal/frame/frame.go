@@ -32,6 +32,7 @@ const ALPN = "sft-broker/1"
 // The services of the broker.
 const (
 	RDP  = "rdp"
+	SSH  = "ssh"
 	Ping = "ping"
 )
 
@@ -47,7 +48,14 @@ type Hello struct {
 type Reply struct {
 	Error *sft.Error `json:"error,omitempty"`
 	RDP   *RDPReply  `json:"rdp,omitempty"`
+	SSH   *SSHReply  `json:"ssh,omitempty"`
 	Ping  *PingReply `json:"ping,omitempty"`
+}
+
+// An SSHReply says that the bytes which follow are those of the host's SSH
+// server, on loopback.
+type SSHReply struct {
+	Login string `json:"login"`
 }
 
 // How the account's password gets to the RDP service.
