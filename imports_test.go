@@ -41,7 +41,7 @@ var mayImport = map[string]string{
 	"cmd/sftd":             ". internal/accounts internal/agent internal/api internal/broker internal/conf internal/daemon internal/privsep",
 	"cmd/sft-platform":     ". internal/api internal/ca internal/cloudid internal/conf internal/daemon internal/platform internal/store internal/webapi",
 	"e2e/lab":              "",
-	"e2e/stage":            "e2e/lab internal/api internal/audit",
+	"e2e/stage":            ". e2e/lab internal/api internal/audit",
 	"e2e/demo":             "e2e/lab e2e/stage internal/audit",
 	"e2e":                  "",
 	"e2e/wine":             "",

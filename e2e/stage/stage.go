@@ -24,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"sft"
 	"sft/e2e/lab"
 	"sft/internal/api"
 	"sft/internal/audit"
@@ -254,7 +255,12 @@ type Server struct {
 // with the given settings. With a project it is enrolled when Server returns.
 func (s *Stage) Server(name, project, colour, yaml string) *Server {
 	s.t.Helper()
-	h := s.Lab.Host(name)
+	return s.ServerOn(s.Lab.Host(name), project, colour, yaml)
+}
+
+// ServerOn is Server for a host that is there, with what was put on it.
+func (s *Stage) ServerOn(h *lab.Host, project, colour, yaml string) *Server {
+	s.t.Helper()
 	h.Install("/usr/local/sbin/sftd", filepath.Join(s.bin, "sftd"))
 	h.Must("", "useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", "sftd-broker")
 	if colour != "" {
@@ -277,6 +283,32 @@ func (s *Stage) Server(name, project, colour, yaml string) *Server {
 		})
 	}
 	return srv
+}
+
+// SSHServer is Server with a real SSH server, which has the given settings. With
+// a project people can sign in to it when SSHServer returns.
+func (s *Stage) SSHServer(name, project, colour, yaml string, settings ...string) *Server {
+	s.t.Helper()
+	h := s.Lab.Host(name)
+	h.StartSSHD(settings...)
+	v := s.ServerOn(h, project, colour, yaml)
+	if project != "" {
+		s.Wait(name+" is known for its SSH server", 30*time.Second, func() bool { return s.ServerNamed(name).SSHPort != 0 })
+	}
+	return v
+}
+
+// ServerNamed is what the platform says of a server, by its host name.
+func (s *Stage) ServerNamed(name string) sft.Server {
+	s.t.Helper()
+	var page struct{ List []sft.Server }
+	s.Do("GET", "/servers", nil, &page)
+	for _, v := range page.List {
+		if v.Hostname == name {
+			return v
+		}
+	}
+	return sft.Server{}
 }
 
 // Start starts sftd.
