@@ -40,6 +40,8 @@ type Authority struct {
 	cert *x509.Certificate // X.509 kinds
 	pub  []byte            // SSH kinds: wire format
 	key  crypto.Signer
+
+	notAfter time.Time // SSH kinds, whose public half does not say
 }
 
 // A Sealed authority is what is stored of one.
@@ -127,7 +129,7 @@ func Open(sealed Sealed, name string, s Sealer) (*Authority, error) {
 		if err != nil || string(p.Marshal()) != string(sealed.Public) {
 			return nil, fmt.Errorf("open the %s CA of %s: the key is not the public key's", sealed.Kind, name)
 		}
-		a.pub = sealed.Public
+		a.pub, a.notAfter = sealed.Public, sealed.NotAfter
 	default:
 		return nil, fmt.Errorf("%q is no kind of authority", sealed.Kind)
 	}
