@@ -294,6 +294,7 @@ type SSHHop struct {
 type ResolveReply struct {
 	Server sft.Server `json:"server"`
 	Login  string     `json:"login"`
+	Route  []string   `json:"route,omitempty"` // the names of the hops on the way to it
 }
 
 // A List is one page of things.

@@ -42,6 +42,7 @@ const (
 	CloudCreate     Kind = "cloud_account.create"
 	CloudDelete     Kind = "cloud_account.delete"
 	ServerEnroll    Kind = "server.enroll"
+	ServerUnmanaged Kind = "server.create_unmanaged"
 	ServerRemove    Kind = "server.remove"
 	ServerUpdate    Kind = "server.update"
 	NameConflict    Kind = "server.name_conflict"
@@ -49,8 +50,8 @@ const (
 	ClientRemove    Kind = "client.remove"
 	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user
 	AuthTokenEnd    Kind = "auth_token.end"
-	UserCredsIssue  Kind = "user_creds.issue"   // a certificate to a broker
-	HostCredsIssue  Kind = "server_creds.issue" // a certificate of a broker
+	UserCredsIssue  Kind = "user_creds.issue"   // certificates to a broker and to SSH servers
+	HostCredsIssue  Kind = "server_creds.issue" // certificates of a broker and of an SSH server
 	SessionStart    Kind = "session.start"
 	SessionEnd      Kind = "session.end"
 	SessionRefused  Kind = "session.refused"
@@ -65,6 +66,7 @@ const (
 	// AccountPasswordReset says that what the system keeps under the account's
 	// password was lost.
 	AccountPasswordReset Kind = "account.password_reset"
+	SSHLogin             Kind = "server.ssh_login"   // somebody came in by the host's SSH server
 	EventsLost           Kind = "server.events_lost" // a gap in an agent's numbers
 )
 
@@ -74,6 +76,7 @@ var FromAgent = map[Kind]bool{
 	SessionStart: true, SessionEnd: true, SessionRefused: true,
 	AccountCreated: true, AccountUpdated: true, AccountRemoved: true, AccountEnabled: true,
 	AccountDisabled: true, AccountConflict: true, AccountRefused: true, AccountFailed: true, AccountPasswordReset: true,
+	SSHLogin: true,
 }
 
 // FromClient are the kinds that a client may claim.

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/crypto/ssh"
 
 	"sft"
 	"sft/internal/api"
@@ -104,6 +106,11 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 		return err
 	}
 	st.AccessCAs = certificates(access)
+	users, err := p.authorities(tx, pr.ID, ca.SSHUser)
+	if err != nil {
+		return err
+	}
+	st.SSHUserCAs = sshKeys(users)
 	if st.EndedSessions, err = tx.RevokedSessions(s.ID, p.Now()); err != nil {
 		return err
 	}
@@ -113,7 +120,7 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 }
 
 // Report takes an agent's facts, and signs a certificate for its broker when
-// it sends a CSR.
+// it sends a CSR, and for the SSH keys of its host that it sends.
 func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (api.ReportReply, error) {
 	var reply api.ReportReply
 	if err := checkFacts(&r.Facts, a.Addr); err != nil {
@@ -122,12 +129,16 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 	if !p.limits.allow(p.Now(), "report:"+a.Server, time.Second, 60) {
 		return reply, errTooOften
 	}
-	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+	keys, err := sshHostKeys(r.SSHHostKeys)
+	if err != nil {
+		return reply, err
+	}
+	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		s, err := p.server(tx.Notes, a)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if len(r.CSR) == 0 && reflect.DeepEqual(s.Facts, r.Facts) {
+		if len(r.CSR) == 0 && len(keys) == 0 && reflect.DeepEqual(s.Facts, r.Facts) {
 			return audit.Event{}, errUnchanged
 		}
 		team, err := tx.TeamByID(s.TeamID)
@@ -166,12 +177,66 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 			e.Kind = audit.HostCredsIssue
 			e.Detail = map[string]string{"key_sha256": fmt.Sprintf("%x", h), "until": until.Format(time.RFC3339)}
 		}
+		if len(keys) > 0 {
+			if reply.SSHHostCertificates, err = p.sshHost(tx, s, keys, &e); err != nil {
+				return e, err
+			}
+		}
 		return e, tx.SaveServer(s)
 	})
 	if errors.Is(err, errUnchanged) {
 		err = nil
 	}
 	return reply, err
+}
+
+// sshHostKeys parses the keys that an agent wants certificates for.
+func sshHostKeys(lines []string) ([]ssh.PublicKey, error) {
+	if len(lines) > maxSSHKeys {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("certificates for %d SSH keys were asked for", len(lines)), Hint: fmt.Sprintf("ask for %d at most", maxSSHKeys)}
+	}
+	var keys []ssh.PublicKey
+	for _, line := range lines {
+		k, err := ca.SSHHostKey(line)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// sshHost signs certificates for the SSH keys of a server, and adds them to
+// the event.
+func (p *Platform) sshHost(tx *store.Tx, s store.ServerRecord, keys []ssh.PublicKey, e *audit.Event) ([]string, error) {
+	list, err := p.authorities(tx, s.ProjectID, ca.SSHHost)
+	if err != nil {
+		return nil, err
+	}
+	if e.Detail == nil {
+		e.Detail = map[string]string{}
+	}
+	e.Kind = audit.HostCredsIssue
+	var certs, issued []string
+	for _, k := range keys {
+		c, err := list[len(list)-1].IssueSSHHost(k, s.ID, sshNames(s), p.Now())
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c.Line)
+		issued = append(issued, fmt.Sprintf("%s=%d", ssh.FingerprintSHA256(k), c.Serial))
+		e.Detail["ssh_until"] = c.Until.Format(time.RFC3339)
+	}
+	e.Detail["ssh_serials"] = strings.Join(issued, " ")
+	return certs, nil
+}
+
+// sshKeys are the public keys of SSH authorities.
+func sshKeys(list []*ca.Authority) (lines []string) {
+	for _, a := range list {
+		lines = append(lines, a.AuthorizedKey())
+	}
+	return lines
 }
 
 // errUnchanged undoes a report that has nothing new.

@@ -162,6 +162,9 @@ func (p *Platform) Authenticate(ctx context.Context, header, method, path string
 				return err
 			case "server":
 				s, err := tx.ServerByID(id)
+				if err == nil && s.Unmanaged {
+					return store.ErrNotFound // it has no key to sign with
+				}
 				if err == nil && s.DeletedAt != nil {
 					return errRevoked("server")
 				}

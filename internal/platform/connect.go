@@ -2,11 +2,14 @@ package platform
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"sft"
 	"sft/internal/api"
@@ -23,80 +26,25 @@ type ResolveRequest struct {
 	Target string `query:"target" json:"-"`
 }
 
-// Resolve tells what a name means to the asker.
+// Resolve tells what a name means to the asker, and through which hosts the
+// way to it goes.
 func (p *Platform) Resolve(ctx context.Context, a Actor, r ResolveRequest) (api.ResolveReply, error) {
 	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) (api.ResolveReply, error) {
-		s, _, err := p.resolve(tx, k, r.Target)
+		none := api.ResolveReply{}
+		way, err := p.router(tx, k)
 		if err != nil {
-			return api.ResolveReply{}, err
+			return none, err
 		}
-		return api.ResolveReply{Server: s.Server(p.Now()), Login: k.user.Login}, nil
+		target, err := way.target(r.Target)
+		if err != nil {
+			return none, err
+		}
+		hops, err := way.hops(target, nil)
+		if err != nil {
+			return none, err
+		}
+		return api.ResolveReply{Server: target.server.Server(p.Now()), Login: k.user.Login, Route: stepNames(hops)}, nil
 	})
-}
-
-// resolve finds the one active server that a name means, among those that the
-// asker may reach. A name is a server's id or one that it holds; before it
-// may stand its project. Who may read the team learns that a server is there
-// but closed to them; to others it does not exist.
-func (p *Platform) resolve(tx *store.Tx, k asker, target string) (store.ServerRecord, policy.Decision, error) {
-	none := store.ServerRecord{}
-	if err := sft.CheckTarget(target); err != nil {
-		return none, policy.Decision{}, err
-	}
-	project, name, ok := strings.Cut(target, "/")
-	if !ok {
-		project, name = "", target
-	}
-	found, err := tx.ServersNamed(k.team.ID, name)
-	if err != nil {
-		return none, policy.Decision{}, err
-	}
-	reach, err := reachOf(tx, k.user)
-	if err != nil {
-		return none, policy.Decision{}, err
-	}
-	// A name that looks like the id of another server takes nobody there.
-	if i := slices.IndexFunc(found, func(s store.ServerRecord) bool { return s.ID == name }); i >= 0 {
-		found = found[i : i+1]
-	}
-	var active []store.ServerRecord
-	var silent, closed *store.ServerRecord
-	for _, s := range found {
-		if project != "" && sft.Fold(s.Project) != sft.Fold(project) {
-			continue
-		}
-		switch {
-		case !reach[s.ProjectID].Access:
-			closed = &s
-		case s.Server(p.Now()).State == sft.StateActive:
-			active = append(active, s)
-		default:
-			silent = &s
-		}
-	}
-	switch {
-	case len(active) == 1:
-		return active[0], reach[active[0].ProjectID], nil
-	case len(active) > 1:
-		var names []string
-		for _, s := range active {
-			names = append(names, fmt.Sprintf("%s/%s (%s)", s.Project, s.Server(p.Now()).Name(), s.ID))
-		}
-		slices.Sort(names)
-		return none, policy.Decision{}, &sft.Error{Code: sft.Ambiguous,
-			Msg:  fmt.Sprintf("%s is the name of %d servers: %s", sft.Quote(target), len(active), strings.Join(names, ", ")),
-			Hint: fmt.Sprintf("name the project too, as in \"sft rdp %s/%s\"", active[0].Project, name)}
-	case silent != nil:
-		return none, policy.Decision{}, &sft.Error{Code: sft.NotFound,
-			Msg:  fmt.Sprintf("server %s has not been in touch since %s", sft.Quote(target), lastSeen(*silent)),
-			Hint: "start sftd on it, or delete the record if the host is gone"}
-	case closed != nil && policy.May(k.user.Status, k.roles, policy.Read):
-		return none, policy.Decision{}, &sft.Error{Code: sft.Denied,
-			Msg:  fmt.Sprintf("user %s has no access to the servers of project %s", sft.Quote(k.user.Name), sft.Quote(closed.Project)),
-			Hint: "ask an administrator for a group with server_access in that project"}
-	}
-	return none, policy.Decision{}, &sft.Error{Code: sft.NotFound, Msg: "there is no server " + sft.Quote(target),
-		Hint: "see \"sft list-servers\" for those that you can reach"}
 }
 
 func lastSeen(s store.ServerRecord) string {
@@ -112,8 +60,8 @@ type ConnectRequest struct {
 	api.ConnectRequest
 }
 
-// Connect resolves the name, decides, and issues what opens the way: all or
-// nothing, recorded before the reply leaves.
+// Connect resolves the name, finds the way, decides, and issues what opens it:
+// all or nothing, recorded before the reply leaves.
 func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.ConnectReply, error) {
 	var reply api.ConnectReply
 	if a.Client == "" {
@@ -132,69 +80,217 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		if err := tx.ClientSeen(a.Client, p.Now()); err != nil {
 			return audit.Event{}, err
 		}
-		key, err := ca.RequestKey(r.CSR)
+		way, err := p.router(tx, k)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		s, d, err := p.resolve(tx, k, r.Target)
+		target, err := way.target(r.Target)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		refused.Project, refused.Target = s.Project, s.Server(p.Now()).Name()
-		switch {
-		case !d.Access: // resolve returns no such server
-			return audit.Event{}, noSuch("server", r.Target)
-		case r.Service != frame.RDP && r.Service != frame.Ping:
-			return audit.Event{}, &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(r.Service) + " is unknown", Hint: "use rdp"}
-		case len(r.Via) > 0:
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "bastions are not supported by this version", Hint: "leave out --via"}
-		case s.Facts.Bastion != "":
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s is behind the bastion %s, and this version connects directly only", sft.Quote(r.Target), sft.Quote(s.Facts.Bastion)),
-				Hint: "take Bastion out of its sftd.yaml if it can be reached directly"}
-		case len(s.HostKey) == 0:
-			return audit.Event{}, &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s has no broker", sft.Quote(r.Target)), Hint: "look at \"sftd status\" on it"}
+		refused.Project, refused.Target = target.project.Name, target.name
+		for _, v := range r.Via[:min(len(r.Via), maxHops)] {
+			refused.Via = append(refused.Via, sft.Quote(v))
 		}
-		pr, err := tx.ProjectByID(s.ProjectID)
+		if r.Service != frame.RDP && r.Service != frame.SSH && r.Service != frame.Ping {
+			return audit.Event{}, &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(r.Service) + " is unknown", Hint: "use rdp or ssh"}
+		}
+		hops, err := way.hops(target, r.Via)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		session, err := p.session(tx, a, k, s, pr, r.ConnectRequest)
+		want, err := wanted(r.ConnectRequest, target, hops)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		access, err := p.authorities(tx, pr.ID, ca.Access)
+		session, err := p.session(tx, a, k, *target.server, target.project, r.ConnectRequest)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		hosts, err := p.authorities(tx, pr.ID, ca.Host)
-		if err != nil {
-			return audit.Event{}, err
-		}
-		names := frame.Names{Team: k.team.Name, Project: pr.Name, User: k.user.ID, Server: s.ID, Session: session, Revision: pr.Revision}
-		if err := names.Check(); err != nil {
-			return audit.Event{}, err
-		}
-		chain, until, err := access[len(access)-1].IssueAccess(key, names, p.Now())
-		if err != nil {
-			return audit.Event{}, err
-		}
-		hop := api.Hop{ServerID: s.ID, Name: s.Server(p.Now()).Name(), Project: pr.Name, Address: s.Facts.AccessAddress, Port: s.Facts.BrokerPort,
-			BrokerName: ca.BrokerName(s.ID), HostCAs: certificates(hosts), HostKeys: [][]byte{s.HostKey}, Login: k.user.Login}
-		if len(s.HostKeyOld) > 0 {
-			hop.HostKeys = append(hop.HostKeys, s.HostKeyOld)
-		}
-		reply = api.ConnectReply{SessionID: session, Route: []api.Hop{hop}, Certificate: chain, ExpiresAt: until, Channels: &pr.Channels}
-		e := p.event(a, audit.UserCredsIssue, k.team.Name, pr.Name, hop.Name)
-		h, err := ca.KeyHash(key)
-		e.Session = session
-		e.Detail = map[string]string{"service": r.Service, "server": s.ID, "by": d.By, "key_sha256": fmt.Sprintf("%x", h), "until": until.Format(time.RFC3339)}
+		e := p.event(a, audit.UserCredsIssue, k.team.Name, target.project.Name, target.name)
+		e.Session, e.Via = session, stepNames(hops)
+		e.Detail = map[string]string{"service": r.Service, "server": target.server.ID, "by": target.by}
+		i := issuer{p: p, tx: tx, k: k, session: session, want: want, event: &e}
+		reply, err = i.issue(hops, target)
 		return e, err
 	})
 	if c := sft.CodeOf(err); err != nil && c != sft.Internal && c != sft.Replayed {
 		refused.Detail = map[string]string{"service": sft.Quote(r.Service)}
 		err = p.refuse(ctx, refused, err)
 	}
-	return reply, err
+	if err != nil {
+		return api.ConnectReply{}, err
+	}
+	return reply, nil
+}
+
+// target finds the server that a person wants to get to, which an agent looks
+// after.
+func (r router) target(name string) (step, error) {
+	s, err := r.resolve(name)
+	if err != nil {
+		return step{}, err
+	}
+	return r.step(s)
+}
+
+// A wish is what a request needs certificates for, and their keys.
+type wish struct {
+	broker *ecdsa.PublicKey // for the target's broker, or nil
+	ssh    ssh.PublicKey    // for the SSH servers on the way, or nil
+	target bool             // the target is reached by SSH, too
+	relay  bool             // by its broker
+}
+
+// wanted says what is needed, and refuses a target that does not have it and a
+// request without the keys for it.
+func wanted(r api.ConnectRequest, target step, hops []step) (wish, error) {
+	w := wish{target: r.Service == frame.SSH}
+	s := target.server
+	switch {
+	case s.Unmanaged:
+		return w, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s has no agent: it is there to be gone through", sft.Quote(target.name)), Hint: "use ssh to get to it, or name it with --via"}
+	case w.target && s.Facts.SSH == nil:
+		return w, &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s lets nobody in by SSH: sftd looks after no SSH server on it", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
+	}
+	w.relay = w.target && throughBroker(*s, target.project)
+	var err error
+	if !w.target || w.relay {
+		if len(s.HostKey) == 0 {
+			return w, &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s has no broker", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
+		}
+		if w.broker, err = ca.RequestKey(r.CSR); err != nil {
+			return w, err
+		}
+	}
+	if !w.target && !slices.ContainsFunc(hops, step.enrolled) {
+		return w, nil
+	}
+	if r.SSHPublicKey == "" {
+		return w, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the way to server %s is by SSH, and the request has no ssh_public_key", sft.Quote(target.name)), Hint: "use a newer version of sft"}
+	}
+	w.ssh, err = ca.SSHUserKey(r.SSHPublicKey)
+	return w, err
+}
+
+// stepNames are the names of hosts, in their order.
+func stepNames(hops []step) (names []string) {
+	for _, s := range hops {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// An issuer makes what opens one way, and tells of it in one event.
+type issuer struct {
+	p       *Platform
+	tx      *store.Tx
+	k       asker
+	session string
+	want    wish
+	event   *audit.Event
+}
+
+// issue returns the way, with its certificates.
+func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
+	reply := api.ConnectReply{SessionID: i.session, Channels: &target.project.Channels}
+	var serials, by []string
+	if i.want.ssh != nil {
+		i.event.Detail["ssh_key"] = ssh.FingerprintSHA256(i.want.ssh)
+	}
+	for n, s := range append(slices.Clone(hops), target) {
+		isTarget := n == len(hops)
+		if !s.enrolled() {
+			h := api.Hop{Unmanaged: true, Name: s.name, Address: s.name, Port: s.port, Login: s.login}
+			if s.server != nil {
+				h.ServerID, h.Address = s.server.ID, s.server.Facts.AccessAddress
+				if f := s.server.Facts.SSH; f != nil {
+					h.Port = f.Port
+				}
+				by = append(by, s.server.ID+"="+s.by)
+			}
+			reply.Route = append(reply.Route, h)
+			continue
+		}
+		h := api.Hop{ServerID: s.server.ID, Name: s.name, Project: s.project.Name, Address: s.server.Facts.AccessAddress, Login: i.k.user.Login}
+		if n > 0 {
+			h.Address = address(*s.server, &hops[n-1])
+		}
+		if !isTarget || i.want.target {
+			c, err := i.ssh(&h, s, isTarget)
+			if err != nil {
+				return reply, err
+			}
+			serials = append(serials, fmt.Sprintf("%s=%d", s.server.ID, c.Serial))
+			reply.ExpiresAt = c.Until
+		}
+		if !isTarget {
+			by = append(by, s.server.ID+"="+s.by)
+		} else if i.want.broker != nil {
+			if err := i.broker(&h, s, &reply); err != nil {
+				return reply, err
+			}
+		}
+		reply.Route = append(reply.Route, h)
+	}
+	for name, list := range map[string][]string{"ssh_serials": serials, "hops_by": by} {
+		if len(list) > 0 {
+			i.event.Detail[name] = strings.Join(list, " ")
+		}
+	}
+	i.event.Detail["until"] = reply.ExpiresAt.Format(time.RFC3339)
+	return reply, nil
+}
+
+// ssh signs a certificate for an SSH server, and says in h how to reach it.
+func (i *issuer) ssh(h *api.Hop, s step, target bool) (ca.SSHCertificate, error) {
+	none := ca.SSHCertificate{}
+	users, err := i.p.authorities(i.tx, s.project.ID, ca.SSHUser)
+	if err != nil {
+		return none, err
+	}
+	hosts, err := i.p.authorities(i.tx, s.project.ID, ca.SSHHost)
+	if err != nil {
+		return none, err
+	}
+	o := s.project.ClientOptions
+	agent := target && o.ForwardAgent == sft.AgentHost
+	c, err := users[len(users)-1].IssueSSHUser(i.want.ssh, ca.SSHGrant{Session: i.session, User: i.k.user.ID, Server: s.server.ID, Login: i.k.user.Login,
+		Hop: !target, ForwardAgent: agent}, i.p.Now())
+	if err != nil {
+		return none, err
+	}
+	f := s.server.Facts.SSH
+	h.SSH = &api.SSHHop{Port: f.Port, Certificate: c.Line, HostCAs: sshKeys(hosts), HostKeys: f.HostKeys,
+		Broker: target && i.want.relay, Netcat: !target && o.PortForward == sft.ForwardNetcat, ForwardAgent: agent}
+	return c, nil
+}
+
+// broker signs a certificate for the target's broker, and says in h what
+// proves it.
+func (i *issuer) broker(h *api.Hop, s step, reply *api.ConnectReply) error {
+	access, err := i.p.authorities(i.tx, s.project.ID, ca.Access)
+	if err != nil {
+		return err
+	}
+	hosts, err := i.p.authorities(i.tx, s.project.ID, ca.Host)
+	if err != nil {
+		return err
+	}
+	names := frame.Names{Team: i.k.team.Name, Project: s.project.Name, User: i.k.user.ID, Server: s.server.ID, Session: i.session, Revision: s.project.Revision}
+	if err := names.Check(); err != nil {
+		return err
+	}
+	if reply.Certificate, reply.ExpiresAt, err = access[len(access)-1].IssueAccess(i.want.broker, names, i.p.Now()); err != nil {
+		return err
+	}
+	h.Port, h.BrokerName, h.HostCAs, h.HostKeys = s.server.Facts.BrokerPort, ca.BrokerName(s.server.ID), certificates(hosts), [][]byte{s.server.HostKey}
+	if len(s.server.HostKeyOld) > 0 {
+		h.HostKeys = append(h.HostKeys, s.server.HostKeyOld)
+	}
+	sum, err := ca.KeyHash(i.want.broker)
+	i.event.Detail["key_sha256"] = fmt.Sprintf("%x", sum)
+	return err
 }
 
 // session returns the id of a new session, or of the live one that the
@@ -209,10 +305,10 @@ func (p *Platform) session(tx *store.Tx, a Actor, k asker, s store.ServerRecord,
 	}
 	v, err := tx.Session(r.SessionID)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (v.UserID != k.user.ID || v.ClientID != a.Client || v.ServerID != s.ID || v.Service != r.Service) {
-		return "", &sft.Error{Code: sft.NotFound, Msg: "there is no such session", Hint: "run \"sft rdp\" again"}
+		return "", &sft.Error{Code: sft.NotFound, Msg: "there is no such session", Hint: "connect again"}
 	}
 	if err == nil && (v.Revoked || !v.ExpiresAt.After(now)) {
-		return "", &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "run \"sft rdp\" again"}
+		return "", &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "connect again"}
 	}
 	return v.ID, err
 }

@@ -277,6 +277,48 @@ func TestChannels(t *testing.T) {
 	})
 }
 
+// What a project tells the clients of its people: known options with known
+// values, one by one; anything else changes nothing.
+func TestClientOptions(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		type m = map[string]any
+		const forward, agent = "ssh.port_forward_method", "ssh.insecure_forward_agent"
+		var made sft.Project
+		e.Do("POST", "/projects", m{"name": "p", "client_config_options": m{forward: "netcat"}}, &made)
+		if want := (sft.ClientOptions{PortForward: "netcat"}); made.ClientOptions != want || e.Project("p").ClientOptions != want {
+			t.Errorf("a new project has %+v, want %+v", made.ClientOptions, want)
+		}
+		for _, tt := range []struct {
+			name string
+			body m
+			want sft.ClientOptions
+		}{
+			{"nothing", m{}, sft.ClientOptions{PortForward: "netcat"}},
+			{"none of them", m{"client_config_options": m{}}, sft.ClientOptions{PortForward: "netcat"}},
+			{"null", m{"client_config_options": m{forward: nil}}, sft.ClientOptions{PortForward: "netcat"}},
+			{"the agent", m{"client_config_options": m{agent: "host"}}, sft.ClientOptions{PortForward: "netcat", ForwardAgent: "host"}},
+			{"both", m{"client_config_options": m{forward: "native", agent: "none"}}, sft.ClientOptions{PortForward: "native", ForwardAgent: "none"}},
+			{"the default", m{"client_config_options": m{forward: "", agent: ""}}, sft.ClientOptions{}},
+		} {
+			events := since(e, func() { e.Do("PUT", "/projects/p", tt.body, nil) })
+			if got := e.Project("p").ClientOptions; got != tt.want {
+				t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+			}
+			if d := events[0].Detail; told(events) != "project.update success" || d["client_config_options."+forward] != tt.want.PortForward || d["client_config_options."+agent] != tt.want.ForwardAgent {
+				t.Errorf("%s is told as %+v", tt.name, events)
+			}
+		}
+		before := e.Project("p")
+		for name, bad := range map[string]any{"an unknown option": m{"ssh.proxy": "x"}, "one with other capitals": m{"SSH.port_forward_method": "netcat"}, "an unknown value": m{forward: "magic"},
+			"another option's value": m{agent: "netcat"}, "a good one and a bad one": m{forward: "netcat", agent: "yes"}, "a number": m{forward: 1}, "a text": "netcat", "a list": []string{forward}} {
+			wantCode(t, name, e.Service.Do(t.Context(), "PUT", base+"/projects/p", m{"client_config_options": bad}, nil), sft.Invalid)
+			if got := e.Project("p"); got != before {
+				t.Errorf("%s changed the project to %+v", name, got)
+			}
+		}
+	})
+}
+
 // The audit is read in pages, both ways, by whoever may.
 func TestReadingTheAudit(t *testing.T) {
 	e := testenv.New(t)

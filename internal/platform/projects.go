@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -32,6 +33,7 @@ type ProjectRequest struct {
 		Audio        *bool `json:"audio"`
 		OtherDynamic *bool `json:"other_dynamic"`
 	} `json:"channels"`
+	ClientOptions map[string]*string `json:"client_config_options"` // as in sft.ClientOptions; "" is the default
 }
 
 // apply sets what the request names, within its limits.
@@ -65,6 +67,32 @@ func (r ProjectRequest) apply(pr *sft.Project) error {
 		}
 		*s.to = *s.from
 	}
+	return setClientOptions(&pr.ClientOptions, r.ClientOptions)
+}
+
+// setClientOptions sets those options that are named, each to one of its
+// values.
+func setClientOptions(o *sft.ClientOptions, from map[string]*string) error {
+	known := map[string]struct {
+		to     *string
+		values []string
+	}{
+		"ssh.port_forward_method":    {&o.PortForward, []string{sft.ForwardNative, sft.ForwardNetcat}},
+		"ssh.insecure_forward_agent": {&o.ForwardAgent, []string{sft.AgentNone, sft.AgentHost}},
+	}
+	for _, name := range slices.Sorted(maps.Keys(from)) {
+		option, ok := known[name]
+		switch v := from[name]; {
+		case !ok:
+			return &sft.Error{Code: sft.Invalid, Msg: "client option " + sft.Quote(name) + " is unknown",
+				Hint: "use " + strings.Join(slices.Sorted(maps.Keys(known)), " or ")}
+		case v == nil:
+		case *v != "" && !slices.Contains(option.values, *v):
+			return &sft.Error{Code: sft.Invalid, Msg: "client option " + name + " is " + sft.Quote(*v), Hint: "use " + strings.Join(option.values, " or ")}
+		default:
+			*option.to = *v
+		}
+	}
 	return nil
 }
 
@@ -76,6 +104,7 @@ func settings(pr sft.Project) map[string]string {
 		"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession),
 		"channels.clipboard": fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
 		"channels.audio": fmt.Sprint(pr.Channels.Audio), "channels.other_dynamic": fmt.Sprint(pr.Channels.OtherDynamic),
+		"client_config_options.ssh.port_forward_method": pr.ClientOptions.PortForward, "client_config_options.ssh.insecure_forward_agent": pr.ClientOptions.ForwardAgent,
 	}
 }
 

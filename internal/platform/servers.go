@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +65,47 @@ func checkFacts(f *api.Facts, addr string) error {
 			return &sft.Error{Code: sft.Invalid, Msg: "the host's facts are too long or not readable"}
 		}
 	}
+	if err := checkNetwork(f); err != nil {
+		return err
+	}
+	return checkSSH(f.SSH)
+}
+
+// networkRE is how a cloud's network is called: by the cloud and its own id.
+var networkRE = regexp.MustCompile(`^aws:[a-z0-9-]{1,60}$`)
+
+// checkNetwork refuses a private address that could not be one. People are
+// sent to it through a host in the same network.
+func checkNetwork(f *api.Facts) error {
+	if ip, err := netip.ParseAddr(f.PrivateAddress); f.PrivateAddress != "" && (err != nil || !ip.IsPrivate() || ip.Is4In6() || ip.Zone() != "") {
+		return &sft.Error{Code: sft.Invalid, Msg: "private address " + sft.Quote(f.PrivateAddress) + " is not a private IP address", Hint: "use one of RFC 1918 or RFC 4193"}
+	}
+	if f.Network != "" && !networkRE.MatchString(f.Network) {
+		return &sft.Error{Code: sft.Invalid, Msg: "network " + sft.Quote(f.Network) + " cannot be used", Hint: "use the cloud's name of it, as in aws:vpc-0123"}
+	}
+	return nil
+}
+
+// maxSSHKeys caps the SSH keys of a host.
+const maxSSHKeys = 8
+
+// checkSSH refuses what a host's SSH server cannot be.
+func checkSSH(f *api.SSHFacts) error {
+	switch {
+	case f == nil:
+		return nil
+	case f.Port < 1 || f.Port > 65535:
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%d is not the port of an SSH server", f.Port), Hint: "use 1 to 65535"}
+	case len(f.HostKeys) > maxSSHKeys:
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the host has %d SSH keys", len(f.HostKeys)), Hint: fmt.Sprintf("keep %d", maxSSHKeys)}
+	}
+	for i, line := range f.HostKeys {
+		key, err := ca.SSHHostKey(line)
+		if err != nil {
+			return err
+		}
+		f.HostKeys[i] = ca.SSHLine(key)
+	}
 	return nil
 }
 
@@ -74,6 +116,17 @@ func claimed(f api.Facts) []string {
 		name = f.Hostname
 	}
 	return slices.Concat([]string{name}, f.AltNames, []string{f.AccessAddress})
+}
+
+// sshNames are the names that a server's SSH certificates may have beside its
+// id: those that it claims and holds. Which of them can be one, package ca
+// knows.
+func sshNames(s store.ServerRecord) []string {
+	names := claimed(s.Facts)
+	if s.Instance != nil {
+		names = append(names, s.Instance.InstanceID)
+	}
+	return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(s.NameConflict, n) })
 }
 
 // takeNames gives a server the names it claims, as far as no other server of
@@ -344,12 +397,20 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 // DeleteServer deletes a server's record: its agent is told that it was, and
 // its names are free again.
 func (p *Platform) DeleteServer(ctx context.Context, a Actor, r ServerRequest) (struct{}, error) {
+	return p.deleteServer(ctx, a, r, func(store.ServerRecord) bool { return true })
+}
+
+// deleteServer is DeleteServer for those servers that which takes.
+func (p *Platform) deleteServer(ctx context.Context, a Actor, r ServerRequest, which func(store.ServerRecord) bool) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
 			return audit.Event{}, err
 		}
 		s, err := serverIn(tx, k, r)
+		if err == nil && !which(s) {
+			err = noSuch("server", r.ID)
+		}
 		if err != nil {
 			return audit.Event{}, err
 		}

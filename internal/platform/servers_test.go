@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
 
 	"sft"
 	"sft/internal/api"
@@ -158,6 +159,30 @@ func TestFactsThatCannotBe(t *testing.T) {
 		{"a service with a newline", func(f *api.Facts) { f.Services = []string{"rdp\n"} }, false},
 		{"51 problems", func(f *api.Facts) { f.Problems = many(51, "p") }, false},
 		{"a long problem", func(f *api.Facts) { f.Problems = []string{long[:501]} }, false},
+		{"an SSH server", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: 22, HostKeys: []string{testenv.SSHLine(t)}} }, true},
+		{"one without keys", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: 65535, Broker: true} }, true},
+		{"an SSH server without a port", func(f *api.Facts) { f.SSH = &api.SSHFacts{} }, false},
+		{"an SSH server at port 65536", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: 65536} }, false},
+		{"an SSH server at port -1", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: -1} }, false},
+		{"eight SSH keys", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: 22, HostKeys: sshLines(t, 8)} }, true},
+		{"nine SSH keys", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: 22, HostKeys: sshLines(t, 9)} }, false},
+		{"noise for an SSH key", func(f *api.Facts) { f.SSH = &api.SSHFacts{Port: 22, HostKeys: []string{"ssh-ed25519 AAAA"}} }, false},
+		{"an SSH key with a comment", func(f *api.Facts) {
+			f.SSH = &api.SSHFacts{Port: 22, HostKeys: []string{testenv.SSHLine(t) + " root@web01"}}
+		}, false},
+		{"a private address", func(f *api.Facts) { f.PrivateAddress, f.Network = "10.1.2.3", "aws:vpc-0123" }, true},
+		{"a private IPv6 address", func(f *api.Facts) { f.PrivateAddress = "fd00::1" }, true},
+		{"a public one for a private one", func(f *api.Facts) { f.PrivateAddress = "192.0.2.1" }, false},
+		{"a loopback one", func(f *api.Facts) { f.PrivateAddress = "127.0.0.1" }, false},
+		{"a link-local one", func(f *api.Facts) { f.PrivateAddress = "169.254.169.254" }, false},
+		{"a private one in another's clothes", func(f *api.Facts) { f.PrivateAddress = "::ffff:10.0.0.1" }, false},
+		{"a private one with a zone", func(f *api.Facts) { f.PrivateAddress = "fd00::1%eth0" }, false},
+		{"a name for a private one", func(f *api.Facts) { f.PrivateAddress = "web01" }, false},
+		{"a network of another cloud", func(f *api.Facts) { f.Network = "gcp:net" }, false},
+		{"a network without a name", func(f *api.Facts) { f.Network = "aws:" }, false},
+		{"a network with capitals", func(f *api.Facts) { f.Network = "aws:VPC" }, false},
+		{"a network of 64 characters", func(f *api.Facts) { f.Network = "aws:" + long[:60] }, true},
+		{"a network of 65", func(f *api.Facts) { f.Network = "aws:" + long[:61] }, false},
 		{"a problem that turns text around", func(f *api.Facts) { f.Problems = []string{"a\u202eb"} }, false},
 	}
 	for _, tt := range tests {
@@ -176,6 +201,13 @@ func TestFactsThatCannotBe(t *testing.T) {
 			}
 		})
 	}
+}
+
+func sshLines(t *testing.T, n int) (lines []string) {
+	for range n {
+		lines = append(lines, testenv.SSHLine(t))
+	}
+	return lines
 }
 
 func TestAHostThatClaimsAnothersName(t *testing.T) {
@@ -305,6 +337,129 @@ func TestReportIssuesTheBrokersCertificate(t *testing.T) {
 		t.Errorf("a refused report changed the keys: %s", d)
 	}
 }
+
+// The SSH keys of a host get certificates for its id and the names that it
+// holds, by the CA that clients are told of, and agents hear of the users' CA.
+func TestReportIssuesSSHCertificates(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Server(testenv.Project, testenv.Facts("taken"))
+		f := testenv.SSHFacts(t, "web01")
+		f.AltNames = []string{"TAKEN", "www.example.com", "10.9.9.9", "01890a5d-ac96-774b-bcce-b302099a8057"}
+		s := e.Server(testenv.Project, f)
+		keys := []string{f.SSH.HostKeys[0] + "\n", testenv.SSHLine(t)}
+		var reply api.ReportReply
+		report := func(r api.ReportRequest) error {
+			reply = api.ReportReply{}
+			return s.Do(t.Context(), "POST", "/v1/agent/report", r, &reply)
+		}
+		events := since(e, func() { wantCode(t, "a report", report(api.ReportRequest{Facts: f, SSHHostKeys: keys}), "") })
+		if told(events) != "server_creds.issue success" || len(reply.BrokerCertificate) != 0 || len(reply.SSHHostCertificates) != 2 {
+			t.Fatalf("it is told as %s, %d certificates", told(events), len(reply.SSHHostCertificates))
+		}
+		c, _, err := e.ConnectSSH(e.Client(testenv.Owner), "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var issued []string
+		for i, line := range reply.SSHHostCertificates {
+			cert := sshCert(t, line)
+			if want := []string{s.ID, "web01", "www.example.com"}; !slices.Equal(cert.ValidPrincipals, want) || cert.CertType != ssh.HostCert {
+				t.Errorf("certificate %d is for %q, want %q", i, cert.ValidPrincipals, want)
+			}
+			if cert.ValidAfter != uint64(e.Clock.Now().Add(-time.Minute).Unix()) || cert.ValidBefore != uint64(e.Clock.Now().Add(7*24*time.Hour).Unix()) {
+				t.Errorf("certificate %d is good from %d to %d", i, cert.ValidAfter, cert.ValidBefore)
+			}
+			if got := sshLine(cert.Key); got != strings.TrimSpace(keys[i]) || !slices.Equal(c.Route[0].SSH.HostCAs, []string{sshLine(cert.SignatureKey)}) {
+				t.Errorf("certificate %d is of %s by %s", i, got, sshLine(cert.SignatureKey))
+			}
+			issued = append(issued, fmt.Sprintf("%s=%d", ssh.FingerprintSHA256(cert.Key), cert.Serial))
+		}
+		if d := cmp.Diff(map[string]string{"ssh_serials": strings.Join(issued, " "), "ssh_until": "2026-03-08T09:00:00Z"}, events[0].Detail); d != "" {
+			t.Errorf("the event's detail (-want +got):\n%s", d)
+		}
+		st := e.State(s)
+		if cert := sshCert(t, c.Route[0].SSH.Certificate); !slices.Equal(st.SSHUserCAs, []string{sshLine(cert.SignatureKey)}) {
+			t.Errorf("the agent is told of %q", st.SSHUserCAs)
+		}
+		other := e.Server("lab", testenv.Facts("lab01"))
+		if st := e.State(other); len(st.SSHUserCAs) != 1 || st.SSHUserCAs[0] == e.State(s).SSHUserCAs[0] {
+			t.Errorf("another project's agent is told of %q", st.SSHUserCAs)
+		}
+
+		// With a CSR too, it is one event.
+		events = since(e, func() {
+			wantCode(t, "a report for both", report(api.ReportRequest{Facts: f, CSR: testenv.CSR(t, s.HostKey), SSHHostKeys: keys[:1]}), "")
+		})
+		if told(events) != "server_creds.issue success" || len(reply.BrokerCertificate) != 2 || len(reply.SSHHostCertificates) != 1 || events[0].Detail["key_sha256"] == "" || events[0].Detail["ssh_serials"] == "" {
+			t.Errorf("for both: %+v, %d and %d certificates", events, len(reply.BrokerCertificate), len(reply.SSHHostCertificates))
+		}
+		var v sft.Server
+		e.Do("GET", "/projects/prod/servers/"+s.ID, nil, &v)
+		if !v.Managed || v.SSHPort != 22 || !slices.Equal(v.SSHHostKeys, f.SSH.HostKeys) {
+			t.Errorf("the server is %+v", v)
+		}
+
+		bad := f
+		bad.Hostname = "other"
+		for name, list := range map[string][]string{"nine keys": sshLines(t, 9), "noise": {"noise"}, "a certificate": {reply.SSHHostCertificates[0]}, "a good one and an empty one": {keys[0], ""}} {
+			events := since(e, func() { wantCode(t, name, report(api.ReportRequest{Facts: bad, SSHHostKeys: list}), sft.Invalid) })
+			if len(events) != 0 || len(reply.SSHHostCertificates) != 0 {
+				t.Errorf("%s is told as %s, %d certificates", name, told(events), len(reply.SSHHostCertificates))
+			}
+		}
+		e.Do("GET", "/projects/prod/servers/"+s.ID, nil, &v)
+		if v.Hostname != "web01" {
+			t.Errorf("a refused report changed the name to %s", v.Hostname)
+		}
+	})
+}
+
+// An agent tells who came in by SSH; whose session it was, the platform knows.
+func TestSSHLoginsInTheAudit(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		web, db := e.Server(testenv.Project, testenv.SSHFacts(t, "web01")), e.Server(testenv.Project, testenv.SSHFacts(t, "db01"))
+		client := e.Client("ann")
+		r, _, err := e.ConnectSSH(client, "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		keyID := sshCert(t, r.Route[0].SSH.Certificate).KeyId
+		if want := "sft:session/" + r.SessionID + "/user/" + e.User("ann").ID; keyID != want {
+			t.Fatalf("the key id is %s, want %s", keyID, want)
+		}
+		for _, tt := range []struct {
+			by            *testenv.Server
+			session, user string
+			client        string
+		}{{web, r.SessionID, "ann", client.ID}, {db, "", "", ""}} {
+			ev := agentEvent(1)
+			ev.Kind, ev.Session, ev.Detail = string(audit.SSHLogin), r.SessionID, map[string]string{"user": "root", "login": "ann", "remote": "10.0.0.9", "method": "publickey", "key_id": keyID}
+			events := since(e, func() {
+				wantCode(t, "sending it", tt.by.Do(t.Context(), "POST", "/v1/agent/events", api.EventsRequest{Events: []api.Event{ev}}, nil), "")
+			})
+			if told(events) != "server.ssh_login success" || events[0].Session != tt.session || events[0].Client != tt.client || events[0].Detail["user"] != tt.user || events[0].Detail["key_id"] != keyID {
+				t.Errorf("by %s it is told as %+v", tt.by.ID, events)
+			}
+		}
+	})
+}
+
+func sshCert(t *testing.T, line string) *ssh.Certificate {
+	t.Helper()
+	k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, ok := k.(*ssh.Certificate)
+	if !ok {
+		t.Fatalf("%s is no certificate", line)
+	}
+	return c
+}
+
+// sshLine is a key as in authorized_keys.
+func sshLine(k ssh.PublicKey) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k))) }
 
 // wake asks for the state in the background, and returns what it was told
 // and after how long.

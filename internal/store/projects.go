@@ -17,31 +17,36 @@ type ProjectRecord struct {
 }
 
 const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected,
-	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic`
+	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic,
+	ssh_port_forward, ssh_forward_agent`
 
 func scanProject(s scanner) (p ProjectRecord, err error) {
 	var at int64
 	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
 		&p.MaxSession, &p.DisconnectedSession,
-		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic)
+		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic,
+		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent)
 	p.CreatedAt = fromMicros(at)
 	return p, err
 }
 
 // AddProject stores a new project.
 func (tx *Tx) AddProject(p ProjectRecord) error {
-	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
 		p.ID, p.TeamID, p.Name, micros(p.CreatedAt), p.Revision, p.CreateServerUsers, p.DeleteServerUsers,
 		p.MaxSession, p.DisconnectedSession,
-		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic, fold(p.Name))
+		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, fold(p.Name))
 }
 
 // SaveProject stores the settings of a project.
 func (tx *Tx) SaveProject(p ProjectRecord) error {
 	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5,
-		channel_clipboard = $6, channel_devices = $7, channel_audio = $8, channel_other_dynamic = $9 WHERE id = $1`,
+		channel_clipboard = $6, channel_devices = $7, channel_audio = $8, channel_other_dynamic = $9,
+		ssh_port_forward = $10, ssh_forward_agent = $11 WHERE id = $1`,
 		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession,
-		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic)
+		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent)
 }
 
 // RemoveProject marks a project as deleted, deletes its tokens and frees its
@@ -196,6 +201,9 @@ type ServerRecord struct {
 	Provider        string
 	Instance        *sft.InstanceDetails
 	ReenrollAllowed bool
+	// Unmanaged is a record without an agent, made by an administrator: its
+	// facts are what they said, and it has no device key.
+	Unmanaged bool
 }
 
 // Server returns the noun.
@@ -205,8 +213,11 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 		AccessAddress: f.AccessAddress, BrokerPort: f.BrokerPort, Bastion: f.Bastion, OS: f.OS, OSType: f.OSType, Version: f.Version,
 		Services: f.Services, State: sft.StateInactive, RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
 		Problems: f.Problems, NameConflict: r.NameConflict,
-		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed}
-	if r.LastSeen != nil && now.Sub(*r.LastSeen) < sft.ActiveFor {
+		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed, Managed: !r.Unmanaged}
+	if f.SSH != nil {
+		s.SSHPort, s.SSHHostKeys = f.SSH.Port, f.SSH.HostKeys
+	}
+	if r.Unmanaged || r.LastSeen != nil && now.Sub(*r.LastSeen) < sft.ActiveFor {
 		s.State = sft.StateActive
 	}
 	if r.DeletedAt != nil {
@@ -221,7 +232,7 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 }
 
 const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at,
-	s.cloud_provider, s.cloud_details, s.reenroll_allowed`
+	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
 func scanServer(s scanner) (r ServerRecord, err error) {
@@ -229,8 +240,11 @@ func scanServer(s scanner) (r ServerRecord, err error) {
 	var seen, deleted sql.NullInt64
 	var facts, conflict, details string
 	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed); err != nil {
+		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged); err != nil {
 		return r, err
+	}
+	if r.Unmanaged {
+		r.DeviceKey = nil
 	}
 	r.RegisteredAt, r.LastSeen, r.DeletedAt = fromMicros(at), optTime(seen), optTime(deleted)
 	if err = json.Unmarshal([]byte(facts), &r.Facts); err == nil {
@@ -255,12 +269,17 @@ func (r ServerRecord) cloud() (provider, instance string, pending int64, details
 func (tx *Tx) AddServer(r ServerRecord) error {
 	f := r.Facts
 	provider, instance, pending, details := r.cloud()
+	if r.Unmanaged {
+		// The column wants a key of its own in each row. This is none that could
+		// be parsed, and it is not read back.
+		r.DeviceKey = []byte("unmanaged " + r.ID)
+	}
 	return tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
-		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19)`,
+		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed, unmanaged)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19, $20)`,
 		r.ID, r.TeamID, r.ProjectID, r.DeviceKey, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort,
 		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen),
-		provider, instance, pending, details, r.ReenrollAllowed)
+		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged)
 }
 
 // ReplaceServer gives a record to the instance that has enrolled anew: its

@@ -406,6 +406,16 @@ func TestProjects(t *testing.T) {
 			s.same("the channels of one that was changed", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(p.ID) }), p)
 			s.change(func(tx *store.Tx) error { return tx.RemoveProject(r.ID, t0) })
 		}
+		for i, o := range []sft.ClientOptions{{PortForward: sft.ForwardNetcat}, {ForwardAgent: sft.AgentHost}, {}} {
+			r := p
+			r.ID, r.Name, r.ClientOptions = audit.NewID(), fmt.Sprint("options", i), o
+			s.change(func(tx *store.Tx) error { return tx.AddProject(r) })
+			s.same("the client options of a new project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(r.ID) }), r)
+			p.ClientOptions = o
+			s.change(func(tx *store.Tx) error { return tx.SaveProject(p) })
+			s.same("those of one that was changed", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(p.ID) }), p)
+			s.change(func(tx *store.Tx) error { return tx.RemoveProject(r.ID, t0) })
+		}
 		s.same("the channels of the other project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.ProjectByID(q.ID) }), q)
 		s.change(func(tx *store.Tx) error { return errors.Join(tx.Revise(p.ID), tx.ReviseTeam(s.team.ID)) })
 		s.same("the revisions", []int64{s.revision(p), s.revision(q)}, []int64{3, 2})
@@ -535,6 +545,36 @@ func TestServers(t *testing.T) {
 				t.Errorf("%s: state %s, want %s", tt.name, got, tt.want)
 			}
 		}
+	})
+}
+
+// A server without an agent is a record like any other, but nobody can be it.
+func TestUnmanagedServers(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		prod := s.project("prod")
+		var list []store.ServerRecord
+		for _, name := range []string{"gw1", "gw2"} {
+			r := store.ServerRecord{ID: audit.NewID(), TeamID: s.team.ID, ProjectID: prod.ID, Project: prod.Name, Unmanaged: true, RegisteredAt: t0,
+				Facts: api.Facts{Hostname: name, AccessAddress: name, SSH: &api.SSHFacts{Port: 22}}}
+			s.change(func(tx *store.Tx) error { return tx.AddServer(r) })
+			s.same("the server", get(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByID(r.ID) }), r)
+			list = append(list, r)
+		}
+		for _, key := range [][]byte{nil, {}, []byte(list[0].ID)} {
+			_, err := peek(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByKey(key) })
+			s.is("a server by no key", err, store.ErrNotFound)
+		}
+		r := list[0]
+		r.NameConflict = []string{"10.0.0.1"}
+		s.change(func(tx *store.Tx) error { return tx.SaveServer(r) })
+		s.same("the server with a conflict", get(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByID(r.ID) }), r)
+		v := r.Server(t0.Add(10000 * time.Hour))
+		s.same("the noun", []any{v.State, v.Managed, v.SSHPort, v.LastSeen == nil}, []any{sft.StateActive, false, 22, true})
+		s.change(func(tx *store.Tx) error { return tx.RemoveServer(r.ID, t0) })
+		gone := get(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByID(r.ID) })
+		s.same("the state of a deleted one", gone.Server(t0).State, sft.StateDeleted)
+		web := s.server(prod, "web01")
+		s.same("whether one with an agent is managed", []bool{web.Server(t0).Managed, web.Unmanaged}, []bool{true, false})
 	})
 }
 

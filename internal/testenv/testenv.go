@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,6 +28,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"sft"
 	"sft/internal/api"
@@ -419,6 +422,28 @@ func Facts(hostname string) api.Facts {
 		OS: "Debian 12", OSType: "linux", Version: sft.Version, Services: []string{"rdp", "ping"}}
 }
 
+// SSHLine is a new public key, ed25519, as in authorized_keys.
+func SSHLine(t testing.TB) string {
+	t.Helper()
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(k)), "\n")
+}
+
+// SSHFacts are those of a Linux host whose SSH server sftd looks after.
+func SSHFacts(t testing.TB, hostname string) api.Facts {
+	t.Helper()
+	f := Facts(hostname)
+	f.SSH = &api.SSHFacts{Port: 22, HostKeys: []string{SSHLine(t)}}
+	return f
+}
+
 // Enroll enrols a server with a new token and key. It has not reported yet,
 // so its broker has no certificate.
 func (e *Env) Enroll(project string, f api.Facts) *Server {
@@ -463,6 +488,17 @@ func (e *Env) Connect(c *Client, target string) (api.ConnectReply, *ecdsa.Privat
 	var r api.ConnectReply
 	err := c.Do(e.t.Context(), "POST", "/v1/teams/"+Team+"/connect", api.ConnectRequest{Target: target, Service: "rdp", CSR: CSR(e.t, key)}, &r)
 	return r, key, err
+}
+
+// ConnectSSH asks for a way to a server's SSH, through the hosts of via, with
+// fresh keys.
+func (e *Env) ConnectSSH(c *Client, target string, via ...string) (api.ConnectReply, string, error) {
+	e.t.Helper()
+	key, _ := Key(e.t)
+	line := SSHLine(e.t)
+	var r api.ConnectReply
+	err := c.Do(e.t.Context(), "POST", "/v1/teams/"+Team+"/connect", api.ConnectRequest{Target: target, Via: via, Service: "ssh", CSR: CSR(e.t, key), SSHPublicKey: line}, &r)
+	return r, line, err
 }
 
 // Events returns what happened in the team, oldest first.

@@ -90,5 +90,8 @@ func routes(p *platform.Platform) []route {
 		{"GET", project + "/servers/{id}", person, call(ok, p.GetServer)},
 		{"PUT", project + "/servers/{id}", person, call(none, p.UpdateServer)},
 		{"DELETE", project + "/servers/{id}", person, call(none, p.DeleteServer)},
+		{"GET", project + "/unmanaged_servers", person, list(p.ListUnmanaged)},
+		{"POST", project + "/unmanaged_servers", person, call(created, p.CreateUnmanaged)},
+		{"DELETE", project + "/unmanaged_servers/{id}", person, call(none, p.DeleteUnmanaged)},
 	}
 }

@@ -160,6 +160,8 @@ func (m *maker) make(word, before string) string {
 		switch {
 		case strings.Contains(before, "/clients"):
 			return m.Client("someone").ID
+		case strings.Contains(before, "/unmanaged_servers"):
+			return m.id(strings.TrimPrefix(before, base), map[string]any{"hostname": name, "port": 22}, "id")
 		case strings.Contains(before, "/servers"):
 			project, _, _ := strings.Cut(strings.TrimPrefix(before, base+"/projects/"), "/")
 			return m.Enroll(project, testenv.Facts(name)).ID
@@ -287,6 +289,9 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
 	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/unmanaged_servers":                {"", reads},
+	"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":               {`{"hostname":"$N","alt_names":["$N.example.com"],"access_address":"192.0.2.1","port":2222}`, makes},
+	"DELETE /v1/teams/{team}/projects/{project}/unmanaged_servers/{id}":        {"", alters},
 	// The last: it ends the sign-ins.
 	"POST /v1/clients/logout": {"", [callers]int{401, 204, 204, 204, 401, 401, 204}},
 }

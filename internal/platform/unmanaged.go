@@ -1,0 +1,117 @@
+package platform
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/policy"
+	"sft/internal/store"
+)
+
+// UnmanagedRequest is about the servers of a project that have no agent: they
+// are there to be gone through, by the person's own SSH.
+type UnmanagedRequest struct {
+	Team          string   `path:"team" json:"-"`
+	Project       string   `path:"project" json:"-"`
+	ID            string   `path:"id" json:"-"`
+	Hostname      string   `json:"hostname"`
+	AltNames      []string `json:"alt_names"`
+	AccessAddress string   `json:"access_address"` // an IP address or a name; empty: the host name
+	Port          int      `json:"port"`           // of its SSH server; 0: as each person's SSH has it
+}
+
+// facts refuses what such a server cannot be, and returns what it is.
+func (r UnmanagedRequest) facts() (api.Facts, error) {
+	f := api.Facts{Hostname: r.Hostname, AltNames: r.AltNames, AccessAddress: r.AccessAddress}
+	if f.AccessAddress == "" {
+		f.AccessAddress = f.Hostname
+	}
+	if len(f.AltNames) > maxAltNames {
+		return f, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the server has %d alt_names", len(f.AltNames)), Hint: fmt.Sprintf("keep %d", maxAltNames)}
+	}
+	for _, n := range slices.Concat([]string{f.Hostname, f.AccessAddress}, f.AltNames) {
+		if err := sft.CheckHostname(n); err != nil {
+			return f, err
+		}
+	}
+	if ip, err := netip.ParseAddr(f.AccessAddress); err == nil && (ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.Zone() != "") {
+		return f, &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " cannot be reached from another machine", Hint: "give one that can, or the host's name"}
+	}
+	if r.Port < 0 || r.Port > 65535 {
+		return f, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%d is not a port", r.Port), Hint: "use 1 to 65535, or leave it out"}
+	}
+	if r.Port > 0 {
+		f.SSH = &api.SSHFacts{Port: r.Port}
+	}
+	return f, nil
+}
+
+// CreateUnmanaged makes the record of a server without an agent. Its names are
+// held like any server's, and none of them may be another's.
+func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) (sft.Server, error) {
+	var s store.ServerRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		f, err := r.facts()
+		if err != nil {
+			return audit.Event{}, err
+		}
+		s = store.ServerRecord{ID: audit.NewID(), TeamID: k.team.ID, ProjectID: pr.ID, Project: pr.Name, Facts: f, RegisteredAt: p.Now().UTC(), Unmanaged: true}
+		if err := tx.AddServer(s); err != nil {
+			return audit.Event{}, err
+		}
+		if s.NameConflict, err = tx.TakeNames(pr.ID, s.ID, claimed(f)); err != nil {
+			return audit.Event{}, err
+		}
+		for _, n := range slices.Concat([]string{f.Hostname}, f.AltNames) {
+			// Its address may be held by hosts that call from behind it.
+			if slices.Contains(s.NameConflict, n) {
+				return audit.Event{}, exists(store.ErrExists, "server", n)
+			}
+		}
+		if err := tx.SaveServer(s); err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.ServerUnmanaged, k.team.Name, pr.Name, f.Hostname)
+		e.Detail = map[string]string{"server": s.ID, "access_address": f.AccessAddress, "port": fmt.Sprint(r.Port), "alt_names": strings.Join(f.AltNames, " ")}
+		return e, nil
+	})
+	if err != nil {
+		return sft.Server{}, err
+	}
+	return s.Server(p.Now()), nil
+}
+
+// ListUnmanaged returns a project's servers without an agent.
+func (p *Platform) ListUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) ([]sft.Server, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.Server, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return nil, notFound(err, "project", r.Project)
+		}
+		list := []sft.Server{}
+		servers, err := tx.Servers(pr.ID)
+		for _, s := range servers {
+			if s.Unmanaged {
+				list = append(list, s.Server(p.Now()))
+			}
+		}
+		slices.SortFunc(list, func(a, b sft.Server) int { return strings.Compare(a.Name()+"\x00"+a.ID, b.Name()+"\x00"+b.ID) })
+		return list, err
+	})
+}
+
+// DeleteUnmanaged deletes the record of a server without an agent, and frees
+// its names. An enrolled server is not its to delete.
+func (p *Platform) DeleteUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) (struct{}, error) {
+	return p.deleteServer(ctx, a, ServerRequest{r.Team, r.Project, r.ID}, func(s store.ServerRecord) bool { return s.Unmanaged })
+}
