@@ -112,8 +112,9 @@ func SSHPrincipal(serverID, login string) string { return "sft:" + serverID + ":
 // their log to the session, and to whose it is.
 func SSHKeyID(session, user string) string { return "sft:session/" + session + "/user/" + user }
 
-// extensions are what an SSH server may grant with the certificate. Through a
-// hop people go on, and nothing else.
+// extensions are what an SSH server may grant with the certificate. On a hop
+// that is to connect on: no terminal, no agent. (A command without a terminal
+// needs no extension; whoever crosses a server may use it.)
 func (g SSHGrant) extensions() map[string]string {
 	if g.Hop {
 		return map[string]string{"permit-port-forwarding": ""}

@@ -7,8 +7,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -428,4 +430,157 @@ func FuzzSSHKey(f *testing.F) {
 			t.Errorf("it was taken and cannot be signed: %v", err)
 		}
 	})
+}
+
+// OpenSSH's server lets in who holds a certificate for that very account on
+// that very server, and shows one that is good for its id.
+func TestSSHDTakesThem(t *testing.T) {
+	sshd := "/usr/sbin/sshd"
+	if _, err := os.Stat(sshd); err != nil || os.Getuid() != 0 {
+		t.Skip("no sshd here, or not root")
+	}
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	users, hosts, others := authority(t, SSHUser, time.Now()), authority(t, SSHHost, time.Now()), authority(t, SSHUser, time.Now())
+	dir := t.TempDir()
+	// Root alone may change the files and what is above them.
+	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	_, hostKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(hostKey, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostCert, err := hosts.IssueSSHHost(sshPublic(t, hostKey.Public()), "s-1", []string{"web01"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := write("sshd_config", fmt.Sprintf(`HostKey %s
+HostCertificate %s
+TrustedUserCAKeys %s
+AuthorizedPrincipalsFile %s
+AuthorizedKeysFile none
+AuthenticationMethods publickey
+PermitRootLogin yes
+StrictModes no
+UsePAM no`, write("key", strings.TrimSpace(string(pem.EncodeToMemory(block)))), write("key-cert.pub", hostCert.Line), write("ca.pub", users.AuthorizedKey()), write("principals", "sft:s-1:root")))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dial := func(signer ssh.Signer, id string) (*ssh.Client, error) {
+		t.Helper()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := server.(*net.TCPConn).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(sshd, "-i", "-e", "-f", config)
+		cmd.Stdin, cmd.Stdout = f, f
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		server.Close()
+		t.Cleanup(func() { conn.Close(); cmd.Wait() })
+		checker := ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool { return SSHLine(k) == hosts.AuthorizedKey() }}
+		c, chans, reqs, err := ssh.NewClientConn(conn, id+":22", &ssh.ClientConfig{User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+			HostKeyCallback: checker.CheckHostKey, HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01}, Timeout: 20 * time.Second})
+		if err != nil {
+			return nil, err
+		}
+		return ssh.NewClient(c, chans, reqs), nil
+	}
+	g := SSHGrant{Session: "x-1", User: "u-1", Server: "s-1", Login: "root"}
+	with := func(change func(*SSHGrant)) SSHGrant { h := g; change(&h); return h }
+	for _, tt := range []struct {
+		name  string
+		by    *Authority
+		grant SSHGrant
+		at    time.Time
+		id    string
+		want  string // in the error
+		pty   bool
+	}{
+		{"to a target", users, g, time.Now(), "s-1", "", true},
+		{"to a hop", users, with(func(g *SSHGrant) { g.Hop = true }), time.Now(), "s-1", "", false},
+		{"for another server", users, with(func(g *SSHGrant) { g.Server = "s-2" }), time.Now(), "s-1", "unable to authenticate", false},
+		{"for another login", users, with(func(g *SSHGrant) { g.Login = "ann" }), time.Now(), "s-1", "unable to authenticate", false},
+		{"by another project's CA", others, g, time.Now(), "s-1", "unable to authenticate", false},
+		{"of ten minutes ago", users, g, time.Now().Add(-10 * time.Minute), "s-1", "unable to authenticate", false},
+		{"to a host that is another server", users, g, time.Now(), "s-2", `principal "s-2" not in the set`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pub, priv, err := ed25519.GenerateKey(rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			issued, err := tt.by.IssueSSHUser(sshPublic(t, pub), tt.grant, tt.at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert, err := parseSSHCertificate(issued.Line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, err := ssh.NewSignerFromSigner(priv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			signer, err := ssh.NewCertSigner(cert, plain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := dial(signer, tt.id)
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("it is %v, want %q", err, tt.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			s, err := c.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.RequestPty("xterm", 24, 80, nil); (err == nil) != tt.pty {
+				t.Errorf("a terminal: %v, want %v", err, tt.pty)
+			}
+			on, err := c.Dial("tcp", l.Addr().String()) // the listener is as good as any
+			if err != nil {
+				t.Errorf("going on: %v", err)
+			} else {
+				on.Close()
+				if a, err := l.Accept(); err == nil {
+					a.Close()
+				}
+			}
+		})
+	}
 }
