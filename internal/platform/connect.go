@@ -68,6 +68,9 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		return reply, &sft.Error{Code: sft.SignIn, Msg: "only an enrolled client can connect", Hint: "run \"sft enroll\" first"}
 	}
 	refused := p.event(a, audit.UserCredsIssue, "", "", sft.Quote(r.Target))
+	for _, v := range r.Via[:min(len(r.Via), maxHops)] {
+		refused.Via = append(refused.Via, sft.Quote(v))
+	}
 	err := p.add(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.OwnClient)
 		refused.Team = k.team.Name // the asker's own, whatever was asked for
@@ -89,9 +92,6 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 			return audit.Event{}, err
 		}
 		refused.Project, refused.Target = target.project.Name, target.name
-		for _, v := range r.Via[:min(len(r.Via), maxHops)] {
-			refused.Via = append(refused.Via, sft.Quote(v))
-		}
 		if r.Service != frame.RDP && r.Service != frame.SSH && r.Service != frame.Ping {
 			return audit.Event{}, &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(r.Service) + " is unknown", Hint: "use rdp or ssh"}
 		}

@@ -3,6 +3,7 @@ package platform
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -76,6 +77,9 @@ func (r router) find(target string) (candidates, error) {
 	project, name, ok := strings.Cut(target, "/")
 	if !ok {
 		project, name = "", target
+	}
+	if ip, err := netip.ParseAddr(name); err == nil {
+		name = ip.String() // as it is held, however it was typed
 	}
 	found, err := r.tx.ServersNamed(r.k.team.ID, name)
 	if err != nil {

@@ -123,6 +123,9 @@ func TestRoutes(t *testing.T) {
 		add("lab", "alone", "", "aws:vpc-1")
 		silence(t, e, add("lab", "silent", "", ""))
 		secret := add("shut", "secret", "", "")
+		f := testenv.SSHFacts(t, "six")
+		f.AccessAddress = "2001:db8:0::0007"
+		e.Server("shut", f)
 		add("lab", "self", "self", "")
 		add("lab", "loop1", "loop2", "")
 		add("lab", "loop2", "loop3", "")
@@ -133,7 +136,7 @@ func TestRoutes(t *testing.T) {
 		add("lab", "twin", "", "")
 		add("far", "twin", "", "")
 		e.Server("lab", testenv.Facts("bare"))
-		f := testenv.SSHFacts(t, "relay")
+		f = testenv.SSHFacts(t, "relay")
 		f.SSH.Broker = true
 		e.Server("lab", f)
 		bastion := ""
@@ -193,6 +196,7 @@ func TestRoutes(t *testing.T) {
 			{"via a closed server at a port", "web01", []string{"secret:22"}, `user "ann" has no access to the servers of project "shut"`, sft.Denied},
 			{"via a closed server by its id", "web01", []string{secret.ID}, `user "ann" has no access to the servers of project "shut"`, sft.Denied},
 			{"via a closed server by its address", "web01", []string{secret.Facts.AccessAddress}, `user "ann" has no access to the servers of project "shut"`, sft.Denied},
+			{"via a closed server by its address in another spelling", "web01", []string{"joe@2001:DB8:0:0::7"}, `user "ann" has no access to the servers of project "shut"`, sft.Denied},
 			{"via a closed record without an agent", "web01", []string{"shutjump"}, `user "ann" has no access to the servers of project "shut"`, sft.Denied},
 			{"via a silent server", "web01", []string{"silent"}, `server "silent" has not been in touch since `, sft.NotFound},
 			{"via a silent server as somebody", "web01", []string{"joe@silent"}, `server "silent" has not been in touch since `, sft.NotFound},

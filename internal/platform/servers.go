@@ -44,9 +44,11 @@ func checkFacts(f *api.Facts, addr string) error {
 	if ip, err := netip.ParseAddr(f.AccessAddress); err == nil && (ip.IsLoopback() || ip.IsLinkLocalUnicast()) && f.AccessAddress != addr {
 		return &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " cannot be reached from another machine", Hint: "set AccessAddress in sftd.yaml to the address that clients can reach"}
 	}
-	if ip, err := netip.ParseAddr(f.AccessAddress); err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+	ip, err := netip.ParseAddr(f.AccessAddress)
+	if err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
 		return &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " is not an IP address", Hint: "set AccessAddress in sftd.yaml to the address that clients can reach"}
 	}
+	f.AccessAddress = ip.String()
 	clean := func(s string, max int) bool {
 		return len(s) <= max && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 	}

@@ -40,8 +40,11 @@ func (r UnmanagedRequest) facts() (api.Facts, error) {
 			return f, err
 		}
 	}
-	if ip, err := netip.ParseAddr(f.AccessAddress); err == nil && (ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.Zone() != "") {
-		return f, &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " cannot be reached from another machine", Hint: "give one that can, or the host's name"}
+	if ip, err := netip.ParseAddr(f.AccessAddress); err == nil {
+		f.AccessAddress = ip.String()
+		if ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.Zone() != "" {
+			return f, &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " cannot be reached from another machine", Hint: "give one that can, or the host's name"}
+		}
 	}
 	if r.Port < 0 || r.Port > 65535 {
 		return f, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%d is not a port", r.Port), Hint: "use 1 to 65535, or leave it out"}
