@@ -33,7 +33,7 @@ var mayImport = map[string]string{
 	"internal/privsep":     ".",
 	"internal/broker":      ". internal/frame internal/rdp internal/relay",
 	"internal/agent":       ". internal/accounts internal/api internal/audit internal/broker internal/conf internal/frame internal/privsep",
-	"internal/tunnel":      ". internal/api internal/frame internal/relay",
+	"internal/tunnel":      ". internal/api internal/frame internal/loopback internal/relay",
 	"internal/loopback":    "",
 	"internal/launch":      ". internal/conf internal/frame internal/loopback internal/rdp internal/relay",
 	"internal/client":      ". internal/api internal/audit internal/conf internal/frame internal/loopback internal/tunnel",

@@ -42,14 +42,17 @@ const (
 )
 
 // A Broker is one server's Access Broker, with what proves it and what it
-// will ask for. All fields but Mark are required.
+// will ask for. Dial, Ahead and Mark may be nil.
 type Broker struct {
 	Server   string // the server's name, for messages
 	ServerID string
-	Address  string   // host:port
-	DNSName  string   // in the broker's certificate
-	CAs      [][]byte // DER of the certificates that the broker's may be signed by
-	Keys     [][]byte // SHA-256 of the SPKIs that the broker's key may have
+	Address  string // host:port
+	// Dial makes the connection that TLS to the broker runs in, as that of a
+	// Path does; nil: straight from here. What it returns needs deadlines.
+	Dial    func(ctx context.Context, address string) (net.Conn, error)
+	DNSName string   // in the broker's certificate
+	CAs     [][]byte // DER of the certificates that the broker's may be signed by
+	Keys    [][]byte // SHA-256 of the SPKIs that the broker's key may have
 	// Certificate is the client's, with its key.
 	Certificate tls.Certificate
 	Clock       *api.Clock
@@ -97,15 +100,9 @@ func (b *Broker) mark(step string) {
 // handshake returns a connection to a proven broker on which nothing has been
 // sent yet. Writing on it fails 10 s after it was begun.
 func (b *Broker) handshake(ctx context.Context) (*tls.Conn, error) {
-	d := net.Dialer{Timeout: dialTime}
-	raw, err := d.DialContext(ctx, "tcp", b.Address)
+	raw, err := b.dial(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &sft.Error{Code: sft.Unavailable, Err: err,
-			Msg:  fmt.Sprintf("no answer from the broker of %s at %s: %s", b.Server, b.Address, reason(err)),
-			Hint: "check that sftd runs there and that its port can be reached from here"}
+		return nil, err
 	}
 	b.mark("dialled")
 	roots := x509.NewCertPool()
@@ -132,7 +129,7 @@ func (b *Broker) handshake(ctx context.Context) (*tls.Conn, error) {
 		VerifyConnection:       b.verify,
 		SessionTicketsDisabled: true,
 	})
-	conn.SetDeadline(time.Now().Add(handshakeTime))
+	conn.SetDeadline(time.Now().Add(handshakeTime + patience(raw)))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if ctx.Err() != nil {
@@ -142,6 +139,30 @@ func (b *Broker) handshake(ctx context.Context) (*tls.Conn, error) {
 	}
 	b.mark("tls")
 	return conn, nil
+}
+
+// dial connects to the broker's port. An error says whether it is the way
+// there that failed, or its end.
+func (b *Broker) dial(ctx context.Context) (net.Conn, error) {
+	dial, from := b.Dial, "from the last hop"
+	if dial == nil {
+		d := net.Dialer{Timeout: dialTime}
+		dial, from = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }, "from here"
+	}
+	conn, err := dial(ctx, b.Address)
+	if err == nil {
+		return conn, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	_, way := errors.AsType[*sft.Error](err)
+	if _, far := errors.AsType[*farError](err); way && !far {
+		return nil, err
+	}
+	return nil, &sft.Error{Code: sft.Unavailable, Err: err,
+		Msg:  fmt.Sprintf("no answer from the broker of %s at %s: %s", b.Server, b.Address, reason(err)),
+		Hint: "check that sftd runs there and that its port can be reached " + from}
 }
 
 // errUnproven is what verify returns; explain words it.
@@ -231,6 +252,9 @@ func decodeReply(b []byte) (frame.Reply, error) {
 // explain says what went wrong once the connection stood. Whatever has no
 // better reason than that the peer is strange counts as not proven.
 func (b *Broker) explain(err error, sent bool) error {
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		return lost.e // on the way; the broker is innocent
+	}
 	e := &sft.Error{Err: err}
 	unproven := func(why string) error {
 		e.Code = sft.Invalid
