@@ -86,22 +86,21 @@ func (o *ownSSH) args() []string {
 // dial runs ssh. That the hop connected on shows when something is read: ssh
 // says nothing before, and may have to ask the person for a passphrase.
 func (o *ownSSH) dial(ctx context.Context, to target) (net.Conn, error) {
-	args := o.args()
+	var args []string // the first one counts, of two that say the same
+	var port *guarded
+	if _, first := o.before.(direct); !first {
+		var err error
+		if port, args, err = o.behind(ctx); err != nil {
+			return nil, err
+		}
+	}
+	args = append(args, o.args()...)
 	if o.p.Batch {
 		args = append(args, "-o", "BatchMode=yes")
 	}
 	every := max(1, int(o.p.aliveTime()/time.Second))
 	args = append(args, "-o", "ConnectTimeout="+strconv.Itoa(int(stepTime/time.Second)),
 		"-o", "ServerAliveInterval="+strconv.Itoa(every), "-o", "ServerAliveCountMax=3")
-	var port *guarded
-	if _, first := o.before.(direct); !first {
-		var err error
-		var more []string
-		if port, more, err = o.behind(ctx); err != nil {
-			return nil, err
-		}
-		args = append(args, more...)
-	}
 	args = append(args, "-W", to.address, "--", o.host)
 	c, err := o.start(args)
 	if err != nil {
@@ -178,7 +177,7 @@ func (o *ownSSH) behind(ctx context.Context) (*guarded, []string, error) {
 func (o *ownSSH) settings(ctx context.Context) (settings, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, o.program, append(append([]string{"-G"}, o.args()...), "--", o.host)...)
+	cmd := exec.CommandContext(ctx, o.program, append(append([]string{"-G", "-T"}, o.args()...), "--", o.host)...)
 	var out limited
 	cmd.Stdout = &out
 	cmd.Stderr = o.stderr()

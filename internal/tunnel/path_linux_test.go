@@ -132,7 +132,7 @@ func write(t testing.TB, path string, b []byte) {
 }
 
 // start starts a server. cert changes its certificate; nil leaves it without
-// one if bare.
+// one if bare. In more, %D is the server's folder.
 func (b *sshBed) start(name string, bare bool, cert func(*ssh.Certificate), more ...string) *sshd {
 	t := b.t
 	t.Helper()
@@ -155,7 +155,7 @@ func (b *sshBed) start(name string, bare bool, cert func(*ssh.Certificate), more
 	if !strings.Contains(strings.Join(more, " "), "AuthorizedKeysFile") {
 		more = append(more, "AuthorizedKeysFile none")
 	}
-	write(t, at("conf"), []byte(strings.Join(append(more, conf...), "\n")+"\n"))
+	write(t, at("conf"), []byte(strings.ReplaceAll(strings.Join(append(more, conf...), "\n"), "%D", s.dir)+"\n"))
 	s.run()
 	return s
 }
