@@ -3,9 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -43,23 +41,6 @@ type sshBed struct {
 	person         ssh.Signer
 	personPEM      []byte
 	user           string
-}
-
-func newSigner(t testing.TB) (ssh.Signer, []byte) {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, pem.EncodeToMemory(block)
 }
 
 func newSSHBed(t testing.TB) *sshBed {
