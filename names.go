@@ -2,6 +2,7 @@ package sft
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -31,6 +32,28 @@ func CheckLogin(login string) error {
 	}
 	return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " cannot be used",
 		Hint: "use up to 32 of a-z, 0-9, \"-\" and \"_\", with a letter or \"_\" first"}
+}
+
+// systemGroups are local groups that systems come with, or that give rights on
+// a host by themselves: none of them is the platform's to fill.
+var systemGroups = []string{"root", "daemon", "bin", "sys", "adm", "tty", "disk", "lp", "mem", "kmem", "wheel", "cdrom", "mail", "man", "dialout",
+	"floppy", "games", "tape", "video", "audio", "ftp", "lock", "nobody", "nogroup", "users", "utmp", "utempter", "input", "render", "sgx", "kvm", "fax", "voice",
+	"sudo", "admin", "administrators", "dip", "www-data", "apache", "nginx", "backup", "operator", "list", "irc", "src", "gnats", "shadow", "sasl", "plugdev", "staff",
+	"news", "uucp", "proxy", "crontab", "messagebus", "dbus", "polkitd", "ssh", "sshd", "ssh_keys", "xrdp", "ssl-cert", "netdev", "bluetooth", "lpadmin", "scanner",
+	"docker", "podman", "lxd", "incus", "incus-admin", "libvirt", "libvirtd", "libvirt-qemu", "qemu", "vboxusers", "wireshark", "postgres", "mysql", "redis", "chrony", "tss", "sync",
+	"rdma", "pulse", "pulse-access", "avahi", "colord", "geoclue", "saned", "syslog", "uuidd", "tcpdump", "landscape", "lxc-dnsmasq", "microk8s", "ubuntu", "debian", "ec2-user", "cloud-user", "vagrant"}
+
+// CheckServerGroup refuses what cannot be a local group's name on Linux, and
+// the names of groups that systems and sftd have for themselves.
+func CheckServerGroup(name string) error {
+	hint := "use up to 32 of a-z, 0-9, \"-\" and \"_\", with a letter first; \"sft_\" before it keeps it apart from the host's own"
+	switch {
+	case !loginRE.MatchString(name):
+		return &Error{Code: Invalid, Msg: "server group name " + Quote(name) + " cannot be used", Hint: hint}
+	case name[0] == '_' || slices.Contains(systemGroups, name) || strings.HasPrefix(name, "systemd") || strings.HasPrefix(name, "sft-") || strings.HasPrefix(name, "sftd"):
+		return &Error{Code: Invalid, Msg: "server group name " + Quote(name) + " is a system's own", Hint: hint}
+	}
+	return nil
 }
 
 // CheckTarget refuses what cannot name a server: a name, an id or an address,

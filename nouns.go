@@ -102,6 +102,7 @@ type Group struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name"`
 	Roles     []Role    `json:"roles"`
+	GID       int       `json:"unix_gid,omitempty"` // of the local groups, once a project has made one
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -174,7 +175,7 @@ type SudoCommand struct {
 	Command  string `json:"command"`             // an absolute path; of a directory it ends with "/"
 	Type     string `json:"command_type"`        // executable or directory
 	Args     string `json:"args,omitempty"`      // with ArgsType custom
-	ArgsType string `json:"args_type,omitempty"` // none, any or custom; empty: none
+	ArgsType string `json:"args_type,omitempty"` // none, any or custom; empty: none, of a directory any
 }
 
 // Channels says what may cross beside picture, keyboard and mouse. A virtual
@@ -197,11 +198,12 @@ type ProjectGroup struct {
 	ServerAdmin     bool   `json:"server_admin"`
 	ServersSelector string `json:"servers_selector,omitempty"`
 	// CreateServerGroup makes the group a local group on the project's Linux
-	// servers, under ServerGroupName or, if that is empty, "sft_" and the
-	// group's name.
+	// servers, under ServerGroupName or, if that is left empty, "sft_" and the
+	// group's name. Its members are those of the group who have an account.
 	CreateServerGroup bool   `json:"create_server_group"`
 	ServerGroupName   string `json:"server_group_name,omitempty"`
-	// SudoEntitlements are what the group's members may run by sudo, by name.
+	// SudoEntitlements are what the group's members may run by sudo, by name,
+	// on servers that the group gives access to.
 	SudoEntitlements []string  `json:"sudo_entitlements,omitempty"`
 	CreatedAt        time.Time `json:"created_at"`
 }
@@ -317,4 +319,20 @@ type Client struct {
 	SignedInUntil time.Time  `json:"signed_in_until"`
 	LastSeen      *time.Time `json:"last_seen,omitempty"`
 	Fingerprint   string     `json:"device_key_sha256"` // SHA-256 of the key's SPKI, hex
+	// MadeBy is the id of the server whose agent asked for the client, for a
+	// service user that is bound to one of the server's accounts.
+	MadeBy string `json:"made_by_server,omitempty"`
+}
+
+// A ServiceBinding lets the processes of one account of one server act as a
+// service user, as far as its groups let it reach servers.
+type ServiceBinding struct {
+	ID         string    `json:"id"`
+	User       string    `json:"user_name"`
+	Server     string    `json:"server"` // its id
+	ServerName string    `json:"server_name"`
+	Project    string    `json:"project_name"` // of the server
+	Account    string    `json:"account"`      // the local account's login name
+	CreatedBy  string    `json:"created_by_user"`
+	CreatedAt  time.Time `json:"created_at"`
 }
