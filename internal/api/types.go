@@ -206,6 +206,24 @@ type EnrollClientReply struct {
 	SignedInUntil time.Time `json:"signed_in_until"`
 }
 
+// ServiceClientRequest is POST /v1/agent/service_client: the agent asks for a
+// client for a process of one of its host's accounts, which it knows by the
+// system's word, and never by the process's own.
+type ServiceClientRequest struct {
+	Account   string     `json:"account"`    // login name
+	DeviceKey []byte     `json:"device_key"` // P-256; one that was sent before is renewed
+	Device    DeviceInfo `json:"device"`
+}
+
+// ServiceClientReply says as which service user the client acts, for an hour.
+type ServiceClientReply struct {
+	ClientID      string    `json:"client_id"`
+	Team          string    `json:"team"`
+	User          string    `json:"user"`
+	URL           string    `json:"url"`
+	SignedInUntil time.Time `json:"signed_in_until"`
+}
+
 // DeviceCodeRequest is POST /v1/clients/device_code (RFC 8628, section 3.1).
 type DeviceCodeRequest struct {
 	Team      string     `json:"team"`

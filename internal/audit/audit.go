@@ -41,6 +41,11 @@ const (
 	TokenDelete     Kind = "server_enrollment_token.delete"
 	CloudCreate     Kind = "cloud_account.create"
 	CloudDelete     Kind = "cloud_account.delete"
+	SudoCreate      Kind = "entitlement_sudo.create"
+	SudoUpdate      Kind = "entitlement_sudo.update"
+	SudoRemove      Kind = "entitlement_sudo.remove"
+	ServiceCreate   Kind = "service.create" // a service user is bound to a host's account
+	ServiceRemove   Kind = "service.remove"
 	ServerEnroll    Kind = "server.enroll"
 	ServerUnmanaged Kind = "server.create_unmanaged"
 	ServerRemove    Kind = "server.remove"

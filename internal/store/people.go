@@ -54,10 +54,29 @@ func (n Notes) TeamByID(id string) (sft.Team, error) {
 
 // NextIDs takes the next uid and gid of a team: they are never given again.
 func (tx *Tx) NextIDs(teamID string) (uid, gid int, err error) {
-	ids, err := one(tx.Notes, func(s scanner) (v [2]int, err error) { return v, s.Scan(&v[0], &v[1]) },
-		`UPDATE teams SET next_uid = next_uid + 1, next_gid = next_gid + 1 WHERE id = $1 RETURNING next_uid - 1, next_gid - 1`, teamID)
-	return ids[0], ids[1], err
+	return tx.nextIDs(teamID, `next_uid = next_uid + 1, next_gid = next_gid + 1`, `next_uid - 1, next_gid - 1`)
 }
+
+// NextGID is NextIDs for a gid alone.
+func (tx *Tx) NextGID(teamID string) (gid int, err error) {
+	_, gid, err = tx.nextIDs(teamID, `next_gid = next_gid + 1`, `0, next_gid - 1`)
+	return gid, err
+}
+
+func (tx *Tx) nextIDs(teamID, set, taken string) (uid, gid int, err error) {
+	for {
+		ids, err := one(tx.Notes, func(s scanner) (v [2]int, err error) { return v, s.Scan(&v[0], &v[1]) },
+			`UPDATE teams SET `+set+` WHERE id = $1 RETURNING `+taken, teamID)
+		if err != nil || !nobodys(ids[0]) && !nobodys(ids[1]) {
+			return ids[0], ids[1], err
+		}
+	}
+}
+
+// nobodys reports whether an id is what Linux shows for those it cannot map,
+// or what a 16-bit caller takes for "leave it as it is". The counters, which
+// are below, step over them.
+func nobodys(id int) bool { return id == 65534 || id == 65535 }
 
 // A UserRecord is a user with what only the platform knows.
 type UserRecord struct {
@@ -188,12 +207,12 @@ type GroupRecord struct {
 	TeamID string
 }
 
-const groupCols = `id, team_id, name, roles, created_at`
+const groupCols = `id, team_id, name, roles, gid, created_at`
 
 func scanGroup(s scanner) (g GroupRecord, err error) {
 	var at int64
 	var roles string
-	if err = s.Scan(&g.ID, &g.TeamID, &g.Name, &roles, &at); err == nil {
+	if err = s.Scan(&g.ID, &g.TeamID, &g.Name, &roles, &g.GID, &at); err == nil {
 		err = json.Unmarshal([]byte(roles), &g.Roles)
 	}
 	g.CreatedAt = fromMicros(at)
@@ -202,8 +221,8 @@ func scanGroup(s scanner) (g GroupRecord, err error) {
 
 // AddGroup stores a new group.
 func (tx *Tx) AddGroup(g GroupRecord) error {
-	return tx.add(`INSERT INTO groups (`+groupCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6)`,
-		g.ID, g.TeamID, g.Name, toJSON(g.Roles), micros(g.CreatedAt), fold(g.Name))
+	return tx.add(`INSERT INTO groups (`+groupCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		g.ID, g.TeamID, g.Name, toJSON(g.Roles), g.GID, micros(g.CreatedAt), fold(g.Name))
 }
 
 // SetRoles stores the roles of a group.
@@ -211,8 +230,16 @@ func (tx *Tx) SetRoles(groupID string, roles []sft.Role) error {
 	return tx.must(`UPDATE groups SET roles = $2 WHERE id = $1`, groupID, toJSON(roles))
 }
 
+// SetGID stores the gid of a group's local groups.
+func (tx *Tx) SetGID(groupID string, gid int) error {
+	return tx.must(`UPDATE groups SET gid = $2 WHERE id = $1`, groupID, gid)
+}
+
 // RemoveGroup deletes a group with its members and its place in projects.
 func (tx *Tx) RemoveGroup(id string) error {
+	if err := tx.add(`DELETE FROM project_sudo WHERE group_id = $1`, id); err != nil {
+		return err
+	}
 	if err := tx.add(`DELETE FROM members WHERE group_id = $1`, id); err != nil {
 		return err
 	}
@@ -260,16 +287,17 @@ type ClientRecord struct {
 	TeamID    string
 	UserID    string
 	DeviceKey []byte // SPKI, DER
+	BindingID string // of a client that a server's agent asked for
 }
 
-const clientCols = `c.id, c.team_id, c.user_id, u.name, c.device_key, c.state, c.hostname, c.os, c.version, c.description, c.enrolled_at, c.signed_in_until, c.last_seen`
+const clientCols = `c.id, c.team_id, c.user_id, u.name, c.device_key, c.state, c.hostname, c.os, c.version, c.description, c.enrolled_at, c.signed_in_until, c.last_seen, c.binding_id, c.made_by`
 const clientFrom = ` FROM clients c JOIN users u ON u.id = c.user_id `
 
 func scanClient(s scanner) (c ClientRecord, err error) {
 	var at, until int64
 	var seen sql.NullInt64
 	err = s.Scan(&c.ID, &c.TeamID, &c.UserID, &c.User, &c.DeviceKey, &c.State, &c.Hostname, &c.OS, &c.Version,
-		&c.Description, &at, &until, &seen)
+		&c.Description, &at, &until, &seen, &c.BindingID, &c.MadeBy)
 	c.EnrolledAt, c.SignedInUntil, c.LastSeen = fromMicros(at), fromMicros(until), optTime(seen)
 	c.Fingerprint = hexSHA256(c.DeviceKey)
 	return c, err
@@ -277,14 +305,19 @@ func scanClient(s scanner) (c ClientRecord, err error) {
 
 // AddClient stores a new client.
 func (tx *Tx) AddClient(c ClientRecord) error {
-	return tx.add(`INSERT INTO clients (id, team_id, user_id, device_key, state, hostname, os, version, description, enrolled_at, signed_in_until)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, c.ID, c.TeamID, c.UserID, c.DeviceKey, c.State,
-		c.Hostname, c.OS, c.Version, c.Description, micros(c.EnrolledAt), micros(c.SignedInUntil))
+	return tx.add(`INSERT INTO clients (id, team_id, user_id, device_key, state, hostname, os, version, description, enrolled_at, signed_in_until, binding_id, made_by)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, c.ID, c.TeamID, c.UserID, c.DeviceKey, c.State,
+		c.Hostname, c.OS, c.Version, c.Description, micros(c.EnrolledAt), micros(c.SignedInUntil), c.BindingID, c.MadeBy)
 }
 
 // Client returns the client of that id, deleted ones too.
 func (n Notes) Client(id string) (ClientRecord, error) {
 	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.id = $1`, id)
+}
+
+// ClientByKey returns the client with that device key, deleted ones too.
+func (n Notes) ClientByKey(spki []byte) (ClientRecord, error) {
+	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.device_key = $1`, spki)
 }
 
 // Clients returns the clients of a team, or of one of its users.

@@ -18,40 +18,43 @@ type ProjectRecord struct {
 
 const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected,
 	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic,
-	ssh_port_forward, ssh_forward_agent`
+	ssh_port_forward, ssh_forward_agent, user_on_demand`
 
 func scanProject(s scanner) (p ProjectRecord, err error) {
 	var at int64
 	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
 		&p.MaxSession, &p.DisconnectedSession,
 		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic,
-		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent)
+		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand)
 	p.CreatedAt = fromMicros(at)
 	return p, err
 }
 
 // AddProject stores a new project.
 func (tx *Tx) AddProject(p ProjectRecord) error {
-	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
 		p.ID, p.TeamID, p.Name, micros(p.CreatedAt), p.Revision, p.CreateServerUsers, p.DeleteServerUsers,
 		p.MaxSession, p.DisconnectedSession,
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
-		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, fold(p.Name))
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, fold(p.Name))
 }
 
 // SaveProject stores the settings of a project.
 func (tx *Tx) SaveProject(p ProjectRecord) error {
 	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5,
 		channel_clipboard = $6, channel_devices = $7, channel_audio = $8, channel_other_dynamic = $9,
-		ssh_port_forward = $10, ssh_forward_agent = $11 WHERE id = $1`,
+		ssh_port_forward = $10, ssh_forward_agent = $11, user_on_demand = $12 WHERE id = $1`,
 		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession,
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
-		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent)
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand)
 }
 
 // RemoveProject marks a project as deleted, deletes its tokens and frees its
-// cloud accounts.
+// cloud accounts and sudo entitlements.
 func (tx *Tx) RemoveProject(id string, at time.Time) error {
+	if err := tx.add(`DELETE FROM project_sudo WHERE project_id = $1`, id); err != nil {
+		return err
+	}
 	if err := tx.add(`DELETE FROM enrollment_tokens WHERE project_id = $1`, id); err != nil {
 		return err
 	}
@@ -94,46 +97,63 @@ func (tx *Tx) ReviseTeam(teamID string) error {
 	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE team_id = $1`, teamID)
 }
 
-// A ProjectGroupRecord is a group's place in a project.
+// A ProjectGroupRecord is a group's place in a project. ServerGroupName is the
+// local group's name, and empty where there is none.
 type ProjectGroupRecord struct {
 	sft.ProjectGroup
 	ProjectID string
 	GroupID   string
+	GID       int // of the local group; 0: it was never one
 }
 
-const projectGroupCols = `pg.project_id, pg.group_id, g.name, pg.server_access, pg.server_admin, pg.created_at`
+const projectGroupCols = `pg.project_id, pg.group_id, g.name, g.gid, pg.server_access, pg.server_admin, pg.server_group, pg.created_at`
 const projectGroupFrom = ` FROM project_groups pg JOIN groups g ON g.id = pg.group_id `
 
 func scanProjectGroup(s scanner) (g ProjectGroupRecord, err error) {
 	var at int64
-	err = s.Scan(&g.ProjectID, &g.GroupID, &g.Group, &g.ServerAccess, &g.ServerAdmin, &at)
-	g.CreatedAt = fromMicros(at)
+	err = s.Scan(&g.ProjectID, &g.GroupID, &g.Group, &g.GID, &g.ServerAccess, &g.ServerAdmin, &g.ServerGroupName, &at)
+	g.CreatedAt, g.CreateServerGroup = fromMicros(at), g.ServerGroupName != ""
 	return g, err
 }
 
-// AddProjectGroup lets a group into a project.
+// AddProjectGroup lets a group into a project. Its sudo entitlements are set
+// apart, by SetSudo.
 func (tx *Tx) AddProjectGroup(g ProjectGroupRecord) error {
-	return tx.add(`INSERT INTO project_groups (project_id, group_id, server_access, server_admin, created_at) VALUES ($1, $2, $3, $4, $5)`,
-		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, micros(g.CreatedAt))
+	return tx.add(`INSERT INTO project_groups (project_id, group_id, server_access, server_admin, server_group, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, g.ServerGroupName, micros(g.CreatedAt))
 }
 
-// SaveProjectGroup stores what a group may do in a project.
+// SaveProjectGroup stores what a group may do in a project, but for its sudo
+// entitlements.
 func (tx *Tx) SaveProjectGroup(g ProjectGroupRecord) error {
-	return tx.must(`UPDATE project_groups SET server_access = $3, server_admin = $4 WHERE project_id = $1 AND group_id = $2`,
-		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin)
+	return tx.must(`UPDATE project_groups SET server_access = $3, server_admin = $4, server_group = $5 WHERE project_id = $1 AND group_id = $2`,
+		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, g.ServerGroupName)
 }
 
 // RemoveProjectGroup takes a group out of a project.
 func (tx *Tx) RemoveProjectGroup(projectID, groupID string) error {
+	if err := tx.SetSudo(projectID, groupID, nil); err != nil {
+		return err
+	}
 	return tx.must(`DELETE FROM project_groups WHERE project_id = $1 AND group_id = $2`, projectID, groupID)
 }
 
-// ProjectGroups returns the groups of a project.
+// ProjectGroups returns the groups of a project, with the names of their sudo
+// entitlements in order.
 func (n Notes) ProjectGroups(projectID string) ([]ProjectGroupRecord, error) {
-	return all(n, scanProjectGroup, `SELECT `+projectGroupCols+projectGroupFrom+`WHERE pg.project_id = $1`, projectID)
+	list, err := all(n, scanProjectGroup, `SELECT `+projectGroupCols+projectGroupFrom+`WHERE pg.project_id = $1`, projectID)
+	if err != nil {
+		return nil, err
+	}
+	sudo, err := n.projectSudo(projectID)
+	for i, g := range list {
+		list[i].SudoEntitlements = sudo[g.GroupID]
+	}
+	return list, err
 }
 
-// ProjectGroupsOf returns every place that a user's groups have in projects.
+// ProjectGroupsOf returns every place that a user's groups have in projects,
+// without sudo entitlements.
 func (n Notes) ProjectGroupsOf(u UserRecord) ([]ProjectGroupRecord, error) {
 	return all(n, scanProjectGroup, `SELECT `+projectGroupCols+projectGroupFrom+`WHERE g.team_id = $1
 		AND (g.name = 'everyone' OR g.id IN (SELECT group_id FROM members WHERE user_id = $2))`, u.TeamID, u.ID)
@@ -284,8 +304,12 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 
 // ReplaceServer gives a record to the instance that has enrolled anew: its
 // device key is another, its broker has no key yet, its events are numbered
-// from the beginning, and this happens once.
+// from the beginning, no service user is bound to its accounts any more, and
+// this happens once.
 func (tx *Tx) ReplaceServer(r ServerRecord) error {
+	if err := tx.removeBindings(`server_id`, r.ID); err != nil {
+		return err
+	}
 	provider, instance, pending, details := r.cloud()
 	return tx.must(`UPDATE servers SET device_key = $2, host_key = NULL, host_key_old = NULL, last_seq = 0, registered_at = $3,
 		cloud_provider = $4, cloud_instance = $5, cloud_pending = $6, cloud_details = $7, reenroll_allowed = $8 WHERE id = $1`,
@@ -412,9 +436,13 @@ func (tx *Tx) TakeNames(projectID, serverID string, names []string) (taken []str
 	return taken, nil
 }
 
-// RemoveServer marks a server as deleted and frees its names.
+// RemoveServer marks a server as deleted, frees its names, and ends what its
+// accounts were bound to.
 func (tx *Tx) RemoveServer(id string, at time.Time) error {
 	tx.news = true
+	if err := tx.removeBindings(`server_id`, id); err != nil {
+		return err
+	}
 	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
 		return err
 	}

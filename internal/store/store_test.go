@@ -393,7 +393,7 @@ func TestProjects(t *testing.T) {
 		s.is("a project of the same name", s.try(func(tx *store.Tx) error {
 			return tx.AddProject(store.ProjectRecord{TeamID: s.team.ID, Project: sft.Project{ID: audit.NewID(), Name: "pROD"}})
 		}), store.ErrExists)
-		p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession = false, true, 1<<40, 0
+		p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession, p.UserOnDemand = false, true, 1<<40, 0, 77
 		s.change(func(tx *store.Tx) error { return tx.SaveProject(p) })
 		s.same("the project", get(s, func(tx *store.Tx) (store.ProjectRecord, error) { return tx.Project(s.team.ID, "PROD") }), p)
 		for i, c := range []sft.Channels{{Clipboard: true}, {Devices: true}, {Audio: true}, {OtherDynamic: true}, {}} {
