@@ -98,9 +98,6 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	if err != nil {
 		return err
 	}
-	if st.Users, err = serverUsers(tx, pr); err != nil {
-		return err
-	}
 	access, err := p.authorities(tx, pr.ID, ca.Access)
 	if err != nil {
 		return err
@@ -116,7 +113,7 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	}
 	st.Settings = api.Settings{Team: team.Name, Project: pr.Name, CreateServerUsers: pr.CreateServerUsers, DeleteServerUsers: pr.DeleteServerUsers,
 		MaxSession: pr.MaxSession, DisconnectedSession: pr.DisconnectedSession, Channels: &pr.Channels}
-	return nil
+	return accounts(tx, pr, st)
 }
 
 // Report takes an agent's facts, and signs a certificate for its broker when

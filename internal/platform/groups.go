@@ -214,6 +214,56 @@ func (p *Platform) RemoveMember(ctx context.Context, a Actor, r MemberRequest) (
 	})
 }
 
+// serverGroup returns the local name of a group in a project, or "" if it is
+// to have none. It has a gid from then on, the same in every project and for
+// as long as the group is there.
+func serverGroup(tx *store.Tx, pr store.ProjectRecord, g store.GroupRecord, r ProjectGroupRequest) (string, error) {
+	name := r.ServerGroupName
+	if !r.CreateServerGroup {
+		if name != "" {
+			return "", &sft.Error{Code: sft.Invalid, Msg: "the group has a server_group_name and is not to be a group on servers", Hint: "set create_server_group to true, or leave the name out"}
+		}
+		return "", nil
+	}
+	if name == "" {
+		name = serverGroupFor(g.Name)
+	}
+	if err := sft.CheckServerGroup(name); err != nil {
+		return "", err
+	}
+	places, err := tx.ProjectGroups(pr.ID)
+	if err != nil {
+		return "", err
+	}
+	for _, other := range places {
+		if other.GroupID != g.ID && other.ServerGroupName == name {
+			return "", &sft.Error{Code: sft.Exists, Msg: "the group " + sft.Quote(other.Group) + " is " + sft.Quote(name) + " on the project's servers already", Hint: "give another server_group_name"}
+		}
+	}
+	// Each account has a group of its own name.
+	taken, err := tx.LoginTaken(pr.TeamID, name)
+	if err != nil {
+		return "", err
+	}
+	if taken {
+		return "", &sft.Error{Code: sft.Exists, Msg: sft.Quote(name) + " is the login name of a user, and the name of that user's own group", Hint: "give another server_group_name"}
+	}
+	if g.GID == 0 {
+		gid, err := tx.NextGID(pr.TeamID)
+		if err != nil {
+			return "", err
+		}
+		return name, tx.SetGID(g.ID, gid)
+	}
+	return name, nil
+}
+
+// serverGroupFor makes the name of a local group out of a group's name.
+func serverGroupFor(group string) string {
+	name := "sft_" + strings.ReplaceAll(sft.Fold(group), ".", "_")
+	return name[:min(len(name), 32)]
+}
+
 // keepsOwner refuses a change after which nobody who can act owns the team;
 // gone is who was taken away.
 func keepsOwner(tx *store.Tx, owners store.GroupRecord, gone string) error {

@@ -45,6 +45,9 @@ func loginFor(tx *store.Tx, teamID, name string) (string, error) {
 			login = base[:min(len(base), 20-len(n))] + n
 		}
 		taken, err := tx.LoginTaken(teamID, login)
+		if err == nil && !taken { // an account has a group of its name
+			taken, err = tx.ServerGroupTaken(teamID, login)
+		}
 		if err != nil {
 			return "", err
 		}
@@ -212,6 +215,15 @@ func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest)
 		}
 		if r.Status != sft.StatusActive {
 			if err := errors.Join(tx.EndWebSessions(u.ID), tx.EndFirstUses(u.ID)); err != nil {
+				return e, err
+			}
+			// Clients that agents asked for do not come back with the service user;
+			// what it is bound to does, unless it is gone for good.
+			end := tx.RemoveBoundClients
+			if r.Status == sft.StatusDeleted {
+				end = tx.RemoveBindings
+			}
+			if err := end(u.ID); err != nil {
 				return e, err
 			}
 			owners, err := tx.Group(k.team.ID, sft.Owners)

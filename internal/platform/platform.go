@@ -195,6 +195,7 @@ func (p *Platform) as(tx *store.Tx, a Actor, teamName string, action policy.Acti
 	for _, g := range groups {
 		k.roles = append(k.roles, g.Roles...)
 	}
+	k.roles = policy.Roles(k.user.Type, a.Client != "", k.roles)
 	if !policy.May(k.user.Status, k.roles, action) {
 		return k, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " may not do this",
 			Hint: "ask an administrator of the team for a group with the role access_admin"}

@@ -27,6 +27,7 @@ type ProjectRequest struct {
 	DeleteServerUsers   *bool  `json:"delete_server_users"`
 	MaxSession          *int64 `json:"max_session_seconds"`
 	DisconnectedSession *int64 `json:"disconnected_session_seconds"`
+	UserOnDemand        *int64 `json:"user_on_demand_period"`
 	Channels            struct {
 		Clipboard    *bool `json:"clipboard"`
 		Devices      *bool `json:"devices"`
@@ -54,18 +55,28 @@ func (r ProjectRequest) apply(pr *sft.Project) error {
 		name     string
 		from     *int64
 		to       *int64
+		off      bool // 0 is allowed, below min
 		min, max int64
 	}{
-		{"max_session_seconds", r.MaxSession, &pr.MaxSession, 60, 7 * 24 * 3600},
-		{"disconnected_session_seconds", r.DisconnectedSession, &pr.DisconnectedSession, 0, 7 * 24 * 3600},
+		{"max_session_seconds", r.MaxSession, &pr.MaxSession, false, 60, 7 * 24 * 3600},
+		{"disconnected_session_seconds", r.DisconnectedSession, &pr.DisconnectedSession, false, 0, 7 * 24 * 3600},
+		{"user_on_demand_period", r.UserOnDemand, &pr.UserOnDemand, true, 60, 7 * 24 * 3600},
 	} {
 		if s.from == nil {
 			continue
 		}
-		if *s.from < s.min || *s.from > s.max {
-			return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is %d", s.name, *s.from), Hint: fmt.Sprintf("use %d to %d seconds", s.min, s.max)}
+		if (*s.from < s.min || *s.from > s.max) && !(s.off && *s.from == 0) {
+			hint := fmt.Sprintf("use %d to %d seconds", s.min, s.max)
+			if s.off {
+				hint += ", or 0 to turn it off"
+			}
+			return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is %d", s.name, *s.from), Hint: hint}
 		}
 		*s.to = *s.from
+	}
+	if pr.UserOnDemand > 0 && !pr.CreateServerUsers {
+		return &sft.Error{Code: sft.Invalid, Msg: "accounts on demand are made by the agents, and the project does not let them make any",
+			Hint: "set create_server_users to true, or user_on_demand_period to 0"}
 	}
 	return setClientOptions(&pr.ClientOptions, r.ClientOptions)
 }
@@ -102,7 +113,8 @@ func settings(pr sft.Project) map[string]string {
 	return map[string]string{
 		"create_server_users": fmt.Sprint(pr.CreateServerUsers), "delete_server_users": fmt.Sprint(pr.DeleteServerUsers),
 		"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession),
-		"channels.clipboard": fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
+		"user_on_demand_period": fmt.Sprint(pr.UserOnDemand),
+		"channels.clipboard":    fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
 		"channels.audio": fmt.Sprint(pr.Channels.Audio), "channels.other_dynamic": fmt.Sprint(pr.Channels.OtherDynamic),
 		"client_config_options.ssh.port_forward_method": pr.ClientOptions.PortForward, "client_config_options.ssh.insecure_forward_agent": pr.ClientOptions.ForwardAgent,
 	}
@@ -275,15 +287,19 @@ func (p *Platform) DeleteProject(ctx context.Context, a Actor, r ProjectRequest)
 	})
 }
 
-// ProjectGroupRequest names a group in a project; POST has it in the body.
+// ProjectGroupRequest names a group in a project; POST has it in the body. PUT
+// takes the body as all that the group may: what is left out is taken away.
 type ProjectGroupRequest struct {
-	Team            string `path:"team" json:"-"`
-	Project         string `path:"project" json:"-"`
-	Group           string `path:"group" json:"-"`
-	Name            string `json:"name"`
-	ServerAccess    bool   `json:"server_access"`
-	ServerAdmin     bool   `json:"server_admin"`
-	ServersSelector string `json:"servers_selector"`
+	Team              string   `path:"team" json:"-"`
+	Project           string   `path:"project" json:"-"`
+	Group             string   `path:"group" json:"-"`
+	Name              string   `json:"name"`
+	ServerAccess      bool     `json:"server_access"`
+	ServerAdmin       bool     `json:"server_admin"`
+	ServersSelector   string   `json:"servers_selector"`
+	CreateServerGroup bool     `json:"create_server_group"`
+	ServerGroupName   string   `json:"server_group_name"`
+	SudoEntitlements  []string `json:"sudo_entitlements"`
 }
 
 // ListProjectGroups returns the groups of a project.
@@ -334,12 +350,27 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 			return audit.Event{}, notFound(err, "group", group)
 		}
 		rec := store.ProjectGroupRecord{ProjectID: pr.ID, GroupID: g.ID, ProjectGroup: sft.ProjectGroup{Group: g.Name,
-			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, CreatedAt: p.Now().UTC()}}
+			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, CreateServerGroup: r.CreateServerGroup, CreatedAt: p.Now().UTC()}}
+		sudo, err := sudoOf(tx, k.team.ID, r.SudoEntitlements)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		var ids []string
+		for _, s := range sudo {
+			ids, rec.SudoEntitlements = append(ids, s.ID), append(rec.SudoEntitlements, s.Name)
+		}
+		if rec.ServerGroupName, err = serverGroup(tx, pr, g, r); err != nil {
+			return audit.Event{}, err
+		}
 		if err := set(tx, rec); err != nil {
 			return audit.Event{}, err
 		}
+		if err := tx.SetSudo(pr.ID, g.ID, ids); err != nil {
+			return audit.Event{}, err
+		}
 		e := p.event(a, audit.ProjectGroup, k.team.Name, pr.Name, g.Name)
-		e.Detail = map[string]string{"server_access": fmt.Sprint(r.ServerAccess), "server_admin": fmt.Sprint(r.ServerAdmin)}
+		e.Detail = map[string]string{"server_access": fmt.Sprint(r.ServerAccess), "server_admin": fmt.Sprint(r.ServerAdmin),
+			"server_group": rec.ServerGroupName, "sudo_entitlements": strings.Join(rec.SudoEntitlements, " ")}
 		return e, tx.Revise(pr.ID)
 	})
 }
@@ -377,23 +408,35 @@ func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r ServerUserReq
 			return nil, notFound(err, "project", r.Project)
 		}
 		list := []sft.ServerUser{}
-		users, err := serverUsers(tx, pr)
-		for _, u := range users {
+		var st api.State
+		err = accounts(tx, pr, &st)
+		for _, u := range st.Users {
 			list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
 		}
 		return list, err
 	})
 }
 
-// serverUsers returns who may reach a project's servers, by login name.
-func serverUsers(tx *store.Tx, pr store.ProjectRecord) ([]api.StateUser, error) {
+// accounts puts into st who may reach a project's servers, by login name, and
+// the groups and sudo rights that go with the accounts.
+func accounts(tx *store.Tx, pr store.ProjectRecord, st *api.State) error {
 	places, err := tx.ProjectGroups(pr.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	slices.SortFunc(places, func(a, b store.ProjectGroupRecord) int { return strings.Compare(a.ServerGroupName, b.ServerGroupName) })
+	bound, err := tx.Bound(pr.TeamID)
+	if err != nil {
+		return err
+	}
+	st.Settings.UserOnDemand = pr.UserOnDemand
 	byID := map[string]store.UserRecord{}
 	grants := map[string][]sft.ProjectGroup{}
+	groups := map[string][]string{}
 	for _, g := range places {
+		if g.CreateServerGroup {
+			st.Groups = append(st.Groups, api.StateGroup{Name: g.ServerGroupName, GID: g.GID})
+		}
 		var members []store.UserRecord
 		if g.Group == sft.Everyone {
 			members, err = tx.Users(pr.TeamID)
@@ -401,26 +444,40 @@ func serverUsers(tx *store.Tx, pr store.ProjectRecord) ([]api.StateUser, error) 
 			members, err = tx.Members(g.GroupID)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, u := range members {
 			byID[u.ID] = u
 			grants[u.ID] = append(grants[u.ID], g.ProjectGroup)
+			if g.CreateServerGroup {
+				groups[u.ID] = append(groups[u.ID], g.ServerGroupName)
+			}
 		}
 	}
-	list := []api.StateUser{}
+	st.Users = []api.StateUser{}
 	for id, u := range byID {
-		if d := policy.Reach(u.Status, u.Type, grants[id]); d.Access {
-			list = append(list, api.StateUser{ID: u.ID, Name: u.Name, Login: u.Login, FullName: u.Details.FullName, UID: u.UID, GID: u.GID, Admin: d.Admin})
+		d := policy.Reach(u.Status, u.Type, bound[id], grants[id])
+		if !d.Access {
+			continue
 		}
+		st.Users = append(st.Users, api.StateUser{ID: u.ID, Name: u.Name, Login: u.Login, FullName: u.Details.FullName, UID: u.UID, GID: u.GID, Admin: d.Admin,
+			Groups: groups[id], Sudo: policy.Sudo(d, grants[id])})
 	}
-	slices.SortFunc(list, func(a, b api.StateUser) int { return strings.Compare(a.Login, b.Login) })
-	return list, nil
+	slices.SortFunc(st.Users, func(a, b api.StateUser) int { return strings.Compare(a.Login, b.Login) })
+	sudo, err := tx.ProjectSudos(pr.ID)
+	for _, s := range sudo {
+		st.Entitlements = append(st.Entitlements, s.SudoEntitlement)
+	}
+	return err
 }
 
 // reachOf decides for one user on all projects.
 func reachOf(tx *store.Tx, u store.UserRecord) (map[string]policy.Decision, error) {
 	places, err := tx.ProjectGroupsOf(u)
+	if err != nil {
+		return nil, err
+	}
+	bindings, err := tx.Bindings(u.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -430,7 +487,7 @@ func reachOf(tx *store.Tx, u store.UserRecord) (map[string]policy.Decision, erro
 	}
 	reach := map[string]policy.Decision{}
 	for id, g := range grants {
-		reach[id] = policy.Reach(u.Status, u.Type, g)
+		reach[id] = policy.Reach(u.Status, u.Type, len(bindings) > 0, g)
 	}
 	return reach, nil
 }

@@ -52,11 +52,13 @@ type Decision struct {
 }
 
 // Reach decides on the servers of one project. grants are the places in that
-// project of the groups that the user is in, and of no others. Only people
-// reach servers, and only active ones.
-func Reach(status sft.Status, kind sft.UserType, grants []sft.ProjectGroup) Decision {
+// project of the groups that the user is in, and of no others. Who is not
+// active reaches none. People do by their groups, and so do service users, but
+// only those that are bound to an account of a host: the others have no client
+// to come with, and no account is made for them.
+func Reach(status sft.Status, kind sft.UserType, bound bool, grants []sft.ProjectGroup) Decision {
 	var d Decision
-	if status != sft.StatusActive || kind != sft.Human {
+	if status != sft.StatusActive || kind != sft.Human && !(kind == sft.Service && bound) {
 		return d
 	}
 	for _, g := range grants {
@@ -70,4 +72,31 @@ func Reach(status sft.Status, kind sft.UserType, grants []sft.ProjectGroup) Deci
 		d.Admin = d.Admin || g.ServerAdmin
 	}
 	return d
+}
+
+// Sudo returns the names of what somebody may run by sudo, in order, on
+// servers that they reach by the decision. Who is an administrator there needs
+// none, and a group that gives no access gives no rights on the host either.
+func Sudo(d Decision, grants []sft.ProjectGroup) []string {
+	if !d.Access || d.Admin {
+		return nil
+	}
+	var names []string
+	for _, g := range grants {
+		if g.ServerAccess {
+			names = append(names, g.SudoEntitlements...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Roles returns the roles that count for a request. A client that a server's
+// agent asked for has none: it reaches servers, and whoever holds the host does
+// not hold the team by it.
+func Roles(kind sft.UserType, byClient bool, roles []sft.Role) []sft.Role {
+	if kind != sft.Human && byClient {
+		return nil
+	}
+	return roles
 }

@@ -35,6 +35,7 @@ func routes(p *platform.Platform) []route {
 		{"GET", "/v1/agent/state", agent, call(ok, p.State)},
 		{"POST", "/v1/agent/report", agent, call(ok, p.Report)},
 		{"POST", "/v1/agent/events", agent, call(none, p.Events)},
+		{"POST", "/v1/agent/service_client", agent, call(created, p.ServiceClient)},
 
 		// Clients.
 		{"POST", "/v1/clients/enroll", anyone, call(created, p.EnrollClient)}, // the code in the body is the proof
@@ -61,6 +62,14 @@ func routes(p *platform.Platform) []route {
 		{"GET", team + "/service_users/{user}/keys", person, list(p.ListKeys)},
 		{"POST", team + "/service_users/{user}/keys", person, call(created, p.RotateKey)},
 		{"DELETE", team + "/service_users/{user}/keys/{key}", person, call(none, p.DeleteKey)},
+		{"GET", team + "/service_users/{user}/bindings", person, list(p.ListBindings)},
+		{"POST", team + "/service_users/{user}/bindings", person, call(created, p.CreateBinding)},
+		{"DELETE", team + "/service_users/{user}/bindings/{id}", person, call(none, p.DeleteBinding)},
+		{"GET", team + "/entitlements/sudo", person, list(p.ListSudo)},
+		{"POST", team + "/entitlements/sudo", person, call(created, p.CreateSudo)},
+		{"GET", team + "/entitlements/sudo/{id}", person, call(ok, p.GetSudo)},
+		{"PUT", team + "/entitlements/sudo/{id}", person, call(none, p.UpdateSudo)},
+		{"DELETE", team + "/entitlements/sudo/{id}", person, call(none, p.DeleteSudo)},
 		{"GET", team + "/groups", person, list(p.ListGroups)},
 		{"POST", team + "/groups", person, call(created, p.CreateGroup)},
 		{"GET", team + "/groups/{group}", person, call(ok, p.GetGroup)},

@@ -117,6 +117,7 @@ type maker struct {
 	t       *testing.T
 	n       int
 	session string // what $S stands for
+	host    string // what $H stands for
 }
 
 func (m *maker) id(path string, body any, field string) string {
@@ -167,6 +168,10 @@ func (m *maker) make(word, before string) string {
 			return m.Enroll(project, testenv.Facts(name)).ID
 		case strings.Contains(before, "_tokens"):
 			return m.id(strings.TrimPrefix(before, base), nil, "id")
+		case strings.Contains(before, "/entitlements/sudo"):
+			return m.id("/entitlements/sudo", map[string]any{"name": name, "opt_no_passwd": true, "structured_commands": []map[string]string{{"command": "/bin/ls", "command_type": "executable"}}}, "id")
+		case strings.Contains(before, "/bindings"):
+			return m.id(strings.TrimPrefix(before, base), map[string]string{"server": m.host, "account": name}, "id")
 		case strings.Contains(before, "/cloud_accounts"):
 			return m.id(strings.TrimPrefix(before, base), map[string]string{"provider": "aws", "account_id": m.account()}, "id")
 		}
@@ -228,7 +233,7 @@ func all(status int) (a [callers]int) {
 
 // matrix says for each route what each caller gets, and with which body.
 // $N in a body is a new name, $U a new user's, $S a session of the
-// administrator's client, $A a new cloud account.
+// administrator's client, $A a new cloud account, $H the agent's server.
 var matrix = map[string]struct {
 	body string
 	want [callers]int
@@ -242,6 +247,7 @@ var matrix = map[string]struct {
 	"GET /v1/agent/state":                                                      {"", [callers]int{401, 401, 401, 401, 401, 200, 401}},
 	"POST /v1/agent/report":                                                    {`{"facts":{"hostname":"web01","access_address":"10.0.0.2","broker_port":1,"os_type":"linux","services":[]}}`, [callers]int{401, 401, 401, 401, 401, 200, 401}},
 	"POST /v1/agent/events":                                                    {`{"events":[{"id":"$E","seq":1,"time":"2026-03-01T09:00:00Z","kind":"session.start","outcome":"success"}]}`, [callers]int{401, 401, 401, 401, 401, 204, 401}},
+	"POST /v1/agent/service_client":                                            {`{"account":"deploy","device_key":"$K","device":{"hostname":"h"}}`, [callers]int{401, 401, 401, 401, 401, 201, 401}},
 	"POST /v1/clients/login":                                                   {`{"code":"x","device":{"hostname":"h"}}`, [callers]int{401, 403, 403, 403, 401, 401, 403}},
 	"POST /v1/teams/{team}/client_events":                                      {`{"events":[{"id":"$E","time":"2026-03-01T09:00:00Z","kind":"session.refused","session":"$S"}]}`, [callers]int{401, 401, 404, 204, 401, 401, 404}},
 	"POST /v1/teams/{team}/connect":                                            {`{"target":"web01","service":"ping","csr":"$C"}`, [callers]int{401, 401, 403, 200, 401, 401, 404}},
@@ -260,6 +266,14 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/service_users/{user}/keys":                           {"", secrets},
 	"POST /v1/teams/{team}/service_users/{user}/keys":                          {"", makes},
 	"DELETE /v1/teams/{team}/service_users/{user}/keys/{key}":                  {"", alters},
+	"GET /v1/teams/{team}/service_users/{user}/bindings":                       {"", reads},
+	"POST /v1/teams/{team}/service_users/{user}/bindings":                      {`{"server":"$H","account":"$N"}`, makes},
+	"DELETE /v1/teams/{team}/service_users/{user}/bindings/{id}":               {"", alters},
+	"GET /v1/teams/{team}/entitlements/sudo":                                   {"", reads},
+	"POST /v1/teams/{team}/entitlements/sudo":                                  {`{"name":"$N","opt_no_passwd":true,"structured_commands":[{"command":"/bin/ls","command_type":"executable"}]}`, makes},
+	"GET /v1/teams/{team}/entitlements/sudo/{id}":                              {"", reads},
+	"PUT /v1/teams/{team}/entitlements/sudo/{id}":                              {`{"name":"$N","opt_no_passwd":true,"structured_commands":[{"command":"/opt/x/","command_type":"directory"}],"add_env":["LANG"]}`, alters},
+	"DELETE /v1/teams/{team}/entitlements/sudo/{id}":                           {"", alters},
 	"GET /v1/teams/{team}/groups":                                              {"", reads},
 	"POST /v1/teams/{team}/groups":                                             {`{"name":"$N","roles":["access_user"]}`, makes},
 	"GET /v1/teams/{team}/groups/{group}":                                      {"", reads},
@@ -271,10 +285,10 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects":                                            {"", reads},
 	"POST /v1/teams/{team}/projects":                                           {`{"name":"$N","max_session_seconds":60,"create_server_users":true,"channels":{"audio":false}}`, makes},
 	"GET /v1/teams/{team}/projects/{project}":                                  {"", reads},
-	"PUT /v1/teams/{team}/projects/{project}":                                  {`{"max_session_seconds":60,"channels":{"clipboard":false}}`, alters},
+	"PUT /v1/teams/{team}/projects/{project}":                                  {`{"max_session_seconds":60,"user_on_demand_period":60,"channels":{"clipboard":false}}`, alters},
 	"DELETE /v1/teams/{team}/projects/{project}":                               {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/groups":                           {"", reads},
-	"POST /v1/teams/{team}/projects/{project}/groups":                          {`{"name":"everyone","server_access":true}`, makes},
+	"POST /v1/teams/{team}/projects/{project}/groups":                          {`{"name":"everyone","server_access":true,"create_server_group":true,"server_group_name":"sft_all","sudo_entitlements":[]}`, makes},
 	"PUT /v1/teams/{team}/projects/{project}/groups/{group}":                   {`{"server_access":true}`, alters},
 	"DELETE /v1/teams/{team}/projects/{project}/groups/{group}":                {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens":         {"", secrets},
@@ -296,8 +310,9 @@ var matrix = map[string]struct {
 	"POST /v1/clients/logout": {"", [callers]int{401, 204, 204, 204, 401, 401, 204}},
 }
 
-// cast makes the callers, and a session of the administrator's client.
-func cast(t *testing.T, e *testenv.Env) (as [callers]caller, session string) {
+// cast makes the callers, a session of the administrator's client, and a
+// service user that is bound to an account of the agent's server.
+func cast(t *testing.T, e *testenv.Env) (as [callers]caller, m *maker) {
 	out := e.Client(testenv.Owner)
 	if err := out.Do(t.Context(), "POST", "/v1/clients/logout", nil, nil); err != nil {
 		t.Fatal(err)
@@ -307,6 +322,8 @@ func cast(t *testing.T, e *testenv.Env) (as [callers]caller, session string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.Do("POST", "/service_users", map[string]string{"name": "ci"}, nil)
+	e.Do("POST", "/service_users/ci/bindings", map[string]string{"server": host01.ID, "account": "deploy"}, nil)
 	return [callers]caller{
 		nobody:    func(string, string, []byte) string { return "" },
 		signedOut: signer(t, out.Client),
@@ -315,7 +332,7 @@ func cast(t *testing.T, e *testenv.Env) (as [callers]caller, session string) {
 		robot:     func(string, string, []byte) string { return "Bearer " + e.Service.Token },
 		host:      signer(t, host01.Client),
 		stranger:  signer(t, foreignAdmin(t, e)),
-	}, r.SessionID
+	}, &maker{Env: e, t: t, session: r.SessionID, host: host01.ID}
 }
 
 // body fills in a body.
@@ -328,7 +345,7 @@ func (m *maker) body(s string) []byte {
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
-	return []byte(strings.NewReplacer("$N", name, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account()).Replace(s))
+	return []byte(strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account()).Replace(s))
 }
 
 func query(pattern string) string {
@@ -352,8 +369,7 @@ func contentType(body []byte) string {
 // who may not, and that another team's things read as absent.
 func TestWhoMayCallWhat(t *testing.T) {
 	e := testenv.New(t)
-	as, session := cast(t, e)
-	m := &maker{Env: e, t: t, session: session}
+	as, m := cast(t, e)
 	rows := webapi.Rows(e.Platform)
 	for i, r := range rows { // logging out comes last
 		if r.Path == "/v1/clients/logout" {
@@ -391,8 +407,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 // A body that is not what the route takes is refused, and nothing happens.
 func TestBodiesThatCannotBe(t *testing.T) {
 	e := testenv.New(t)
-	as, session := cast(t, e)
-	m := &maker{Env: e, t: t, session: session}
+	as, m := cast(t, e)
 	for _, r := range webapi.Rows(e.Platform) {
 		if r.Method != "POST" && r.Method != "PUT" {
 			continue
