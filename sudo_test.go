@@ -2,6 +2,9 @@ package sft
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
 	"path"
 	"reflect"
 	"strings"
@@ -229,6 +232,60 @@ func TestCheckServerGroup(t *testing.T) {
 		"sft-users", "sft-admin", "sft-x", "sftd-broker", "systemd-journal", "adm", "nogroup", "admin", "kvm", "libvirt"} {
 		if err := CheckServerGroup(name); CodeOf(err) != Invalid {
 			t.Errorf("%q: %v, want a refusal", name, err)
+		}
+	}
+}
+
+// Every character that is accepted, wherever it stands, is itself to sudo.
+func TestSudoReadsWhatIsAccepted(t *testing.T) {
+	program, err := exec.LookPath("cvtsudoers")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip("NOT TESTED: sudo is not installed")
+	}
+	e := entitlement(func(e *SudoEntitlement) { e.Commands = nil })
+	for c := rune(1); c < 0x80; c++ {
+		s := string(c)
+		for _, cmd := range []SudoCommand{
+			{Command: "/" + s + "/x", Type: SudoExecutable, ArgsType: SudoArgsAny}, {Command: "/x/" + s, Type: SudoExecutable, ArgsType: SudoArgsAny}, {Command: "/x" + s + "y/", Type: SudoDirectory},
+			{Command: "/a", Type: SudoExecutable, ArgsType: SudoArgsCustom, Args: s}, {Command: "/b", Type: SudoExecutable, ArgsType: SudoArgsCustom, Args: s + "x " + s + "y x" + s + "y x" + s},
+		} {
+			one := entitlement(func(e *SudoEntitlement) { e.Commands = []SudoCommand{cmd} })
+			if one.Check() == nil {
+				e.Commands = append(e.Commands, cmd)
+			}
+		}
+	}
+	if len(e.Commands) < 300 {
+		t.Fatalf("only %d commands are accepted", len(e.Commands))
+	}
+	var want, lines []string
+	for i, c := range e.Commands {
+		want = append(want, strings.TrimSpace(c.Command+" "+c.Args))
+		lines = append(lines, fmt.Sprintf("u%d ALL=(root) NOPASSWD: %s\n", i, want[i]))
+	}
+	cmd := exec.Command(program, "-c", "/dev/null", "-f", "json", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(lines, ""))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var read struct {
+		Specs []struct {
+			Cmnd []struct {
+				Commands []map[string]any
+			} `json:"Cmnd_Specs"`
+		} `json:"User_Specs"`
+	}
+	if err := json.Unmarshal(out, &read); err != nil || len(read.Specs) != len(want) {
+		t.Fatalf("sudo reads %d of %d lines: %v", len(read.Specs), len(want), err)
+	}
+	for i, s := range read.Specs {
+		got := s.Cmnd[0].Commands
+		if len(s.Cmnd) != 1 || len(got) != 1 || len(got[0]) != 1 || got[0]["command"] != want[i] {
+			t.Errorf("%q is read as %v", want[i], s.Cmnd)
 		}
 	}
 }
