@@ -108,11 +108,8 @@ func TestRoutes(t *testing.T) {
 		private := map[string]string{}
 		add := func(project, name, bastion, network string) *testenv.Server {
 			f := testenv.SSHFacts(t, name)
-			f.Bastion, f.Network = bastion, network
-			if network != "" {
-				f.PrivateAddress = fmt.Sprintf("10.77.0.%d", len(private)+1)
-				private[name] = f.PrivateAddress
-			}
+			f.Bastion, f.Network, f.PrivateAddress = bastion, network, fmt.Sprintf("10.77.0.%d", len(private)+1)
+			private[name] = f.PrivateAddress
 			return e.Server(project, f)
 		}
 		add("lab", "web01", "", "")
