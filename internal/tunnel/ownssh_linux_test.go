@@ -288,14 +288,15 @@ func TestBrokerThroughPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	killed := make(chan bool)
 	go func() {
+		defer close(killed)
 		if c, err := l.Accept(); err == nil {
 			hop.kill()
-			defer c.Close()
-			c.Read(make([]byte, 1<<10))
-			time.Sleep(time.Second)
+			c.Close()
 		}
 	}()
 	fails(l.Addr().String(), string(sft.Unavailable), "the connection to hop hop was lost", "check the network")
+	<-killed
 	fails(l.Addr().String(), string(sft.Unavailable), "hop hop at "+hop.addr+" cannot be reached", "from here")
 }

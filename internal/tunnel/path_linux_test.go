@@ -461,6 +461,8 @@ func TestPathNetcat(t *testing.T) {
 	says(t, c, false)
 	fails := func(h Hop, to string, code sft.Code, want string) {
 		t.Helper()
+		start := time.Now()
+		defer func() { t.Logf("%s took %s", h.Name, time.Since(start)) }()
 		c, err := dial(t, newPath(t, h), to)
 		if err == nil {
 			c.SetDeadline(time.Now().Add(10 * time.Second))
