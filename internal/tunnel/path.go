@@ -47,7 +47,8 @@ type Path struct {
 	// Hops returns the hops in their order, with certificates that are good
 	// now. It is called when an SSH connection is to be made.
 	Hops func(ctx context.Context) ([]Hop, error)
-	// Mark is told when a step is done: "hop NAME". It may be nil.
+	// Mark is told when a step is done: "hop NAME", by any goroutine. It may be
+	// nil.
 	Mark func(step string)
 	// Clock is what the hops' certificates are judged by; nil: time.Now.
 	Clock func() time.Time

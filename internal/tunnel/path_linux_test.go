@@ -127,7 +127,7 @@ func (b *sshBed) start(name string, bare bool, cert func(*ssh.Certificate), more
 	write(t, at("authorized_keys"), ssh.MarshalAuthorizedKey(b.person.PublicKey()))
 	_, port, _ := net.SplitHostPort(s.addr)
 	conf := []string{"ListenAddress 127.0.0.1", "Port " + port, "HostKey " + at("host"), "PidFile none", "LogLevel VERBOSE", "StrictModes no",
-		"UsePAM no", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin yes", "MaxStartups 100", "MaxSessions 100",
+		"UsePAM no", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin yes", "SetEnv HOME=/nowhere", "MaxStartups 100", "MaxSessions 100",
 		"TrustedUserCAKeys " + at("ca.pub"), "AuthorizedPrincipalsFile " + at("principals")}
 	if !bare {
 		write(t, at("host-cert.pub"), ssh.MarshalAuthorizedKey(b.hostCert(s.key.PublicKey(), name, cert)))
@@ -474,7 +474,7 @@ func TestPathNetcat(t *testing.T) {
 	}
 	nobody := freePort(t)
 	fails(h, nobody, sft.Unavailable, "hop next cannot connect to "+nobody)
-	fails(b.start("empty", false, nil, "AllowTcpForwarding no", "SetEnv PATH=/nowhere").hop(), to, sft.Denied, "hop empty does not let anything through to "+to+": forwarding is not allowed, and it has no program nc")
+	fails(b.start("empty", false, nil, "AllowTcpForwarding no", "SetEnv PATH=/nowhere HOME=/nowhere").hop(), to, sft.Denied, "hop empty does not let anything through to "+to+": forwarding is not allowed, and it has no program nc")
 	fails(b.start("shut", false, nil, "AllowTcpForwarding no", "MaxSessions 0").hop(), to, sft.Denied, "neither forwarding nor a session is allowed")
 }
 
@@ -514,6 +514,23 @@ func TestPathShares(t *testing.T) {
 		if first.accepted() != 1+i || second.accepted() != 2+i {
 			t.Errorf("%d and %d connections after the death of %s", first.accepted(), second.accepted(), s.name)
 		}
+	}
+	// One that has gone silent is found out by the Dial itself.
+	first.signal(syscall.SIGSTOP)
+	p.mu.Lock()
+	for _, w := range p.ways {
+		w.(*link).alive = time.Second // the ticker is at 10 s: only the probe is quicker
+	}
+	p.mu.Unlock()
+	start := time.Now()
+	c, err := dial(t, p, to)
+	first.signal(syscall.SIGCONT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	says(t, c, true)
+	if took := time.Since(start); first.accepted() != 3 || took > 8*time.Second {
+		t.Errorf("%d connections after a silence, %s", first.accepted(), took)
 	}
 	p.Close()
 	if _, err := dial(t, p, to); !errors.Is(err, net.ErrClosed) {
