@@ -35,9 +35,10 @@ var mayImport = map[string]string{
 	"internal/agent":       ". internal/accounts internal/api internal/audit internal/broker internal/conf internal/frame internal/privsep",
 	"internal/tunnel":      ". internal/api internal/frame internal/loopback internal/relay",
 	"internal/loopback":    "",
+	"internal/sshagent":    ".",
 	"internal/launch":      ". internal/conf internal/frame internal/loopback internal/rdp internal/relay",
 	"internal/client":      ". internal/api internal/audit internal/conf internal/frame internal/loopback internal/tunnel",
-	"cmd/sft":              ". internal/api internal/client internal/conf internal/frame internal/launch internal/loopback internal/rdp internal/tunnel",
+	"cmd/sft":              ". internal/api internal/client internal/conf internal/frame internal/launch internal/loopback internal/rdp internal/sshagent internal/tunnel",
 	"cmd/sftd":             ". internal/accounts internal/agent internal/api internal/broker internal/conf internal/daemon internal/privsep",
 	"cmd/sft-platform":     ". internal/api internal/ca internal/cloudid internal/conf internal/daemon internal/platform internal/store internal/webapi",
 	"e2e/lab":              "",
@@ -58,7 +59,7 @@ var mayImport = map[string]string{
 // be reach that the program has no use for.
 var mustNotLink = map[string][]string{
 	"cmd/sft":          {"internal/store", "internal/ca", "internal/policy", "internal/platform", "internal/accounts", "internal/broker", "database/sql"},
-	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "database/sql"},
+	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "internal/sshagent", "database/sql"},
 	"cmd/sft-platform": {"internal/accounts", "internal/privsep", "internal/tunnel", "internal/client"},
 }
 

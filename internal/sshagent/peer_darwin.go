@@ -1,0 +1,11 @@
+package sshagent
+
+import "golang.org/x/sys/unix"
+
+func peerUID(fd int) (uint32, error) {
+	u, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
+	if err != nil {
+		return 0, err
+	}
+	return u.Uid, nil
+}
