@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -26,6 +29,10 @@ type settings struct {
 		ScreenSize string `yaml:"screensize,omitempty"`
 		Fullscreen bool   `yaml:"fullscreen,omitempty"`
 	} `yaml:"rdp,omitempty"`
+	SSH struct {
+		PortForward  string `yaml:"port_forward_method,omitempty"`
+		ForwardAgent string `yaml:"insecure_forward_agent,omitempty"`
+	} `yaml:"ssh,omitempty"`
 	Network struct {
 		ForwardProxy string `yaml:"forward_proxy,omitempty"`
 	} `yaml:"network,omitempty"`
@@ -43,6 +50,17 @@ func (s *settings) timeout() time.Duration {
 		n = *s.Client.TimeoutSeconds
 	}
 	return time.Duration(max(n, 0)) * time.Second
+}
+
+// netcat reports whether hops are crossed by a program.
+func (s *settings) netcat() bool { return s.SSH.PortForward == sft.ForwardNetcat }
+
+// oneOf refuses what is none of these; "" is the default.
+func oneOf(v string, these ...string) error {
+	if v == "" || slices.Contains(these, v) {
+		return nil
+	}
+	return fmt.Errorf("%s is not one of: %s", sft.Quote(v), strings.Join(these, ", "))
 }
 
 // A setting is one key of sft.yaml.
@@ -80,6 +98,18 @@ var allSettings = []setting{
 				return nil
 			}
 			return fmt.Errorf("%s is neither true nor false", sft.Quote(v))
+		}},
+	{"ssh.port_forward_method", "how a hop is crossed: native, or netcat where its SSH server forbids forwarding (default: native)",
+		func(s *settings) string { return cmp.Or(s.SSH.PortForward, sft.ForwardNative) },
+		func(s *settings, v string) error {
+			s.SSH.PortForward = v
+			return oneOf(v, sft.ForwardNative, sft.ForwardNetcat)
+		}},
+	{"ssh.insecure_forward_agent", "host to forward your own SSH agent to servers whose project allows it: who is root there can use it meanwhile (default: none)",
+		func(s *settings) string { return cmp.Or(s.SSH.ForwardAgent, sft.AgentNone) },
+		func(s *settings, v string) error {
+			s.SSH.ForwardAgent = v
+			return oneOf(v, sft.AgentNone, sft.AgentHost)
 		}},
 	{"network.forward_proxy", "URL of an HTTP proxy to the platform (default: HTTPS_PROXY)",
 		func(s *settings) string { return s.Network.ForwardProxy },

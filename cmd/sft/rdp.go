@@ -37,7 +37,7 @@ type rdpFlags struct {
 func (p *program) rdp() *cobra.Command {
 	var f rdpFlags
 	cmd := &cobra.Command{
-		Use:   "rdp [--size WxH|--fullscreen] [--multimon] [--client NAME] [--no-launch] SERVER",
+		Use:   "rdp [--via SERVER]... [--size WxH|--fullscreen] [--multimon] [--client NAME] [--no-launch] SERVER",
 		Short: "Open a desktop on a server",
 		Long: `Rdp opens a desktop on a server, signed in as yourself, in your own RDP client.
 Name the server as "sft list-servers" shows it, or as project/server.
@@ -61,7 +61,7 @@ Once a desktop was shown the exit status is 0, whatever the RDP client says.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.via, "via", nil, "go through this server; may be repeated")
+	fl.StringArrayVar(&f.via, "via", nil, viaText)
 	fl.StringVar(&f.client, "client", "", "the RDP client, as in the setting rdp.client")
 	fl.StringVar(&f.view.Size, "size", "", "size of the window, WxH (default: the screen's work area)")
 	fl.BoolVar(&f.view.Fullscreen, "fullscreen", false, "take the whole screen")
@@ -77,8 +77,6 @@ Once a desktop was shown the exit status is 0, whatever the RDP client says.`,
 func (f *rdpFlags) check(stderrTTY bool) error {
 	wrong := func(msg, hint string) error { return usage{&sft.Error{Code: sft.Invalid, Msg: msg, Hint: hint}} }
 	switch {
-	case len(f.via) > 0:
-		return wrong("--via is not supported by this version of sft", "leave it out: servers are reached directly")
 	case f.view.Size != "" && f.view.Fullscreen:
 		return wrong("--size and --fullscreen do not go together", "leave one out")
 	case !f.noLaunch && (f.passwordFD >= 0 || f.json):
@@ -102,7 +100,7 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 	if err := f.check(p.voice.tty); err != nil {
 		return err
 	}
-	if err := sft.CheckTarget(target); err != nil {
+	if err := errors.Join(sft.CheckTarget(target), checkVia(f.via)); err != nil {
 		return err
 	}
 	paths, err := p.paths()
@@ -160,11 +158,13 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		return err
 	}
 	done := p.voice.progress("asking the platform for " + target)
-	c, err := s.Connect(ctx, target, frame.RDP, times.mark)
+	c, err := s.Connect(ctx, target, frame.RDP, f.via, times.mark)
 	done()
 	if err != nil {
 		return err
 	}
+	defer c.Close()
+	c.Hops(set.netcat(), !isTerminal(p.in))
 	v := &visit{p: p, c: c, f: f, prog: prog, paths: paths, times: times}
 	err = v.untilLeft(ctx, target, isTerminal(p.in), c.Renew, func() error {
 		if front == nil {

@@ -745,7 +745,7 @@ func connected(t *testing.T, p *platform) *Connection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.Connect(t.Context(), "web01", frame.RDP, func(string) {})
+	c, err := s.Connect(t.Context(), "web01", frame.RDP, nil, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -762,7 +762,6 @@ func TestConnectRefusesAReplyThatCannotBeUsed(t *testing.T) {
 		msg    string
 	}{
 		{"no route", func(r *api.ConnectReply) { r.Route = nil }, sft.Internal, "it names no server"},
-		{"a bastion", func(r *api.ConnectReply) { r.Route = append(r.Route, r.Route[0]) }, sft.Invalid, "hops are not supported by this version"},
 		{"no session", func(r *api.ConnectReply) { r.SessionID = "" }, sft.Internal, "it names no session"},
 		{"no certificate", func(r *api.ConnectReply) { r.Certificate = nil }, sft.Internal, "there is no certificate in it"},
 		{"a certificate for another key", func(r *api.ConnectReply) {
@@ -785,7 +784,7 @@ func TestConnectRefusesAReplyThatCannotBeUsed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Connect(t.Context(), "web01", frame.RDP, func(string) {}); sft.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.msg) {
+			if _, err := s.Connect(t.Context(), "web01", frame.RDP, nil, func(string) {}); sft.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.msg) {
 				t.Errorf("got %v, want %s with %q", err, tt.code, tt.msg)
 			}
 		})
@@ -806,7 +805,7 @@ func FuzzTarget(f *testing.F) {
 			}
 			return
 		}
-		_, err := s.Connect(context.Background(), target, frame.RDP, nil)
+		_, err := s.Connect(context.Background(), target, frame.RDP, nil, nil)
 		if sft.CodeOf(err) != sft.NotFound || strings.ContainsAny(err.Error(), "\n\r\x1b") || len(err.Error()) > 450 {
 			t.Errorf("refused with %q", err)
 		}

@@ -179,6 +179,15 @@ func (s *Session) Projects(ctx context.Context) ([]sft.Project, error) {
 	return l.List, err
 }
 
+// ServerLogin returns the name of the person's account on servers.
+func (s *Session) ServerLogin(ctx context.Context) (string, error) {
+	var u sft.User
+	if err := s.Do(ctx, "GET", s.team("/users/"+url.PathEscape(s.Account.User)), nil, &u); err != nil {
+		return "", err
+	}
+	return u.Login, sft.CheckLogin(u.Login)
+}
+
 // Resolve returns what a name means to the person. Nothing is issued.
 func (s *Session) Resolve(ctx context.Context, target string) (api.ResolveReply, error) {
 	var r api.ResolveReply
