@@ -17,11 +17,25 @@ type RunDir struct {
 	lock *conf.Lock
 }
 
-const runPrefix = "rdp-"
+// What the folders' names begin with: who sweeps those of the one kind does
+// not know what else those of the other left behind.
+const (
+	runPrefix = "rdp-"
+	sshPrefix = "ssh-"
+)
 
 // NewRunDir makes a folder in base, and removes those in base whose process
 // is gone. swept is called with each of those, before it is removed.
 func NewRunDir(base string, swept func(dir string)) (*RunDir, error) {
+	return newRunDir(base, runPrefix, swept)
+}
+
+// NewSSHRunDir is NewRunDir for a run of OpenSSH.
+func NewSSHRunDir(base string) (*RunDir, error) {
+	return newRunDir(base, sshPrefix, func(string) {})
+}
+
+func newRunDir(base, prefix string, swept func(dir string)) (*RunDir, error) {
 	if err := conf.PrivateDir(base); err != nil {
 		return nil, err
 	}
@@ -36,11 +50,11 @@ func NewRunDir(base string, swept func(dir string)) (*RunDir, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if e.IsDir() && strings.HasPrefix(e.Name(), runPrefix) {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
 			sweep(filepath.Join(base, e.Name()), swept)
 		}
 	}
-	dir, err := os.MkdirTemp(base, runPrefix)
+	dir, err := os.MkdirTemp(base, prefix)
 	if err != nil {
 		return nil, err
 	}
