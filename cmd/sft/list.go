@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/client"
 )
 
@@ -131,7 +133,9 @@ func (p *program) resolve() *cobra.Command {
 		Short: "Say what a server's name means",
 		Long: `Resolve says which server a name means to you. Nothing is issued, and nothing
 happens on the server. With -q nothing is printed, no browser is ever opened,
-and the exit status alone is the answer.`,
+and the exit status alone is the answer, within 3 seconds: ssh asks by it for
+each name (see "sft ssh-config"). A name that ssh went to before then counts as
+a server's if a sign-in is needed to know.`,
 		Args:              oneServer,
 		ValidArgsFunction: p.completeServers,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -142,17 +146,22 @@ and the exit status alone is the answer.`,
 			if quiet {
 				ask = client.Never
 			}
-			s, err := p.session(ask)
-			if err != nil {
-				return mute(quiet, err)
+			var r api.ResolveReply
+			resolve := func(ctx context.Context) error {
+				s, err := p.session(ask)
+				if err == nil {
+					r, err = s.Resolve(ctx, args[0])
+				}
+				return err
 			}
-			r, err := s.Resolve(cmd.Context(), args[0])
-			switch {
-			case err != nil:
-				return mute(quiet, err)
-			case quiet:
-				return nil
-			case asJSON:
+			if quiet {
+				p.voice = &voice{err: nowhere{}}
+				return mute(quiet, p.resolveQuietly(cmd.Context(), args[0], resolve))
+			}
+			if err := resolve(cmd.Context()); err != nil {
+				return err
+			}
+			if asJSON {
 				return writeJSON(p.out, r)
 			}
 			return table(p.out, []string{"HOSTNAME", "PROJECT_NAME", "ID", "ACCESS_ADDRESS", "STATE", "USER_NAME"},
@@ -166,7 +175,7 @@ and the exit status alone is the answer.`,
 
 // mute makes err one that is not said, if it should not be.
 func mute(quiet bool, err error) error {
-	if quiet {
+	if quiet && err != nil {
 		return silent{err}
 	}
 	return err

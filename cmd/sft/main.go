@@ -1,5 +1,5 @@
 // Command sft is the client: it enrols this machine with a platform, signs its
-// person in, and opens desktops on servers.
+// person in, and opens desktops and shells on servers.
 package main
 
 import (
@@ -60,12 +60,16 @@ func (p *program) exit(ctx context.Context, err error) int {
 	if err == nil {
 		return sft.ExitDone
 	}
-	if i, ok := errors.AsType[interrupted](context.Cause(ctx)); ok && (errors.Is(err, context.Canceled) || err == context.Cause(ctx)) {
+	_, ran := errors.AsType[status](err)
+	if i, ok := errors.AsType[interrupted](context.Cause(ctx)); ok && !ran && (errors.Is(err, context.Canceled) || err == context.Cause(ctx)) {
 		p.voice.say("interrupted")
 		if n, ok := i.Signal.(syscall.Signal); ok {
 			return exitInterrupted + int(n)
 		}
 		return sft.ExitFailed
+	}
+	if s, ok := errors.AsType[status](err); ok {
+		return int(s)
 	}
 	if s, ok := errors.AsType[silent](err); ok {
 		return sft.CodeOf(s.error).Info().Exit
@@ -124,11 +128,13 @@ func exitText() string {
 func (p *program) command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "sft",
-		Short: "Open desktops on servers, signed in",
-		Long: `Sft opens desktops on servers, signed in as yourself, without a password:
+		Short: "Open desktops and shells on servers, signed in",
+		Long: `Sft opens desktops and shells on servers, signed in as yourself, without a
+password:
 
   sft enroll --url URL     once: make this machine yours
-  sft rdp SERVER           from then on`,
+  sft rdp SERVER           from then on
+  sft ssh SERVER`,
 		Version:       sft.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -158,6 +164,7 @@ func (p *program) command() *cobra.Command {
 	root.AddCommand(
 		p.enroll(), p.unenroll(), p.login(), p.logout(), p.use(), p.listAccounts(),
 		p.listServers(), p.listProjects(), p.resolve(), p.rdp(),
+		p.ssh(), p.proxycommand(), p.sshConfig(),
 		p.settings(), p.deviceInfo(), p.completion(root), p.version(),
 	)
 	root.SetHelpCommandGroupID("")

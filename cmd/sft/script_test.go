@@ -12,6 +12,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +23,7 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/frame"
 )
 
 func TestMain(m *testing.M) {
@@ -40,6 +43,16 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			p := &standIn{approved: map[string]string{}}
+			if strings.Contains(filepath.Base(e.WorkDir), "ssh-") {
+				d, err := newSSHD(e.WorkDir)
+				if err != nil {
+					return err
+				}
+				e.Defer(d.stop)
+				e.Setenv("LOGIN", d.login)
+				e.Setenv("SSHPORT", strconv.Itoa(d.port))
+				p.sshd = d
+			}
 			srv := httptest.NewUnstartedServer(p)
 			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 			p.url = "https://" + srv.Listener.Addr().String()
@@ -49,7 +62,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("CA", fmt.Sprintf("sha256:%x", sha256.Sum256(srv.Certificate().Raw)))
 			e.Setenv("HOME", e.WorkDir+"/home")
 			e.Setenv("BROWSER", "browse")
-			for _, k := range []string{"DISPLAY", "WAYLAND_DISPLAY", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SFT_NO_BROWSER", "SFT_TEAM"} {
+			for _, k := range []string{"SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SFT_NO_BROWSER", "SFT_TEAM"} {
 				e.Setenv(k, "")
 			}
 			return os.Mkdir(e.WorkDir+"/home", 0o700)
@@ -81,6 +94,7 @@ type standIn struct {
 	url      string
 	approved map[string]string
 	over     bool // the sign-in
+	sshd     *sshd
 }
 
 func (p *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -121,12 +135,26 @@ func (p *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(api.List[sft.Server]{List: []sft.Server{web01, staging}})
 	case strings.HasSuffix(path, "/projects"):
 		answer(api.List[sft.Project]{List: []sft.Project{{ID: "p1", Name: "prod"}}})
+	case strings.HasSuffix(path, "/users/alice"):
+		answer(sft.User{Name: "alice", Login: p.login()})
 	case strings.HasSuffix(path, "/resolve") || strings.HasSuffix(path, "/connect"):
 		target := r.URL.Query().Get("target")
 		if target == "" {
 			var c api.ConnectRequest
 			json.Unmarshal(body, &c)
 			target = c.Target
+			if p.sshd != nil && c.Service == frame.SSH {
+				r, err := p.sshd.route(c)
+				if err != nil {
+					fail(*err)
+					return
+				}
+				answer(r)
+				return
+			}
+		}
+		if p.sshd != nil && p.sshd.names[sft.Fold(target)] {
+			target = "web01"
 		}
 		switch target {
 		case "web01":
