@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -164,8 +165,12 @@ a server's if a sign-in is needed to know.`,
 			if asJSON {
 				return writeJSON(p.out, r)
 			}
-			return table(p.out, []string{"HOSTNAME", "PROJECT_NAME", "ID", "ACCESS_ADDRESS", "STATE", "USER_NAME"},
-				[][]string{{r.Server.Name(), r.Server.Project, r.Server.ID, r.Server.AccessAddress, string(r.Server.State), r.Login}})
+			head := []string{"HOSTNAME", "PROJECT_NAME", "ID", "ACCESS_ADDRESS", "STATE", "USER_NAME"}
+			row := []string{r.Server.Name(), r.Server.Project, r.Server.ID, r.Server.AccessAddress, string(r.Server.State), r.Login}
+			if len(r.Route) > 0 {
+				head, row = append(head, "VIA"), append(row, strings.Join(r.Route, ","))
+			}
+			return table(p.out, head, [][]string{row})
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing")

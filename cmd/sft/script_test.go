@@ -158,7 +158,7 @@ func (p *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		switch target {
 		case "web01":
-			answer(api.ResolveReply{Server: web01, Login: "alice"}) // no answer to connect
+			answer(api.ResolveReply{Server: web01, Login: "alice", Route: p.hops()}) // no answer to connect
 		case "web":
 			fail(sft.Error{Code: sft.Ambiguous, Msg: `"web" is the name of 2 servers: prod/web (s3), staging/web (s4)`, Hint: `name the project too, as in "sft rdp prod/web"`})
 		case "denied":

@@ -84,23 +84,21 @@ func (b block) text() (string, error) {
 			return "", err
 		}
 	}
-	const hole = "\x00" // for what ssh puts in
-	percent := func(s string) string { return strings.ReplaceAll(s, "%", "%%") }
-	program, h, names := "'"+percent(b.Program)+"'", "'%h'", `"!*'*,!*\*,*"`
+	program, h, names := "'"+b.Program+"'", "'%h'", `"!*'*,!*\*,*"`
 	if b.Windows { // cmd.exe
-		program, h, names = percent(b.Program), "%h", `"!* *,!*&*,!*|*,!*<*,!*>*,!*^*,!*(*,!*)*,*"`
+		program, h, names = b.Program, "%h", `"!* *,!*&*,!*|*,!*<*,!*>*,!*^*,!*(*,!*)*,*"`
 	}
 	var via strings.Builder
 	for _, v := range b.Via {
 		via.WriteString(" --via " + v) // checked: no blank, no quote
 	}
-	file := func(path string) string { return `"` + percent(filepath.ToSlash(path)) + `"` }
+	file := func(path string) string { return `"` + filepath.ToSlash(path) + `"` }
 	return strings.Join([]string{
 		"# Servers of team " + b.Team + ", by " + sft.Version + " of sft. Keep this before what is for all hosts.",
 		`Match host ` + names + ` exec "` + program + ` resolve -q --team ` + b.Team + ` -- ` + h + `"`,
 		`    ProxyCommand ` + program + ` proxycommand --team ` + b.Team + via.String() + ` --user %r -- ` + h,
 		`    User ` + b.Login,
-		`    IdentityAgent "` + strings.ReplaceAll(percent(agentAddress(dir, hole)), hole, "%h") + `"`,
+		`    IdentityAgent "` + agentAddress(dir, "%h") + `"`,
 		`    IdentitiesOnly no`,
 		`    PreferredAuthentications publickey`,
 		`    ForwardAgent no`,

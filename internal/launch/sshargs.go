@@ -171,18 +171,17 @@ func (r SSHRun) Argv(a SSHArgs) ([]string, error) {
 }
 
 // CheckSSHPath refuses a path that cannot be said to OpenSSH in every version
-// of it, because it has no way to quote it.
+// of it: some of its settings have no way to quote it, and "%" begins a token in
+// some versions alone.
 func CheckSSHPath(path string) error {
 	path = filepath.ToSlash(path)
-	if strings.ContainsAny(path, "\"'\\`\n\r\x00") || strings.Contains(path, "${") {
-		return &sft.Error{Code: sft.Invalid, Msg: "the path " + sft.Quote(path) + " cannot be given to ssh: it has a quote, a backslash or \"${\" in it",
+	if strings.ContainsAny(path, "\"'\\`%\n\r\x00") || strings.Contains(path, "${") {
+		return &sft.Error{Code: sft.Invalid, Msg: "the path " + sft.Quote(path) + " cannot be given to ssh: it has a quote, a backslash, \"%\" or \"${\" in it",
 			Hint: "use another folder: see \"Where things are\" in docs/cli.md"}
 	}
 	return nil
 }
 
-// sshPath is a path as a value in OpenSSH's settings: quoted, and no token. On
+// sshPath is a path that was checked as a value in OpenSSH's settings. On
 // Windows OpenSSH takes slashes, and some of its versions no backslashes.
-func sshPath(path string) string {
-	return `"` + strings.ReplaceAll(filepath.ToSlash(path), "%", "%%") + `"`
-}
+func sshPath(path string) string { return `"` + filepath.ToSlash(path) + `"` }

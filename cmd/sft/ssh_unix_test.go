@@ -1,0 +1,329 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"sft"
+	"sft/internal/sshagent"
+)
+
+// eventually waits until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("not in time: " + what)
+}
+
+// answers is the comment-free key of who answers at m's address, or "".
+func answers(m meeting) string {
+	c, err := sshagent.Dial(m.address())
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	list, err := agent.NewClient(c).List()
+	if err != nil || len(list) != 1 {
+		return ""
+	}
+	return string(list[0].Blob)
+}
+
+func member(t *testing.T) (*sshagent.Agent, string) {
+	t.Helper()
+	s, err := authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &sshagent.Agent{Current: func(context.Context) (ssh.Signer, error) { return s, nil }}, string(s.PublicKey().Marshal())
+}
+
+// shortDir is a folder whose path leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// TestMeeting checks that ssh finds somebody for as long as anybody is there,
+// whoever comes, leaves or is killed meanwhile.
+func TestMeeting(t *testing.T) {
+	m := meeting{dir: filepath.Join(shortDir(t), "ssh", "main"), name: "prod/web01"}
+	first, one := member(t)
+	leaveFirst, err := m.join(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answers(m) != one {
+		t.Fatal("the first is not found")
+	}
+	second, two := member(t)
+	leaveSecond, err := m.join(t.Context(), second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answers(m) != two {
+		t.Error("the last is not found")
+	}
+	leaveSecond()
+	if answers(m) != one { // at once
+		t.Error("the first is not found when the last has left")
+	}
+	// One that was killed leaves a socket and a link.
+	sockets := filepath.Join(filepath.Dir(m.dir), "run")
+	dead := filepath.Join(sockets, m.prefix()+"dead")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if err := m.point(dead); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first is found again", func() bool { return answers(m) == one })
+	// Another name is another meeting.
+	other := meeting{dir: m.dir, name: "prod"}
+	third, three := member(t)
+	leaveThird, err := other.join(t.Context(), third)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answers(m) != one || answers(other) != three {
+		t.Error("two names are mixed up")
+	}
+	leaveThird()
+	if _, err := os.Lstat(dead); err != nil {
+		t.Errorf("another name's run removed what it cannot know: %v", err)
+	}
+	fourth, _ := member(t)
+	leaveFourth, err := m.join(t.Context(), fourth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dead); err == nil {
+		t.Error("what a killed run left is still there")
+	}
+	leaveFirst()
+	leaveFourth()
+	if left, _ := filepath.Glob(filepath.Join(sockets, "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if _, err := os.Lstat(m.address()); err == nil {
+		t.Error("the link is still there")
+	}
+	long := meeting{dir: m.dir, name: strings.Repeat("a", 100)}
+	if err := long.check(); sft.CodeOf(err) != sft.Invalid {
+		t.Errorf("a path that no socket can have: %v", err)
+	}
+}
+
+// TestOrphaned checks that a proxycommand ends with who started it, though
+// nobody closes its standard input.
+func TestOrphaned(t *testing.T) {
+	if os.Getenv("SFT_TEST_ORPHAN") != "" {
+		fmt.Println(os.Getpid())
+		orphaned(context.Background())
+		os.Exit(0)
+	}
+	dir := t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	// The shell starts the child, waits until it has said who it is, and goes.
+	cmd := exec.Command("sh", "-c", `"$0" -test.run '^TestOrphaned$' > "$1" & while ! [ -s "$1" ]; do sleep 0.02; done`, os.Args[0], filepath.Join(dir, "pid"))
+	cmd.Env = append(os.Environ(), "SFT_TEST_ORPHAN=1")
+	cmd.Stdin = r
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the child has ended", func() bool {
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(b)) + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+}
+
+// TestResolveQuietly checks that ssh is not kept waiting, and what it is told of
+// a name when nobody is signed in.
+func TestResolveQuietly(t *testing.T) {
+	home := shortDir(t)
+	p := &program{getenv: func(k string) string { return map[string]string{"HOME": home}[k] }, voice: &voice{err: io.Discard}}
+	paths, err := p.paths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeKnownHosts(paths.State, "web01", nil, []ssh.PublicKey{s.PublicKey()}); err != nil {
+		t.Fatal(err)
+	}
+	out := &sft.Error{Code: sft.SignIn, Msg: "signed out"}
+	down := &sft.Error{Code: sft.Unavailable, Msg: "down"}
+	for _, tt := range []struct {
+		name      string
+		err, want error
+	}{{"web01", nil, nil}, {"web01", out, nil}, {"web01", down, down}, {"github.com", out, out}, {"github.com", down, down}} {
+		if err := p.resolveQuietly(t.Context(), tt.name, func(context.Context) error { return tt.err }); err != tt.want {
+			t.Errorf("%s, %v: %v, want %v", tt.name, tt.err, err, tt.want)
+		}
+	}
+	begun := time.Now()
+	err = p.resolveQuietly(t.Context(), "web01", func(context.Context) error { select {} })
+	if took := time.Since(begun); sft.CodeOf(err) != sft.Unavailable || took > 2*resolveTime {
+		t.Errorf("without an answer: %v after %v", err, took)
+	}
+}
+
+// TestPipe checks that the end of either side is the end of both.
+func TestPipe(t *testing.T) {
+	for _, side := range []string{"ssh", "server", "parent"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ours, theirs := net.Pipe()
+		in, keyboard := io.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- pipe(ctx, in, io.Discard, ours) }()
+		switch side {
+		case "ssh":
+			keyboard.Close()
+		case "server":
+			theirs.Close()
+		case "parent":
+			cancel()
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", side, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s ended, and nothing else", side)
+		}
+		cancel()
+		theirs.Close()
+		keyboard.Close()
+	}
+}
+
+// TestKnownHosts checks what ssh-keygen, which reads the file as ssh does, finds
+// in it.
+func TestKnownHosts(t *testing.T) {
+	dir := shortDir(t)
+	var keys []ssh.PublicKey
+	for range 4 {
+		s, err := authority()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, s.PublicKey())
+	}
+	write := func(name string, cas, own []ssh.PublicKey) {
+		t.Helper()
+		if err := writeKnownHosts(dir, name, cas, own); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := func(name string) string {
+		out, _ := exec.Command("ssh-keygen", "-F", name, "-f", filepath.Join(dir, knownHostsFile)).Output()
+		var lines []string
+		for l := range strings.Lines(string(out)) {
+			if !strings.HasPrefix(l, "#") {
+				lines = append(lines, strings.Join(strings.Fields(l)[len(strings.Fields(l))-2:], " "))
+			}
+		}
+		return strings.Join(lines, "\n")
+	}
+	if knownHost(dir, "web01") {
+		t.Error("known before anything is")
+	}
+	write("Web01", keys[:1], keys[1:2])
+	write("web01.example.com", nil, keys[2:3])
+	write("prod/web01", nil, keys[3:4])
+	want := line(keys[0]) + "\n" + line(keys[1])
+	for _, name := range []string{"web01", "[web01]:2222"} {
+		if got := found(name); got != want {
+			t.Errorf("%s: found\n%s\nwant\n%s", name, got, want)
+		}
+	}
+	if got := found("web01.example.com"); got != line(keys[2]) {
+		t.Errorf("another name: found %s", got)
+	}
+	for name, want := range map[string]bool{"WEB01": true, "web0": false, "web01.example": false, "prod/web01": true, "": false} {
+		if knownHost(dir, name) != want {
+			t.Errorf("%q is known: %v", name, !want)
+		}
+	}
+	write("web01", nil, keys[3:])
+	if got := found("web01"); got != line(keys[3]) {
+		t.Errorf("after a change: found\n%s", got)
+	}
+	before, err := os.Stat(filepath.Join(dir, knownHostsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("web01", nil, keys[3:])
+	if after, err := os.Stat(filepath.Join(dir, knownHostsFile)); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it was written with nothing new in it: %v", err)
+	}
+}
+
+// FuzzMergeKnownHosts checks that whatever is in the file, it stays within
+// bounds, has the new lines whole, and no other of that name.
+func FuzzMergeKnownHosts(f *testing.F) {
+	s, err := authority()
+	if err != nil {
+		f.Fatal(err)
+	}
+	keys := []ssh.PublicKey{s.PublicKey()}
+	f.Add([]byte("web01,[web01]:* ssh-ed25519 AAAA\nb,[b]:* x\n"), "web01")
+	f.Add([]byte("@cert-authority a,[a]:* x\nno end"), "a")
+	f.Add(bytes.Repeat([]byte("b,[b]:* ssh-ed25519 AAAA\n"), 60000), "a")
+	f.Fuzz(func(t *testing.T, old []byte, name string) {
+		if sft.CheckTarget(name) != nil {
+			return
+		}
+		got := mergeKnownHosts(old, name, keys, keys)
+		names := sft.Fold(name) + ",[" + sft.Fold(name) + "]:*"
+		if len(got) > max(maxKnownHosts, len(old)) || len(old) <= maxKnownHosts && len(got) > maxKnownHosts {
+			t.Errorf("%d bytes", len(got))
+		}
+		n := 0
+		for l := range bytes.Lines(got) {
+			if bytes.HasPrefix(bytes.TrimPrefix(l, []byte("@cert-authority ")), []byte(names+" ")) {
+				n++
+			}
+		}
+		if n != 2 || !bytes.Contains(got, []byte("@cert-authority "+names+" "+line(keys[0])+"\n"+names+" "+line(keys[0])+"\n")) {
+			t.Errorf("%d lines of %s in\n%s", n, name, got)
+		}
+	})
+}
