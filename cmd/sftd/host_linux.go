@@ -20,7 +20,27 @@ A host enrols by a token in /var/lib/sftd/enrollment.token. Settings are in
 /etc/sft/sftd.yaml; without that file all have their defaults.`
 
 // commandsOfHost are those that only this system has.
-func commandsOfHost(*options) []*cobra.Command { return nil }
+func commandsOfHost(o *options) []*cobra.Command {
+	return []*cobra.Command{{
+		Use:   "restore-ssh",
+		Short: "Take what sftd wrote out of the SSH server's configuration",
+		Long: `Restore-ssh takes what sftd wrote out of the configuration of this host's
+OpenSSH server, and has the server read it. The files are as they were before.
+It is for a host that sftd is removed from, which does it by itself: while sftd
+runs it puts its lines back, unless sftd.yaml says "SSHAccess: none".`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.config()
+			if err != nil {
+				return usage{err}
+			}
+			if os.Geteuid() != 0 {
+				return &sft.Error{Code: sft.Denied, Msg: "only root may change the SSH server's configuration", Hint: "run it with sudo"}
+			}
+			return agent.RestoreSSH(cmd.Context(), c, logger(c, o.debug, false))
+		},
+	}}
+}
 
 func backend(agent.Config, func(login string)) accounts.Backend { return accounts.NewLinux() }
 

@@ -36,6 +36,8 @@ type Agent struct {
 	self     string // the program to run as the broker; empty: the running one
 	lock     *conf.Lock
 	rdpSeen  rdpSeen
+	ssh      sshCare
+	vpc      network
 	rdpSet   func() (f RDPFacts, known bool) // what the RDP service is set to
 
 	who      atomic.Pointer[identity]
@@ -100,6 +102,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
 	a.rdpSet = a.rdpFacts
+	a.careForSSH()
 	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), inject: c.RDPSignIn == frame.Inject, now: a.machine, log: log, event: a.event, refused: a.tellRefusal, path: c.file(sessionsFile),
 		end: func(id uint64, why string) {
 			if child := a.child.Load(); child != nil {
@@ -219,6 +222,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	wg.Go(func() { a.runTicks(ctx) })
 	wg.Go(func() { a.runStatus(ctx) })
 	wg.Go(func() { a.runKeeper(ctx) })
+	wg.Go(func() { a.runSSH(ctx) })
 	var wait backoff
 	for first := true; ctx.Err() == nil; first = false {
 		began := time.Now()

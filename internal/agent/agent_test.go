@@ -634,7 +634,7 @@ func TestReportWithManyProblems(t *testing.T) {
 		t.Fatalf("%d problems, %v", len(f.Problems), err)
 	}
 	c := h.env.Signed(deviceKey(t, h), "server:"+h.who.Load().ServerID)
-	if err := h.report(t.Context(), c, h.who.Load().ServerID, f, false); err != nil {
+	if err := h.report(t.Context(), c, h.who.Load().ServerID, f, false, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -97,7 +97,7 @@ func testConfig(t testing.TB) Config {
 	}
 	file := filepath.Join(state, "sftd.yaml")
 	write(t, file, []byte("TokenFile: "+state+"/device.token\nServerFile: "+state+"/device.server\nBufferFile: "+state+"/buffer.db\n"+
-		"EnrollmentTokenFile: "+state+"/enrollment.token\nBrokerUser: no-such-account\nBrokerListenHost: 127.0.0.1\n"+
+		"EnrollmentTokenFile: "+state+"/enrollment.token\nBrokerUser: no-such-account\nBrokerListenHost: 127.0.0.1\nSSHAccess: none\n"+
 		"AccessAddress: 192.0.2.10\nCanonicalName: web01\n"))
 	c, err := ReadConfig(file, true)
 	if err != nil {

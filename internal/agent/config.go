@@ -58,11 +58,13 @@ type Config struct {
 	AllowedLogins []string `yaml:"AllowedLogins"` // globs
 	MaxUsers      int      `yaml:"MaxUsers"`      // 0: no limit
 
-	Labels                   map[string]string `yaml:"Labels" later:"x"`
-	AuthorizedPrincipalsFile string            `yaml:"AuthorizedPrincipalsFile" later:"x"`
-	SSHDConfigFile           string            `yaml:"SSHDConfigFile" later:"x"`
-	SSHDPort                 int               `yaml:"SSHDPort" later:"x"`
-	TrustedUserCAKeysFile    string            `yaml:"TrustedUserCAKeysFile" later:"x"`
+	SSHAccess                string `yaml:"SSHAccess"`                // sshDirect, sshBroker or sshNone
+	SSHDConfigFile           string `yaml:"SSHDConfigFile"`           // of the host's OpenSSH server
+	SSHDPort                 int    `yaml:"SSHDPort"`                 // that clients are told; 0: as the server says
+	AuthorizedPrincipalsFile string `yaml:"AuthorizedPrincipalsFile"` // one per login, ends in /%u
+	TrustedUserCAKeysFile    string `yaml:"TrustedUserCAKeysFile"`
+
+	Labels map[string]string `yaml:"Labels" later:"x"`
 
 	LogLevel string `yaml:"LogLevel"` // warn, info, debug
 
@@ -103,7 +105,7 @@ func Defaults() Config {
 		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
 		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, state: p.State,
 		RDPAddress: rdpDefault(), RDPSignIn: frame.Inject, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
-		LogLevel: "INFO",
+		SSHAccess: sshDirect, LogLevel: "INFO",
 	}
 	c.defaultsOfHost()
 	return c
@@ -227,6 +229,22 @@ func (c *Config) check() *sft.Error {
 				shown = u.Redacted()
 			}
 			return bad("ForwardProxy", shown, "use http://HOST:PORT")
+		}
+	}
+	if c.SSHAccess != sshDirect && c.SSHAccess != sshBroker && c.SSHAccess != sshNone {
+		return bad("SSHAccess", c.SSHAccess, "use direct, broker where the SSH port is closed to clients, or none to leave the SSH server alone")
+	}
+	if c.SSHDPort < 0 || c.SSHDPort > 65535 {
+		return bad("SSHDPort", c.SSHDPort, "use 1 to 65535, or leave it out")
+	}
+	if !slices.Contains(uselessOnHost, "SSHAccess") {
+		for _, p := range []struct{ key, v string }{{"SSHDConfigFile", c.SSHDConfigFile}, {"TrustedUserCAKeysFile", c.TrustedUserCAKeysFile}} {
+			if !filepath.IsAbs(p.v) || strings.ContainsAny(p.v, "\"%\\\n") {
+				return bad(p.key, p.v, "use a full path")
+			}
+		}
+		if dir, ok := strings.CutSuffix(c.AuthorizedPrincipalsFile, "/%u"); !ok || !filepath.IsAbs(dir) || strings.ContainsAny(dir, "\"%\\\n") {
+			return bad("AuthorizedPrincipalsFile", c.AuthorizedPrincipalsFile, "use a full path that ends in /%u, in a folder of its own")
 		}
 	}
 	if _, err := c.Level(); err != nil {

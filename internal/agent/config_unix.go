@@ -5,7 +5,9 @@ package agent
 // defaultsOfHost sets what is different from system to system.
 func (c *Config) defaultsOfHost() {
 	c.BrokerUser = "sftd-broker"
-	c.AuthorizedPrincipalsFile, c.SSHDConfigFile, c.TrustedUserCAKeysFile = c.file("principals/%u"), "/etc/ssh/sshd_config", c.file("ssh_ca.pub")
+	// Not in the state folder, which nobody else may enter: sshd reads the first
+	// as the person who signs in.
+	c.AuthorizedPrincipalsFile, c.SSHDConfigFile, c.TrustedUserCAKeysFile = "/etc/ssh/sftd/principals/%u", "/etc/ssh/sshd_config", "/etc/ssh/sftd/user_ca.pub"
 }
 
 // uselessOnHost are the keys that do nothing on this system.

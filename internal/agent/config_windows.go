@@ -5,5 +5,6 @@ package agent
 func (c *Config) defaultsOfHost() {}
 
 // uselessOnHost are the keys that do nothing on this system: the broker's
-// account is always LocalService, without its rights.
-var uselessOnHost = []string{"BrokerUser"}
+// account is always LocalService, without its rights, and nothing is done for an
+// SSH server.
+var uselessOnHost = []string{"BrokerUser", "SSHAccess", "SSHDConfigFile", "SSHDPort", "AuthorizedPrincipalsFile", "TrustedUserCAKeysFile"}

@@ -33,8 +33,14 @@ func (a *Agent) facts() (api.Facts, error) {
 	if id := a.who.Load(); id != nil {
 		f.InstanceID = id.Instance
 	}
+	if f.InstanceID != "" {
+		f.PrivateAddress, f.Network = privateAddress(), a.network()
+	}
 	if !a.conf.DisableBroker {
 		f.Services = []string{frame.RDP}
+	}
+	if f.SSH = a.sshFacts(); f.SSH != nil {
+		f.Services = append(f.Services, frame.SSH)
 	}
 	if f.AccessAddress == "" {
 		f.AccessAddress, err = accessAddress(a.conf.AccessInterface)

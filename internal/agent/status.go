@@ -32,6 +32,7 @@ type Status struct {
 	Heard    *time.Time               `json:"heard_at,omitempty"` // from the platform
 	Revision int64                    `json:"revision,omitempty"`
 	Broker   BrokerStatus             `json:"broker"`
+	SSH      *SSHStatus               `json:"ssh,omitempty"` // nil: sftd does nothing for an SSH server
 	Sessions int                      `json:"sessions"`
 	Streams  int                      `json:"streams"`
 	Accounts []accounts.AccountStatus `json:"accounts"`
@@ -56,6 +57,7 @@ func (a *Agent) status() Status {
 		h := a.heardAt().Add(-a.clock.Offset()).UTC() // as this machine's clock has it, like At
 		s.Heard, s.Revision = &h, st.Revision
 	}
+	s.SSH = a.sshStatus()
 	s.Sessions, s.Streams = a.sessions.count()
 	if c := a.child.Load(); c != nil {
 		s.Broker.PID, s.Broker.Listen = c.PID(), fmt.Sprintf("%s:%d", a.conf.BrokerListenHost, a.conf.BrokerListenPort)
@@ -166,6 +168,9 @@ func (s Status) Print(w io.Writer) {
 		if s.Broker.CertificateUntil != nil {
 			line("", "certificate until %s", s.Broker.CertificateUntil.Local().Format(time.DateTime))
 		}
+	}
+	if s.SSH != nil {
+		line("ssh", "%s", s.SSH)
 	}
 	line("sessions", "%d open, %d streams", s.Sessions, s.Streams)
 	for i, a := range s.Accounts {

@@ -336,7 +336,9 @@ func (a *Agent) accountProblem(login string) error {
 }
 
 // runReports tells the platform what the host is, when that has changed, and
-// renews the broker's certificate when half of its life is over.
+// renews
+// the certificates of the broker and the SSH server when half of their life is
+// over.
 func (a *Agent) runReports(ctx context.Context, c *api.Client, server string) {
 	var wait backoff
 	var last string
@@ -345,8 +347,9 @@ func (a *Agent) runReports(ctx context.Context, c *api.Client, server string) {
 		if err == nil {
 			var j []byte
 			j, err = json.Marshal(facts)
-			if renew := !a.conf.DisableBroker && !a.now().Before(a.renewAt()); err == nil && (string(j) != last || renew) {
-				err = a.report(ctx, c, server, facts, renew)
+			renew, ssh := !a.conf.DisableBroker && !a.now().Before(a.renewAt()), a.sshDue(server)
+			if err == nil && (string(j) != last || renew || len(ssh) > 0) {
+				err = a.report(ctx, c, server, facts, renew, ssh)
 				if err == nil {
 					last = string(j)
 				}
@@ -373,8 +376,8 @@ func (a *Agent) renewAt() time.Time {
 	return a.renew
 }
 
-func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.Facts, renew bool) error {
-	req := api.ReportRequest{Facts: f}
+func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.Facts, renew bool, ssh []string) error {
+	req := api.ReportRequest{Facts: f, SSHHostKeys: ssh}
 	key, err := a.hostKey()
 	if err != nil {
 		return err
@@ -385,8 +388,12 @@ func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.
 		}
 	}
 	var reply api.ReportReply
-	if err := c.Do(ctx, "POST", "/v1/agent/report", req, &reply); err != nil || !renew {
+	if err := c.Do(ctx, "POST", "/v1/agent/report", req, &reply); err != nil {
 		return err
+	}
+	a.takeSSH(server, ssh, reply.SSHHostCertificates)
+	if !renew {
+		return nil
 	}
 	return a.takeCertificate(server, key, reply.BrokerCertificate)
 }

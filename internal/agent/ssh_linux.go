@@ -1,0 +1,286 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
+
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/sshd"
+)
+
+// An sshCare is what the agent does for the host's OpenSSH server.
+type sshCare struct {
+	server *sshd.Server // nil: nothing is done for it
+
+	mu       sync.Mutex
+	told     map[string]bool // login to whether its account is there, as sshAccountIs was told
+	in       map[string]string
+	wrote    time.Time // when the files of principals were last looked at; zero: look now
+	askAgain time.Time // for certificates, after a try that failed
+	others   *rate.Limiter
+	unheard  int // sign-ins of others that were not told
+}
+
+// sshFiles are the files that c names. Host certificates are beside the CA's keys.
+func (c Config) sshFiles() sshd.Files {
+	return sshd.Files{Config: c.SSHDConfigFile, Dir: filepath.Dir(c.TrustedUserCAKeysFile), Principals: c.AuthorizedPrincipalsFile, CAs: c.TrustedUserCAKeysFile, Record: c.file("sshd.json")}
+}
+
+// careForSSH readies the care for the SSH server. It changes nothing yet.
+func (a *Agent) careForSSH() {
+	a.ssh.told = map[string]bool{}
+	a.ssh.others = rate.NewLimiter(rate.Every(10*time.Second), 100)
+	a.ssh.server = sshd.Open(a.conf.sshFiles(), a.log)
+}
+
+// How often the files of the SSH server are looked at; that starts no program.
+const (
+	sshConfigEvery     = 5 * time.Second
+	sshPrincipalsEvery = 30 * time.Second
+)
+
+// runSSH cares for the SSH server until ctx ends. What was set up then stays:
+// the platform signs nothing for whoever has lost access, and a host whose
+// agent does not start can still be reached to mend it.
+func (a *Agent) runSSH(ctx context.Context) {
+	if a.conf.SSHAccess == sshNone {
+		if _, err := os.Stat(a.conf.sshFiles().Record); err == nil {
+			err := a.ssh.server.Restore(ctx)
+			if err != nil {
+				a.log.Error("leave the SSH server alone", "error", err)
+			}
+			a.setProblem("ssh", err)
+		}
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			_, news := a.current()
+			a.setProblem("ssh logins", a.letIn())
+			wait(ctx, news, time.Second)
+		}
+	})
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			st, news := a.current()
+			_, err := os.Stat(a.conf.TokenFile)
+			switch {
+			case st != nil:
+				a.setProblem("ssh", a.ssh.server.Sync(ctx, st.SSHUserCAs, a.anyLogin()))
+			case os.IsNotExist(err):
+				a.setProblem("ssh", a.ssh.server.Sync(ctx, nil, ""))
+			} // else what the platform wants is not known yet
+			wait(ctx, news, sshConfigEvery)
+		}
+	})
+	wg.Go(func() { a.ssh.server.Follow(ctx, a.conf.file("sshd.cursor"), a.sshLogin) })
+	wg.Wait()
+}
+
+// wait waits for news, or a time, or the end of ctx.
+func wait(ctx context.Context, news <-chan struct{}, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-news:
+	case <-t.C:
+	}
+}
+
+// letIn makes the files of principals name those who may sign in now.
+func (a *Agent) letIn() error {
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	want, known := a.sshLogins()
+	if !known || maps.Equal(want, a.ssh.in) && a.machine().Sub(a.ssh.wrote) < sshPrincipalsEvery && !a.ssh.wrote.IsZero() {
+		return nil
+	}
+	a.ssh.in, a.ssh.wrote = want, time.Time{}
+	if err := a.ssh.server.SetPrincipals(want); err != nil {
+		return err
+	}
+	a.ssh.wrote = a.machine()
+	return nil
+}
+
+// sshLogins maps each login that may sign in now to its principal. It is not
+// known right after the start, before it was seen who this host is.
+func (a *Agent) sshLogins() (logins map[string]string, known bool) {
+	logins = map[string]string{}
+	st, _ := a.current()
+	id := a.who.Load()
+	if st == nil || a.revoked.Load() {
+		return logins, true
+	}
+	if id == nil {
+		_, err := os.Stat(a.conf.TokenFile)
+		return logins, os.IsNotExist(err)
+	}
+	if _, over := a.offline(); over || !st.Settings.CreateServerUsers {
+		return logins, true
+	}
+	a.mu.Lock()
+	settled, bad := a.settled, a.badAccounts
+	a.mu.Unlock()
+	for _, u := range st.Users {
+		there := settled[u.Login]
+		if settled == nil { // the accounts were not looked at yet: nobody new gets in, and nobody loses it for a moment
+			there = a.ssh.server.HasPrincipal(id.ServerID, u.Login)
+		}
+		if told, ok := a.ssh.told[u.Login]; ok {
+			there = told
+		}
+		if _, no := bad[u.Login]; there && !no {
+			logins[u.Login] = sshd.Principal(id.ServerID, u.Login)
+		}
+	}
+	return logins, true
+}
+
+// anyLogin is one of those who may sign in, or "".
+func (a *Agent) anyLogin() string {
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	if len(a.ssh.in) == 0 {
+		return ""
+	}
+	return slices.Min(slices.Collect(maps.Keys(a.ssh.in)))
+}
+
+// sshAccountIs tells that the account of login is there from now on, or is about
+// to go, where that is not the doing of a reconcile. When it returns, the SSH
+// server goes by it.
+func (a *Agent) sshAccountIs(login string, there bool) error {
+	if a.conf.SSHAccess == sshNone || a.ssh.server == nil {
+		return nil
+	}
+	a.ssh.mu.Lock()
+	a.ssh.told[login] = there
+	a.ssh.mu.Unlock()
+	return a.letIn()
+}
+
+// sshFacts is what the host says of its SSH server: nothing, where there is
+// none, or where it is left alone.
+func (a *Agent) sshFacts() *api.SSHFacts {
+	if a.conf.SSHAccess == sshNone || a.ssh.server == nil {
+		return nil
+	}
+	h, ok := a.ssh.server.Host()
+	if !ok {
+		return nil
+	}
+	f := &api.SSHFacts{Port: h.Port, Broker: a.conf.SSHAccess == sshBroker, HostKeys: h.Keys}
+	if a.conf.SSHDPort != 0 {
+		f.Port = a.conf.SSHDPort
+	}
+	if f.HostKeys == nil {
+		f.HostKeys = []string{}
+	}
+	return f
+}
+
+func (a *Agent) sshStatus() *SSHStatus {
+	f := a.sshFacts()
+	if f == nil {
+		return nil
+	}
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	return &SSHStatus{Port: f.Port, Broker: f.Broker, Logins: len(a.ssh.in)}
+}
+
+// sshDue returns the host keys that want a certificate of the platform now.
+func (a *Agent) sshDue(server string) []string {
+	st, _ := a.current()
+	if a.conf.SSHAccess == sshNone || a.ssh.server == nil || st == nil || len(st.SSHUserCAs) == 0 {
+		return nil
+	}
+	a.ssh.mu.Lock()
+	later := a.now().Before(a.ssh.askAgain)
+	a.ssh.mu.Unlock()
+	if later {
+		return nil
+	}
+	return a.ssh.server.Due(server, a.now())
+}
+
+// takeSSH takes the certificates that the platform sent for keys.
+func (a *Agent) takeSSH(server string, keys, certs []string) {
+	if len(keys) == 0 {
+		return
+	}
+	a.ssh.mu.Lock()
+	a.ssh.askAgain = a.now().Add(5 * time.Minute) // that is not asked all the time, if they cannot be used
+	a.ssh.mu.Unlock()
+	err := a.ssh.server.Take(server, keys, certs, a.now())
+	if err != nil {
+		a.log.Error("take the certificates of the SSH host keys", "error", err)
+	}
+	a.setProblem("ssh certificates", err)
+}
+
+// sshLogin records a sign-in. Its session and person are believed if the
+// platform's CA has signed the certificate. Those of others are recorded as
+// long as there are not very many: anybody with an account can make them.
+func (a *Agent) sshLogin(l sshd.Login) {
+	e := api.Event{Kind: string(audit.SSHLogin), Detail: map[string]string{"login": l.Login, "remote": l.Remote.String(), "method": l.Method}}
+	if l.Fingerprint != "" {
+		e.Detail["key"] = l.Fingerprint
+	}
+	if l.CA != "" && a.isSSHCA(l.CA) {
+		e.Session, e.User = l.Session()
+	}
+	if e.User == "" {
+		a.ssh.mu.Lock()
+		tell := a.ssh.others.AllowN(a.machine(), 1)
+		n := a.ssh.unheard
+		a.ssh.unheard++
+		if tell {
+			a.ssh.unheard = 0
+		}
+		a.ssh.mu.Unlock()
+		if !tell {
+			return
+		}
+		if n > 0 {
+			a.log.Warn("there were more sign-ins by SSH than are told to the platform", "untold", n)
+		}
+	}
+	if !l.At.IsZero() && time.Since(l.At) > time.Minute {
+		e.Detail["at"] = l.At.Format(time.RFC3339)
+	}
+	_ = a.event(e) // kept in memory if not on disk, and logged
+}
+
+// isSSHCA reports whether a fingerprint is that of a key that the platform's
+// CA signs with.
+func (a *Agent) isSSHCA(fingerprint string) bool {
+	st, _ := a.current()
+	return st != nil && slices.ContainsFunc(st.SSHUserCAs, func(text string) bool {
+		k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
+		return err == nil && ssh.FingerprintSHA256(k) == fingerprint
+	})
+}
+
+// RestoreSSH takes everything of sftd out of the SSH server's configuration,
+// for when sftd is removed.
+func RestoreSSH(ctx context.Context, c Config, log *slog.Logger) error {
+	if err := sshd.Open(c.sshFiles(), log).Restore(ctx); err != nil {
+		return fmt.Errorf("restore the SSH server: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"sft/internal/audit"
+	"sft/internal/sshd"
+	"sft/internal/testenv"
+)
+
+// withSSH cares for an SSH server that has its files in a folder of the test's
+// own.
+func withSSH(t *testing.T, c *Config) (principals string) {
+	dir := t.TempDir()
+	c.SSHAccess, c.SSHDConfigFile = sshDirect, filepath.Join(dir, "sshd_config")
+	c.AuthorizedPrincipalsFile, c.TrustedUserCAKeysFile = filepath.Join(dir, "sftd", "principals", "%u"), filepath.Join(dir, "sftd", "ca.pub")
+	return filepath.Dir(c.AuthorizedPrincipalsFile)
+}
+
+// Who may sign in by SSH is who may use the host now, and nobody else, at once.
+func TestSSHPrincipals(t *testing.T) {
+	t.Parallel()
+	var dir string
+	h := enrolledHost(t, func(c *Config) { dir = withSSH(t, c) })
+	has := func(logins ...string) {
+		t.Helper()
+		want := strings.Join(logins, " ")
+		got := ""
+		defer func() {
+			if t.Failed() {
+				t.Logf("they are %q, want %q", got, want)
+			}
+		}()
+		until(t, "the principals are those of "+want, func() bool {
+			list, _ := os.ReadDir(dir)
+			var names []string
+			for _, f := range list {
+				b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+				if id := h.who.Load(); err != nil || id == nil || string(b) != "sft:"+id.ServerID+":"+f.Name()+"\n" {
+					names = append(names, "not ours:")
+				}
+				names = append(names, f.Name())
+			}
+			got = strings.Join(names, " ")
+			return got == want
+		})
+	}
+	has("ann", "olive")
+	h.mem.AddForeign("carl", 1000)
+	h.join("bob", "carl", "dan")
+	has("ann", "bob", "dan", "olive")
+
+	// An account that comes and goes by itself.
+	if err := h.sshAccountIs("dan", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "dan")); err == nil {
+		t.Error("dan is let in when his account is about to go")
+	}
+	if err := h.sshAccountIs("dan", true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "dan")); err != nil {
+		t.Error("dan is not let in when his account is there")
+	}
+
+	h.env.Do("DELETE", "/groups/dev/users/bob", nil, nil)
+	has("ann", "dan", "olive")
+
+	// Beyond the grace nobody is let in, and then again.
+	h.mu.Lock()
+	heard := h.heard
+	h.lost, h.heard = true, h.now().Add(-25*time.Hour)
+	h.mu.Unlock()
+	has()
+	h.mu.Lock()
+	h.lost, h.heard = false, heard
+	h.mu.Unlock()
+	has("ann", "dan", "olive")
+
+	// A project that wants no accounts.
+	st, _ := h.current()
+	next := *st
+	next.Revision++
+	next.Settings.CreateServerUsers = false
+	h.mu.Lock()
+	h.state = &next
+	h.tellNews()
+	h.mu.Unlock()
+	has()
+	h.mu.Lock()
+	h.state = st
+	h.tellNews()
+	h.mu.Unlock()
+	has("ann", "dan", "olive")
+
+	h.env.Do("DELETE", "/projects/"+testenv.Project+"/servers/"+h.who.Load().ServerID, nil, nil)
+	until(t, "nobody is let in when the record is deleted", func() bool {
+		list, err := os.ReadDir(dir)
+		return err == nil && len(list) == 0
+	})
+}
+
+// A restart takes nobody out for a moment, and lets nobody new in before the
+// accounts were looked at.
+func TestSSHPrincipalsOfARestart(t *testing.T) {
+	t.Parallel()
+	var dir string
+	env := testenv.New(t)
+	env.Grant(testenv.Project, "dev", false, "ann", "bob")
+	h := newHost(t, env, func(c *Config) { dir = withSSH(t, c) })
+	stop := h.run()
+	h.waitAccount("bob")
+	until(t, "both are let in", func() bool { list, _ := os.ReadDir(dir); return len(list) == 3 })
+	stop()
+	if list, _ := os.ReadDir(dir); len(list) != 3 {
+		t.Errorf("a stop leaves %v", list)
+	}
+	h.make()
+	if err := os.Remove(filepath.Join(dir, "bob")); err != nil {
+		t.Fatal(err)
+	}
+	h.loadState()
+	if got, known := h.sshLogins(); known {
+		t.Errorf("before it is known who this host is, it lets in %v", got)
+	}
+	id, _, err := readIdentity(h.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.who.Store(id)
+	if got, known := h.sshLogins(); !known || len(got) != 2 || got["bob"] != "" || got["ann"] == "" {
+		t.Errorf("before the accounts were looked at it lets in %v", got)
+	}
+	h.reconcile(t.Context())
+	if got, known := h.sshLogins(); !known || len(got) != 3 {
+		t.Errorf("after that it lets in %v", got)
+	}
+}
+
+// Left alone, nothing of the SSH server's is touched, and what was there goes.
+func TestSSHLeftAlone(t *testing.T) {
+	t.Parallel()
+	var dir string
+	h := enrolledHost(t, func(c *Config) {
+		dir = withSSH(t, c)
+		c.SSHAccess = sshNone
+		must := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(os.MkdirAll(dir, 0o755))
+		must(os.WriteFile(filepath.Join(dir, "ann"), []byte("sft:x:ann\n"), 0o644))
+		must(os.WriteFile(c.sshFiles().Record, []byte("{}"), 0o600))
+	})
+	until(t, "what was there is gone", func() bool { _, err := os.Stat(dir); return errors.Is(err, os.ErrNotExist) })
+	if f, err := h.facts(); err != nil || f.SSH != nil {
+		t.Errorf("the facts are %+v, %v", f, err)
+	}
+	if err := h.sshAccountIs("ann", true); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("a file of principals was made")
+	}
+}
+
+// A sign-in is an event. Its person and session are those of the certificate,
+// if the platform's CA signed it.
+func TestSSHLogin(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
+	k := h.connect("ann")
+	const ca = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, _ := h.current()
+	next := *st
+	next.SSHUserCAs = []string{ca}
+	h.mu.Lock()
+	h.state = &next
+	h.mu.Unlock()
+	l := sshd.Login{Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x", KeyID: "sft:session/" + k.reply.SessionID + "/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)}
+	h.sshLogin(l)
+	l.CA = "SHA256:of-somebody-else"
+	h.sshLogin(l)
+	for range 500 {
+		h.sshLogin(sshd.Login{Login: "carl", Method: "password", Remote: netip.MustParseAddrPort("192.0.2.8:4000")})
+	}
+	var mine, foreign, others int
+	until(t, "the platform knows", func() bool {
+		mine, foreign, others = 0, 0, 0
+		for _, e := range h.env.Events() {
+			switch {
+			case e.Kind != audit.SSHLogin:
+			case e.Detail["login"] == "carl" && e.Actor.Kind != "user" && e.Detail["remote"] == "192.0.2.8:4000" && e.Detail["method"] == "password":
+				others++
+			case e.Session == k.reply.SessionID && e.Detail["key"] == "SHA256:x":
+				mine++
+			case e.Session == "":
+				foreign++
+			}
+		}
+		return mine == 1 && foreign == 1 && others >= 99
+	})
+	if others > 100 {
+		t.Errorf("%d sign-ins of others were told", others)
+	}
+}
+
+func (h *host) userID(login string) string {
+	st, _ := h.current()
+	for _, u := range st.Users {
+		if u.Login == login {
+			return u.ID
+		}
+	}
+	return ""
+}
+
+func TestNetworkOfTheCloud(t *testing.T) {
+	t.Parallel()
+	mac, vpc, asked := "0a:1b:2c:3d:4e:5f", "vpc-0123456789abcdef0", 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		switch {
+		case r.Method == "PUT" && r.URL.Path == "/latest/api/token":
+			w.Write([]byte("token"))
+		case r.Header.Get("X-aws-ec2-metadata-token") != "token":
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == "/latest/meta-data/mac":
+			w.Write([]byte(mac))
+		case r.URL.Path == "/latest/meta-data/network/interfaces/macs/"+mac+"/vpc-id":
+			w.Write([]byte(vpc))
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer s.Close()
+	h := newHost(t, testenv.New(t), nil)
+	h.metadataURL = s.URL
+	defer h.lock.Release()
+	for _, tt := range []struct{ mac, vpc, want string }{
+		{"x/../../y", vpc, ""}, {mac, "<html>", ""}, {mac, vpc + strings.Repeat("0", 200), ""}, {mac, vpc, "aws:" + vpc}, {mac, "vpc-00000001", "aws:" + vpc},
+	} {
+		mac, vpc = tt.mac, tt.vpc
+		if got := h.network(); got != tt.want {
+			t.Errorf("%q, %q: got %q, want %q", tt.mac, tt.vpc, got, tt.want)
+		}
+		n := asked
+		if h.network(); asked != n {
+			t.Error("it asks all the time")
+		}
+		h.env.Clock.Advance(11 * time.Minute)
+	}
+	// A host that did not enrol by its cloud does not ask.
+	n := asked
+	if f, err := h.facts(); err != nil || f.Network != "" || f.PrivateAddress != "" || asked != n {
+		t.Errorf("it tells %q, %q", f.PrivateAddress, f.Network)
+	}
+	h.who.Store(&identity{Instance: "i-0123456789abcdef0"})
+	if f, err := h.facts(); err != nil || f.Network != "aws:"+vpc && f.Network == "" || f.PrivateAddress != privateAddress() {
+		t.Errorf("it tells %q, %q, %v", f.PrivateAddress, f.Network, err)
+	}
+	if a := privateAddress(); a != "" && !netip.MustParseAddr(a).IsPrivate() {
+		t.Errorf("%s is not private", a)
+	}
+}

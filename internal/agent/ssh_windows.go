@@ -1,0 +1,18 @@
+package agent
+
+import (
+	"context"
+
+	"sft/internal/api"
+)
+
+// An sshCare is what the agent does for an SSH server: nothing, on Windows.
+type sshCare struct{}
+
+func (a *Agent) careForSSH()                                 {}
+func (a *Agent) runSSH(context.Context)                      {}
+func (a *Agent) sshFacts() *api.SSHFacts                     { return nil }
+func (a *Agent) sshStatus() *SSHStatus                       { return nil }
+func (a *Agent) sshDue(string) []string                      { return nil }
+func (a *Agent) takeSSH(string, []string, []string)          {}
+func (a *Agent) sshAccountIs(login string, there bool) error { return nil }
