@@ -456,14 +456,31 @@ func (m *Manager) Enable(ctx context.Context, login string, password sft.Secret)
 		return err
 	}
 	if e.Ended {
-		return &sft.Error{Code: sft.Denied, Msg: "account " + login + " is no longer wanted on this host",
-			Hint: "ask an administrator of the project for access"}
+		return notWanted(login)
 	}
 	if err := m.b.Enable(ctx, a, password); err != nil {
 		// Half-open is shut again.
 		return errors.Join(fmt.Errorf("enable %s: %w", login, err), m.b.Rest(context.WithoutCancel(ctx), a))
 	}
 	return nil
+}
+
+// Ready reports why the account of login could not be signed in to by other
+// means than a password: it is not there, not ours, or no longer wanted.
+func (m *Manager) Ready(ctx context.Context, login string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, e, err := m.ours(ctx, login, true)
+	if err == nil && (e.Ended || a.Expired) {
+		err = notWanted(login)
+	}
+	return err
+}
+
+// notWanted is the refusal to open an account that has ended.
+func notWanted(login string) error {
+	return &sft.Error{Code: sft.Denied, Msg: "account " + login + " is no longer wanted on this host",
+		Hint: "ask an administrator of the project for access"}
 }
 
 // Disable puts the account of login to rest: no password matches.

@@ -64,6 +64,16 @@ func (m *Memory) SignIn(login, password string, t time.Time) error {
 	return nil
 }
 
+// Begin begins a session of the operating system at t that needed no password,
+// as one by SSH.
+func (m *Memory) Begin(login string, t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a := m.accounts[login]; a != nil && !a.Expired {
+		a.sessions = append(a.sessions, t)
+	}
+}
+
 // Sessions returns how many sessions login has.
 func (m *Memory) Sessions(login string) int {
 	m.mu.Lock()

@@ -39,6 +39,11 @@ type Agent struct {
 	ssh      sshCare
 	vpc      network
 	rdpSet   func() (f RDPFacts, known bool) // what the RDP service is set to
+	// sshAddress is where the host's SSH server is, on loopback; empty: the
+	// broker does not offer ssh. sshAccount tells the SSH server's side that
+	// an account is there from now on, or is about to go.
+	sshAddress func() string
+	sshAccount func(login string, there bool) error
 
 	who      atomic.Pointer[identity]
 	verifier atomic.Pointer[broker.Verifier]
@@ -103,6 +108,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
 	a.rdpSet = a.rdpFacts
 	a.careForSSH()
+	a.sshAddress, a.sshAccount = a.sshdAddress, a.sshAccountIs
 	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), inject: c.RDPSignIn == frame.Inject, now: a.machine, log: log, event: a.event, refused: a.tellRefusal, path: c.file(sessionsFile),
 		end: func(id uint64, why string) {
 			if child := a.child.Load(); child != nil {

@@ -155,6 +155,39 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 	if err := a.events.ready(); err != nil {
 		return none, nil, err
 	}
+	if g.Service == frame.SSH {
+		return a.admitSSH(ctx, u, g, o)
+	}
+	return a.admitRDP(ctx, u, g, o)
+}
+
+// admitSSH connects the host's SSH server for u, whose account is ready. The
+// account stays at rest: what signs in to that server is a certificate.
+func (a *Agent) admitSSH(ctx context.Context, u api.StateUser, g broker.Grant, o privsep.Open) (privsep.OpenReply, *os.File, error) {
+	none := privsep.OpenReply{}
+	if err := a.sshAccount(u.Login, true); err != nil {
+		return none, nil, err
+	}
+	sock, dial, err := a.connectSSH(ctx)
+	if err != nil {
+		return none, nil, err
+	}
+	stream, _, err := a.sessions.open(ctx, u, g.Session, g.Service, o.Remote, func() error {
+		_, err := a.mayOpen(g)
+		return err
+	})
+	if err != nil {
+		sock.Close()
+		return none, nil, err
+	}
+	b, err := json.Marshal(frame.Reply{SSH: &frame.SSHReply{Login: u.Login}})
+	return privsep.OpenReply{Stream: stream, Dial: dial, Reply: b}, sock, err
+}
+
+// admitRDP opens the account of u, which is ready, and connects the RDP
+// service.
+func (a *Agent) admitRDP(ctx context.Context, u api.StateUser, g broker.Grant, o privsep.Open) (privsep.OpenReply, *os.File, error) {
+	none := privsep.OpenReply{}
 	facts, known := a.rdpSet()
 	if known {
 		if err := firstRefusal(judge(facts)); err != nil {
@@ -297,9 +330,18 @@ func (a *Agent) settledAccount(login string) bool {
 	return a.settled[login]
 }
 
+// services are those that the broker offers.
+func (a *Agent) services() []string {
+	list := []string{frame.RDP, frame.Ping}
+	if a.sshAddress() != "" {
+		list = append(list, frame.SSH)
+	}
+	return list
+}
+
 // verifierFor builds what judges certificates for this host.
 func (a *Agent) verifierFor(id *identity) *broker.Verifier {
-	return &broker.Verifier{Server: id.ServerID, Team: id.Team, Project: id.Project, Now: a.now, CAs: func() []*x509.Certificate {
+	return &broker.Verifier{Server: id.ServerID, Team: id.Team, Project: id.Project, Now: a.now, Services: a.services, CAs: func() []*x509.Certificate {
 		st, _ := a.current()
 		if st == nil {
 			return nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"time"
 
 	"sft"
 	"sft/internal/privsep"
@@ -37,6 +38,18 @@ func listen(address string) (listening, error) {
 		return listening{}, err
 	}
 	return listening{Listener: l, address: l.Addr().String(), file: f}, nil
+}
+
+// connectSSH connects to the SSH server and returns the socket, for the broker.
+func (a *Agent) connectSSH(ctx context.Context) (sock *os.File, dial string, err error) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	c, err := d.DialContext(ctx, "tcp", a.sshAddress())
+	if err != nil {
+		return nil, "", &sft.Error{Code: sft.Unavailable, Msg: "the SSH server of the host cannot be used: " + err.Error(), Err: err, Hint: "start it, and let it listen on 127.0.0.1"}
+	}
+	defer c.Close()
+	sock, err = c.(*net.TCPConn).File()
+	return sock, "", err
 }
 
 // connectRDP connects to the RDP service and returns the socket, for the broker.

@@ -21,6 +21,7 @@ import (
 	"sft/internal/audit"
 	"sft/internal/broker"
 	"sft/internal/conf"
+	"sft/internal/frame"
 )
 
 // sessionsFile remembers which sessions are open, so that an agent that was
@@ -101,7 +102,7 @@ type sessions struct {
 type stream struct {
 	session *session
 	account *account
-	secret  *secret // that it was given
+	secret  *secret // that it was given; nil where the service needs none
 	remote  string
 	opened  time.Time
 	seen    bool      // its sign-in was
@@ -140,19 +141,20 @@ type secret struct {
 
 // An account is one that was opened since the agent started.
 type account struct {
-	login   string
-	name    string  // the person's full name
-	open    bool    // it is not at rest: some password may match
-	secret  *secret // that matches now; nil: if any does, nobody knows it
-	streams int
-	opening bool      // a sign-in is on its way
-	left    time.Time // when the last stream ended by which somebody had signed in; zero: none since it was opened
-	expiry  time.Time // when its OS sessions end if no stream is left
-	logoff  time.Time // when its OS sessions end; zero: they do not
-	over    bool      // shut it now, grace or not
-	resting bool      // somebody is about to
-	again   time.Time // it could not be shut: not to be tried before
-	told    time.Time // when that was logged
+	login    string
+	name     string  // the person's full name
+	open     bool    // it is not at rest: some password may match
+	secret   *secret // that matches now; nil: if any does, nobody knows it
+	streams  int
+	desktops int       // of those, the ones that sign in with a password
+	opening  bool      // a sign-in is on its way
+	left     time.Time // when the last stream ended by which somebody had signed in; zero: none since it was opened
+	expiry   time.Time // when its OS sessions end if no stream is left
+	logoff   time.Time // when its OS sessions end; zero: they do not
+	over     bool      // shut it now, grace or not
+	resting  bool      // somebody is about to
+	again    time.Time // it could not be shut: not to be tried before
+	told     time.Time // when that was logged
 }
 
 func newSessions(s *sessions) *sessions {
@@ -175,9 +177,11 @@ func newSessions(s *sessions) *sessions {
 	return s
 }
 
-var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "run \"sft rdp\" again"}
+var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "connect again"}
 
-// open readies the account of a grant, and adds a stream to its session.
+// open readies the account of a grant, and adds a stream to its session. Only
+// RDP is signed in to with a password: for another service the account stays
+// as it is, and what is returned is empty.
 // allowed is asked last, when the stream can be found by whoever ends it.
 func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remote string, allowed func() error) (uint64, sft.Secret, error) {
 	defer s.op(u.Login)()
@@ -186,10 +190,12 @@ func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remot
 		return 0, sft.Secret{}, err
 	}
 	s.mu.Lock()
-	fresh, was := acc.secret == nil || acc.secret.bad, acc.open
+	fresh, was := service == frame.RDP && (acc.secret == nil || acc.secret.bad), acc.open
 	s.mu.Unlock()
 	if fresh {
 		err = s.enable(ctx, acc, u, id)
+	} else if service != frame.RDP {
+		err = s.acc.Ready(ctx, u.Login)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,6 +207,9 @@ func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remot
 	if err != nil {
 		acc.over = acc.over || fresh && !was // whatever state it is in, nobody has this password
 		return 0, sft.Secret{}, err
+	}
+	if service != frame.RDP {
+		return stream, sft.Secret{}, nil
 	}
 	return stream, acc.secret.password, nil
 }
@@ -303,12 +312,16 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote strin
 		delete(s.past, id)
 	}
 	s.next++
-	st := &stream{session: ses, account: acc, secret: acc.secret, remote: remote, opened: s.now(), reset: s.resets[u.Login]}
-	delete(s.resets, u.Login)
-	s.streams[s.next] = st
-	if !acc.secret.kept {
-		acc.secret.flights[s.next] = st
+	st := &stream{session: ses, account: acc, remote: remote, opened: s.now()}
+	if service == frame.RDP {
+		acc.desktops++
+		st.secret, st.reset = acc.secret, s.resets[u.Login]
+		delete(s.resets, u.Login)
+		if !acc.secret.kept {
+			acc.secret.flights[s.next] = st
+		}
 	}
+	s.streams[s.next] = st
 	ses.streams++
 	acc.streams++
 	if !acc.logoff.IsZero() { // put off until somebody has signed in, or not
@@ -338,7 +351,10 @@ func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 		return nil
 	}
 	delete(s.streams, id)
-	delete(st.secret.flights, id)
+	if st.secret != nil {
+		delete(st.secret.flights, id)
+		st.account.desktops--
+	}
 	now := s.now()
 	ses, acc := st.session, st.account
 	ses.in, ses.out = ses.in+in, ses.out+out
@@ -348,7 +364,7 @@ func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 	if ses.streams--; ses.streams == 0 {
 		ses.empty = now
 	}
-	if strings.HasPrefix(why, broker.PasswordRefused) {
+	if st.secret != nil && strings.HasPrefix(why, broker.PasswordRefused) {
 		st.secret.bad = true
 	}
 	_, never := unsigned(why)
@@ -356,7 +372,10 @@ func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 		s.resets[acc.login] = true
 	}
 	if !never || st.seen {
-		acc.left, acc.expiry = now, time.Time{}
+		acc.expiry = time.Time{}
+		if st.secret != nil {
+			acc.left = now
+		}
 		if _, disc := s.limit(); disc > 0 {
 			acc.expiry = now.Add(disc)
 		}
@@ -580,7 +599,7 @@ func (a *account) due(now time.Time, grace time.Duration) bool {
 }
 
 func (a *account) shutDue(now time.Time, grace time.Duration) bool {
-	return !a.opening && (a.over || a.open && a.streams == 0 && !now.Before(a.left.Add(grace)))
+	return !a.opening && (a.over || a.open && a.desktops == 0 && !now.Before(a.left.Add(grace)))
 }
 
 // replaceDue tells that the password has done its work before the account has.
@@ -727,11 +746,12 @@ func (s *sessions) recover(ctx context.Context) error {
 	}
 	left.Sessions = slices.DeleteFunc(left.Sessions, func(ses *session) bool { return ses == nil })
 	err = s.acc.DisableAll(ctx)
-	shut := map[string]bool{}
+	shut, told := map[string]bool{}, map[string]bool{}
 	now := s.now()
 	for _, ses := range left.Sessions {
 		s.ended(ses, "sftd ended", now)
-		if err == nil && !shut[ses.Login] {
+		if err == nil && ses.Service == frame.RDP && !told[ses.Login] {
+			told[ses.Login] = true
 			_ = s.event(api.Event{Kind: string(audit.AccountDisabled), User: ses.User, Detail: map[string]string{"login": ses.Login}})
 		}
 		shut[ses.Login] = true

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -171,6 +173,19 @@ func (a *Agent) sshAccountIs(login string, there bool) error {
 	a.ssh.told[login] = there
 	a.ssh.mu.Unlock()
 	return a.letIn()
+}
+
+// sshdAddress is where the host's SSH server is, on loopback. It is empty where
+// there is none, or where it is left alone.
+func (a *Agent) sshdAddress() string {
+	if a.conf.SSHAccess == sshNone || a.ssh.server == nil {
+		return ""
+	}
+	h, ok := a.ssh.server.Host()
+	if !ok {
+		return ""
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(h.Port))
 }
 
 // sshFacts is what the host says of its SSH server: nothing, where there is

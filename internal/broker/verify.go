@@ -32,8 +32,9 @@ type Verifier struct {
 	// Now is the clock that certificates and proofs are checked by: the local
 	// one with the platform's offset.
 	Now func() time.Time
-	// Services are those that a frame may ask for; nil means rdp and ping.
-	Services []string
+	// Services returns those that a frame may ask for now; nil means rdp and
+	// ping.
+	Services func() []string
 
 	seen replays
 }
@@ -88,9 +89,9 @@ func (v *Verifier) Verify(chain [][]byte, b []byte) (Grant, error) {
 	if hello.Session != names.Session {
 		return Grant{}, refusal("the frame and the certificate name different sessions")
 	}
-	services := v.Services
-	if services == nil {
-		services = []string{frame.RDP, frame.Ping}
+	services := []string{frame.RDP, frame.Ping}
+	if v.Services != nil {
+		services = v.Services()
 	}
 	if !slices.Contains(services, hello.Service) {
 		return Grant{}, &sft.Error{Code: sft.UnknownService, Msg: "the broker has no service " + sft.Quote(hello.Service),

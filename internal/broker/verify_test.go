@@ -424,3 +424,25 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// A service is offered by the one who verifies, at the moment of the frame.
+func TestServicesThatAreOffered(t *testing.T) {
+	h := newHost(t, Limits{})
+	p := h.person()
+	ask := func() error {
+		_, err := h.verifier.Verify(p.chain, p.hello(func(f *frame.Hello) { f.Service = frame.SSH }))
+		return err
+	}
+	if err := ask(); sft.CodeOf(err) != sft.UnknownService {
+		t.Errorf("ssh where nothing is said of services: %v", err)
+	}
+	offered := []string{frame.RDP, frame.SSH}
+	h.verifier.Services = func() []string { return offered }
+	if err := ask(); err != nil {
+		t.Errorf("ssh where it is offered: %v", err)
+	}
+	offered = offered[:1]
+	if err := ask(); sft.CodeOf(err) != sft.UnknownService {
+		t.Errorf("ssh where it is not any more: %v", err)
+	}
+}
