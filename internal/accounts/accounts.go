@@ -157,10 +157,11 @@ type Manager struct {
 
 	reconciling sync.Mutex // one Reconcile at a time; taken before mu
 
-	mu   sync.Mutex // one change of the host at a time; guards what follows
-	rec  map[string]entry
-	lost bool // there was no record, and no Reconcile has made one since
-	last map[string]Outcome
+	mu     sync.Mutex // one change of the host at a time; guards what follows
+	rec    map[string]entry
+	groups map[string]int // gids of the synced groups that are ours
+	lost   bool           // there was no record, and no Reconcile has made one since
+	last   map[string]Outcome
 }
 
 // Open returns the manager of this host's accounts, with its record in the
@@ -172,9 +173,12 @@ func Open(dir string, b Backend) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{b: b, path: path, rec: rec, lost: rec == nil, last: map[string]Outcome{}}
-	if rec == nil {
+	m := &Manager{b: b, path: path, rec: rec.Accounts, groups: rec.Groups, lost: rec.Accounts == nil, last: map[string]Outcome{}}
+	if m.rec == nil {
 		m.rec = map[string]entry{}
+	}
+	if m.groups == nil {
+		m.groups = map[string]int{}
 	}
 	return m, nil
 }

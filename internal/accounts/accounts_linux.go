@@ -199,13 +199,15 @@ func (l *Linux) PrepareAdmin(ctx context.Context) error {
 	if err := l.ensureGroup(ctx, adminGroup); err != nil {
 		return err
 	}
-	if err := l.sudoers(ctx); err != nil {
+	if err := l.putSudoers(ctx, sudoersFile, sudoersRule); err != nil {
 		return fmt.Errorf("give administrators their rights: %w", err)
 	}
 	return nil
 }
 
-func (l *Linux) sudoers(ctx context.Context) error {
+// putSudoers makes text the whole of file, in sudoersDir, if visudo has no
+// objection. Where it is that already, nothing is run.
+func (l *Linux) putSudoers(ctx context.Context, file, text string) error {
 	main, err := readEtc("/etc/sudoers")
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("sudo is not on this host; install it, or set AllowAdmin to false")
@@ -215,36 +217,36 @@ func (l *Linux) sudoers(ctx context.Context) error {
 	if !bytes.Contains(main, []byte("includedir "+sudoersDir)) {
 		return errors.New("/etc/sudoers does not read " + sudoersDir + "; add the line @includedir " + sudoersDir)
 	}
-	if sudoersRight() {
+	if sudoersRight(file, text) {
 		return nil
 	}
 	// sudo passes over names with a dot, so it never reads the new file early.
-	f, err := os.CreateTemp(sudoersDir, ".sft-admin.new-*")
+	f, err := os.CreateTemp(sudoersDir, "."+filepath.Base(file)+".new-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.WriteString(sudoersRule)
+	_, err = f.WriteString(text)
 	if err := errors.Join(err, f.Chmod(0o440), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := l.tool(ctx, "visudo", "-cf", f.Name()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), sudoersFile); err != nil {
+	if err := os.Rename(f.Name(), file); err != nil {
 		return err
 	}
 	return syncFolder(sudoersDir)
 }
 
-// sudoersRight reports whether the rule is in place, as sudo demands it.
-func sudoersRight() bool {
-	st, err := os.Lstat(sudoersFile)
+// sudoersRight reports whether text is in place in file, as sudo demands it.
+func sudoersRight(file, text string) bool {
+	st, err := os.Lstat(file)
 	if err != nil || st.Mode() != 0o440 || st.Sys().(*syscall.Stat_t).Uid != 0 || st.Sys().(*syscall.Stat_t).Gid != 0 {
 		return false
 	}
-	data, err := readEtc(sudoersFile)
-	return err == nil && string(data) == sudoersRule
+	data, err := readEtc(file)
+	return err == nil && string(data) == text
 }
 
 // ensurePrivateGroup makes the group that has the login's name.

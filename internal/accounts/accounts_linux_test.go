@@ -553,6 +553,9 @@ func linuxTests(t *testing.T) {
 		expect(t, open(t, dir, l).Reconcile(t.Context(), []Want{alice}, yes, false), "alice created", "bob disabled")
 	})
 
+	run("synced groups", testGroups)
+	run("groups and entitlements after a crash", testRightsCrash)
+	run("sudo entitlements", testEntitlements)
 	run("a crash after any step", testCrash)
 	run("a useradd that was cut short", testHalfMade)
 	run("an agent killed anywhere", func(t *testing.T, l *Linux, _ *spy) { testKilled(t, l) })

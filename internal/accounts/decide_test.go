@@ -341,14 +341,20 @@ func FuzzNames(f *testing.F) {
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"accounts":{"alice":{"id":"60001","uid":60001,"gid":63001}}}`))
 	f.Add([]byte(`{"version":1,"accounts":{"root":{"uid":0}}}`))
+	f.Add([]byte(`{"version":1,"accounts":{},"groups":{"sft_dev":63100,"sudo":27}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		rec, err := parseRecord(data)
-		if err == nil && rec == nil {
+		if err == nil && rec.Accounts == nil {
 			t.Error("no record and no error")
 		}
-		for login, e := range rec {
+		for login, e := range rec.Accounts {
 			if err := e.check(login); err != nil {
 				t.Error(err)
+			}
+		}
+		for name, gid := range rec.Groups {
+			if err := CheckGroup(name); err != nil || gid < minID {
+				t.Errorf("group %q of gid %d", name, gid)
 			}
 		}
 	})

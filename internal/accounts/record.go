@@ -22,30 +22,32 @@ const maxRecord = 16 << 20
 type recordFile struct {
 	Version  int              `json:"version"` // 1
 	Accounts map[string]entry `json:"accounts"`
+	Groups   map[string]int   `json:"groups,omitempty"` // gids of the synced groups that we made
 }
 
-// openRecord makes the folder and reads the record in it, which is nil when
-// there is none.
-func openRecord(dir string) (map[string]entry, string, error) {
+// openRecord makes the folder and reads the record in it, which has no
+// accounts, not even none, when there is none.
+func openRecord(dir string) (recordFile, string, error) {
+	none := recordFile{}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, "", fmt.Errorf("make the state folder: %w; run sftd as root and give it a disk it can write", err)
+		return none, "", fmt.Errorf("make the state folder: %w; run sftd as root and give it a disk it can write", err)
 	}
 	path := filepath.Join(dir, recordName)
 	data, err := readAtMost(path, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, path, nil
+		return none, path, nil
 	}
 	if err != nil && !errors.Is(err, errTooLong) {
-		return nil, "", fmt.Errorf("read the record of accounts: %w; give sftd access to it, check the disk, or move the file away to start a new record", err)
+		return none, "", fmt.Errorf("read the record of accounts: %w; give sftd access to it, check the disk, or move the file away to start a new record", err)
 	}
 	rec, err := parseRecord(data)
 	if err == nil {
 		return rec, path, nil
 	}
 	if err := os.Rename(path, path+".bad"); err != nil {
-		return nil, "", fmt.Errorf("set the damaged record of accounts aside: %w; move it away by hand", err)
+		return none, "", fmt.Errorf("set the damaged record of accounts aside: %w; move it away by hand", err)
 	}
-	return nil, path, nil
+	return none, path, nil
 }
 
 // errTooLong says that a file is longer than any that we write.
@@ -67,27 +69,36 @@ func readAtMost(path string, limit int64) ([]byte, error) {
 }
 
 // parseRecord reads what save wrote, and nothing else.
-func parseRecord(data []byte) (map[string]entry, error) {
+func parseRecord(data []byte) (recordFile, error) {
+	none := recordFile{}
 	if len(data) > maxRecord {
-		return nil, errors.New("the record of accounts is too long")
+		return none, errors.New("the record of accounts is too long")
 	}
 	var r recordFile
 	d := json.NewDecoder(bytes.NewReader(data))
 	if err := d.Decode(&r); err != nil {
-		return nil, err
+		return none, err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("the record of accounts goes on after its end")
+		return none, errors.New("the record of accounts goes on after its end")
 	}
 	if r.Version != 1 || r.Accounts == nil {
-		return nil, fmt.Errorf("the record of accounts has version %d, not 1", r.Version)
+		return none, fmt.Errorf("the record of accounts has version %d, not 1", r.Version)
 	}
 	for login, e := range r.Accounts {
 		if err := e.check(login); err != nil {
-			return nil, err
+			return none, err
 		}
 	}
-	return r.Accounts, nil
+	for name, gid := range r.Groups {
+		if err := CheckGroup(name); err != nil {
+			return none, err
+		}
+		if gid < minID {
+			return none, fmt.Errorf("group %s has gid %d", name, gid)
+		}
+	}
+	return r, nil
 }
 
 // save writes the record: a reader, and a machine that loses power, sees the
@@ -96,7 +107,7 @@ func (m *Manager) save() error {
 	if m.path == "" {
 		return nil
 	}
-	data, err := json.MarshalIndent(recordFile{1, m.rec}, "", "\t")
+	data, err := json.MarshalIndent(recordFile{1, m.rec, m.groups}, "", "\t")
 	if err != nil {
 		return fmt.Errorf("encode the record of accounts: %w", err)
 	}
