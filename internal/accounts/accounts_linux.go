@@ -40,10 +40,11 @@ const (
 type Linux struct {
 	run  func(context.Context, command) error
 	term time.Duration // between SIGTERM and SIGKILL
+	hook time.Duration // for one script of a hook
 }
 
 // NewLinux returns the accounts of this host.
-func NewLinux() *Linux { return &Linux{run: runTool, term: 3 * time.Second} }
+func NewLinux() *Linux { return &Linux{run: runTool, term: 3 * time.Second, hook: hookDeadline} }
 
 // A command is one run of an account tool.
 type command struct {

@@ -553,6 +553,7 @@ func linuxTests(t *testing.T) {
 		expect(t, open(t, dir, l).Reconcile(t.Context(), []Want{alice}, yes, false), "alice created", "bob disabled")
 	})
 
+	run("hooks", testHooks)
 	run("synced groups", testGroups)
 	run("groups and entitlements after a crash", testRightsCrash)
 	run("sudo entitlements", testEntitlements)
