@@ -203,6 +203,12 @@ func LockAll(ctx context.Context, dir string, b Backend) error {
 // finds its files as they were. An account that somebody is using is not
 // disturbed. A second run with the same wants changes nothing.
 func (m *Manager) Reconcile(ctx context.Context, wants []Want, lim Limits, deleteGone bool) []Outcome {
+	return m.ReconcileDeleting(ctx, wants, lim, func(string) bool { return deleteGone })
+}
+
+// ReconcileDeleting is Reconcile where deleteGone says of each login whether
+// its account, if it is no longer wanted, is deleted with its home.
+func (m *Manager) ReconcileDeleting(ctx context.Context, wants []Want, lim Limits, deleteGone func(login string) bool) []Outcome {
 	m.reconciling.Lock()
 	defer m.reconciling.Unlock()
 	steps, err := m.plan(ctx, wants, lim, deleteGone)
@@ -219,7 +225,7 @@ func (m *Manager) Reconcile(ctx context.Context, wants []Want, lim Limits, delet
 }
 
 // plan decides, and records what is about to be done.
-func (m *Manager) plan(ctx context.Context, wants []Want, lim Limits, deleteGone bool) ([]*step, error) {
+func (m *Manager) plan(ctx context.Context, wants []Want, lim Limits, deleteGone func(string) bool) ([]*step, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	logins := make([]string, 0, len(wants))
@@ -485,6 +491,21 @@ func (m *Manager) Ready(ctx context.Context, login string) error {
 func notWanted(login string) error {
 	return &sft.Error{Code: sft.Denied, Msg: "account " + login + " is no longer wanted on this host",
 		Hint: "ask an administrator of the project for access"}
+}
+
+// Made returns the logins of the accounts that we made and that were wanted
+// when a Reconcile last ran, in order.
+func (m *Manager) Made() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for login, e := range m.rec {
+		if !e.Ended {
+			all = append(all, login)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // Disable puts the account of login to rest: no password matches.

@@ -167,7 +167,7 @@ func (s *step) fail(err error) {
 
 // decide compares the host, the record and the wants, and returns what to do,
 // in order of login.
-func decide(h Host, rec map[string]entry, wants []Want, lim Limits, deleteGone bool) []*step {
+func decide(h Host, rec map[string]entry, wants []Want, lim Limits, deleteGone func(login string) bool) []*step {
 	d := &decider{h: h, rec: rec, lim: lim, times: map[string]int{}, uids: map[int]string{}, gids: map[int]string{}}
 	for _, a := range h.Accounts {
 		if _, ok := d.uids[a.UID]; !ok {
@@ -195,7 +195,7 @@ func decide(h Host, rec map[string]entry, wants []Want, lim Limits, deleteGone b
 	}
 	for login := range rec {
 		if _, ok := d.times[login]; !ok {
-			steps = append(steps, d.gone(login, deleteGone))
+			steps = append(steps, d.gone(login, deleteGone(login)))
 		}
 	}
 	for _, a := range h.Accounts {

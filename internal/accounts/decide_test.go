@@ -217,7 +217,7 @@ func TestDecide(t *testing.T) {
 			for l, home := range tt.homes {
 				h.Homes[l] = home
 			}
-			got := show(decide(h, tt.rec, tt.wants, tt.lim, tt.del))
+			got := show(decide(h, tt.rec, tt.wants, tt.lim, func(string) bool { return tt.del }))
 			if !slices.Equal(got, tt.want) {
 				t.Errorf("decide:\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(tt.want, "\n     "))
 			}
@@ -268,7 +268,7 @@ func FuzzDecide(f *testing.F) {
 		}
 		seen := map[string]bool{}
 		made := 0
-		for _, s := range decide(h, rec, wants, lim, del) {
+		for _, s := range decide(h, rec, wants, lim, func(string) bool { return del }) {
 			if seen[s.login] {
 				t.Fatalf("two steps for %s", s.login)
 			}

@@ -19,6 +19,9 @@ type Memory struct {
 	accounts map[string]*memAccount
 	calls    []string
 	fail     map[string]error
+	groups   map[string]LocalGroup
+	sudo     string
+	hooks    []Hook
 }
 
 // A memAccount is an Account with what only an operating system knows.
@@ -30,7 +33,7 @@ type memAccount struct {
 
 // NewMemory returns a host without accounts.
 func NewMemory() *Memory {
-	return &Memory{accounts: map[string]*memAccount{}, fail: map[string]error{}}
+	return &Memory{accounts: map[string]*memAccount{}, fail: map[string]error{}, groups: map[string]LocalGroup{}}
 }
 
 // AddForeign adds an account that somebody else made.
@@ -85,7 +88,9 @@ func (m *Memory) Sessions(login string) int {
 }
 
 // Fail makes the operation op (create, update, enable, keep, rest, end, delete,
-// logoff, look, read) fail with err for login ("" for read), until err is nil.
+// logoff, look, read, rights, group, sudo, hook) fail with err for login (""
+// for read, rights and sudo, the name of a group, the event of a hook), until
+// err is nil.
 func (m *Memory) Fail(op, login string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -130,6 +135,9 @@ func (m *Memory) Read(_ context.Context, logins []string) (Host, error) {
 	for _, a := range m.accounts {
 		h.Accounts = append(h.Accounts, a.Account)
 		h.Groups[a.Login] = a.GID
+	}
+	for _, g := range m.groups {
+		h.Groups[g.Name] = g.GID
 	}
 	for _, l := range logins {
 		h.Homes[l] = Home{Path: "/home/" + l}
@@ -233,4 +241,88 @@ func (m *Memory) SignedInSince(_ context.Context, a Account, t time.Time) (bool,
 		return false
 	})
 	return found, err
+}
+
+// Rights returns the members of each synced group, and the file of sudo
+// entitlements.
+func (m *Memory) Rights() (groups map[string][]string, sudo string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	groups = map[string][]string{}
+	for _, g := range m.groups {
+		groups[g.Name] = slices.Clone(g.Members)
+	}
+	return groups, m.sudo
+}
+
+// Hooks returns what RunHooks was called with.
+func (m *Memory) Hooks() []Hook {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.hooks)
+}
+
+// ReadRights implements Granter.
+func (m *Memory) ReadRights(context.Context) ([]LocalGroup, string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []LocalGroup
+	for _, g := range m.groups {
+		all = append(all, LocalGroup{g.Group, slices.Clone(g.Members)})
+	}
+	return all, m.sudo, m.fail["rights "]
+}
+
+// MakeGroup implements Granter.
+func (m *Memory) MakeGroup(_ context.Context, g Group) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.fail["group "+g.Name]; err != nil {
+		return err
+	}
+	m.groups[g.Name] = LocalGroup{Group: g}
+	return nil
+}
+
+// DeleteGroup implements Granter.
+func (m *Memory) DeleteGroup(_ context.Context, g Group) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.groups, g.Name)
+	return nil
+}
+
+// SetMember implements Granter.
+func (m *Memory) SetMember(_ context.Context, g Group, login string, in bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.groups[g.Name]
+	now.Members = slices.DeleteFunc(slices.Clone(now.Members), func(l string) bool { return l == login })
+	if in {
+		now.Members = append(now.Members, login)
+	}
+	m.groups[g.Name] = now
+	return nil
+}
+
+// SetSudo implements Granter.
+func (m *Memory) SetSudo(_ context.Context, text string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.fail["sudo "]; err != nil {
+		if text != "" {
+			m.sudo = ""
+		}
+		return err
+	}
+	m.sudo = text
+	return nil
+}
+
+// RunHooks implements Hooker: it fails as Fail("hook", EVENT) says.
+func (m *Memory) RunHooks(_ context.Context, h Hook) []HookRun {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hooks = append(m.hooks, h)
+	return []HookRun{{Script: h.Event, Err: m.fail["hook "+h.Event]}}
 }

@@ -65,6 +65,7 @@ type Granted struct {
 	Groups []GroupOutcome
 	Users  []string // logins whose groups or sudo entitlements are others now
 	Sudo   error    // what of the entitlements is not in force, and why
+	Failed bool     // something could not be done; the next Grant tries again
 }
 
 // Grant makes groups, memberships and sudo entitlements as r says: of the
@@ -85,7 +86,7 @@ func (m *Manager) Grant(ctx context.Context, r Rights) Granted {
 	defer m.reconciling.Unlock()
 	p, err := m.planRights(ctx, b, r)
 	if err != nil {
-		return Granted{Sudo: err}
+		return Granted{Sudo: err, Failed: true}
 	}
 	users := map[string]bool{}
 	for _, s := range p.groups {
@@ -100,6 +101,7 @@ func (m *Manager) Grant(ctx context.Context, r Rights) Granted {
 	if p.sudo != p.sudoWas {
 		err := m.change(ctx, func() error { return b.SetSudo(ctx, p.sudo) })
 		if err != nil {
+			done.Failed = true
 			done.Sudo = errors.Join(done.Sudo, fmt.Errorf("give sudo entitlements: %w", err))
 		}
 		was, is := sudoOf(p.sudoWas), sudoOf(p.sudo)
@@ -128,6 +130,9 @@ func (m *Manager) Grant(ctx context.Context, r Rights) Granted {
 		}
 	}
 	done.Groups = m.settleRights(p.groups)
+	for _, o := range done.Groups {
+		done.Failed = done.Failed || o.Change == Failed
+	}
 	done.Users = slices.Sorted(maps.Keys(users))
 	return done
 }

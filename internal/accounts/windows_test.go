@@ -766,7 +766,7 @@ func TestWindowsHalfMade(t *testing.T) {
 			}
 			if at == "join" { // there is no step in between
 				w.os.groups[winGroup] = nil
-				w.m.plan(t.Context(), []Want{want("alice", 60001)}, Limits{}, false)
+				w.m.plan(t.Context(), []Want{want("alice", 60001)}, Limits{}, func(string) bool { return false })
 				must(t, w.os.addUser("alice", winComment(60001, 63001, w.m.rec["alice"].Mark), winRest, sft.NewSecret("x")))
 				return
 			}

@@ -62,6 +62,13 @@ type Agent struct {
 	metadataURL string // of the instance metadata service; empty: where EC2 has it
 	asked       bool   // it has said which instance this is: the disk is no copy
 
+	again     chan struct{}        // the accounts are to be looked at; has room for one
+	hooks     chan accounts.Hook   // to be run
+	vacating  atomic.Bool          // accounts on demand are being removed
+	tried     map[string]time.Time // when their removal was last begun; of who has vacating
+	sshGone   map[string]bool      // logins that sshAccount was told are gone; of reconcile
+	badGroups []string             // whose problems are noted; of reconcile
+
 	reconciling sync.Mutex // makes the accounts match the latest state, never one before it
 
 	mu          sync.Mutex
@@ -106,6 +113,8 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	}
 	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
+	a.again, a.hooks, a.sshGone = make(chan struct{}, 1), make(chan accounts.Hook, maxHooks), map[string]bool{}
+	a.tried = map[string]time.Time{}
 	a.rdpSet = a.rdpFacts
 	a.careForSSH()
 	a.sshAddress, a.sshAccount = a.sshdAddress, a.sshAccountIs
@@ -229,6 +238,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	wg.Go(func() { a.runStatus(ctx) })
 	wg.Go(func() { a.runKeeper(ctx) })
 	wg.Go(func() { a.runSSH(ctx) })
+	wg.Go(func() { a.runHooks(ctx) })
 	var wait backoff
 	for first := true; ctx.Err() == nil; first = false {
 		began := time.Now()
@@ -340,6 +350,7 @@ func (a *Agent) setAside(ctx context.Context, suffix string) error {
 	a.mu.Unlock()
 	a.sessions.tick(ctx)
 	a.reconciling.Lock()
+	a.acc.Grant(ctx, accounts.Rights{})
 	a.acc.Reconcile(ctx, nil, accounts.Limits{}, false)
 	a.reconciling.Unlock()
 	err := os.Rename(a.conf.TokenFile, a.conf.TokenFile+suffix)
@@ -462,6 +473,7 @@ func (a *Agent) runTicks(ctx context.Context) {
 		}
 		a.sessions.watch()
 		wg.Go(func() { a.sessions.restDue(ctx) })
+		a.demandDue(ctx, &wg)
 		if again >= 60 && a.retry.Swap(false) {
 			again = 0
 			wg.Go(func() { a.reconcile(ctx) })

@@ -144,6 +144,11 @@ func (a *Agent) admit(ctx context.Context, id *identity, g broker.Grant, o privs
 		b, err := json.Marshal(frame.Reply{Ping: &frame.PingReply{Server: id.ServerID, Login: u.Login}})
 		return privsep.OpenReply{Reply: b}, nil, err
 	}
+	release, err := a.bring(u.Login)
+	if err != nil {
+		return none, nil, err
+	}
+	defer release()
 	// Somebody who was only just given access may not have an account yet.
 	made := func(*api.State) bool { return a.settledAccount(u.Login) }
 	if err := a.waitFor(ctx, late, made); err != nil {

@@ -95,7 +95,9 @@ type sessions struct {
 	sessions map[string]*session
 	past     map[string]time.Time // sessions without streams that could come back: until when
 	accounts map[string]*account
-	resets   map[string]bool // logins whose person is still to be told of a reset
+	resets   map[string]bool      // logins whose person is still to be told of a reset
+	demand   map[string]time.Time // accounts on demand: since when nobody has had a session
+	holds    map[string]int       // sign-ins on their way that need the account of a login on demand
 }
 
 // A stream is one connection to a service.
@@ -159,7 +161,7 @@ type account struct {
 
 func newSessions(s *sessions) *sessions {
 	s.streams, s.sessions, s.accounts, s.past = map[uint64]*stream{}, map[string]*session{}, map[string]*account{}, map[string]time.Time{}
-	s.resets = map[string]bool{}
+	s.resets, s.demand, s.holds = map[string]bool{}, map[string]time.Time{}, map[string]int{}
 	s.wake, s.looks = make(chan struct{}, 1), make(chan struct{}, maxLooks)
 	locks := map[string]*sync.Mutex{}
 	var mu sync.Mutex
@@ -486,6 +488,7 @@ func (s *sessions) watch() {
 		if left || ses.streams == 0 && ses.over {
 			over = append(over, ses)
 			delete(s.sessions, id)
+			s.left(ses.Login, now)
 			s.past[id] = ses.Until
 			if ses.over && ses.Until.After(now) {
 				s.past[id] = now
@@ -714,12 +717,13 @@ type remembered struct {
 	Sessions []*session           `json:"sessions"`
 	Past     map[string]time.Time `json:"past,omitempty"`
 	Logoff   map[string]time.Time `json:"logoff,omitempty"` // when a login's OS sessions end
+	Demand   map[string]time.Time `json:"demand,omitempty"` // accounts on demand: since when nobody has had a session
 }
 
 // save stores which sessions are open, and which OS sessions end when. The
 // caller holds s.mu.
 func (s *sessions) save() error {
-	r := remembered{Past: s.past, Logoff: map[string]time.Time{},
+	r := remembered{Past: s.past, Logoff: map[string]time.Time{}, Demand: s.demand,
 		Sessions: slices.SortedFunc(maps.Values(s.sessions), byBegin)}
 	for login, acc := range s.accounts {
 		if !acc.logoff.IsZero() {
@@ -770,7 +774,9 @@ func (s *sessions) recover(ctx context.Context) error {
 		}
 	}
 	maps.Copy(s.past, left.Past)
+	maps.Copy(s.demand, left.Demand)
 	for _, ses := range left.Sessions {
+		s.left(ses.Login, now)
 		s.past[ses.ID] = ses.Until
 	}
 	return errors.Join(err, s.save())
@@ -782,6 +788,9 @@ func (s *sessions) shutAll(ctx context.Context, why string) error {
 	s.tick(ctx)
 	s.mu.Lock()
 	left := slices.SortedFunc(maps.Values(s.sessions), byBegin)
+	for _, ses := range left {
+		s.left(ses.Login, s.now())
+	}
 	s.sessions, s.streams = map[string]*session{}, map[uint64]*stream{}
 	err := s.save()
 	var open []string

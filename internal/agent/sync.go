@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	mrand "math/rand/v2"
 	"slices"
 	"time"
@@ -237,13 +238,15 @@ func (a *Agent) take(st *api.State, always bool) bool {
 }
 
 // runReconcile makes the accounts match, each time that it is asked to by
-// dirty, until ctx ends. It goes by what the platform said last.
+// dirty or a.again, until ctx ends. It goes by what the platform said last.
 func (a *Agent) runReconcile(ctx context.Context, dirty <-chan struct{}) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-dirty:
+			a.reconcile(ctx)
+		case <-a.again:
 			a.reconcile(ctx)
 		}
 	}
@@ -258,19 +261,21 @@ func (a *Agent) reconcile(ctx context.Context) {
 	if st == nil {
 		return
 	}
-	var wants []accounts.Want
-	if st.Settings.CreateServerUsers {
-		for _, u := range st.Users {
-			wants = append(wants, accounts.Want{Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin})
-		}
-	}
+	wants, rights := a.wants(st)
 	byLogin := map[string]string{}
 	for _, u := range st.Users {
 		byLogin[u.Login] = u.ID
 	}
+	gone := a.demands(st, &wants, &rights)
+	for login := range gone {
+		a.tellSSH(login, false)
+	}
 	lim := accounts.Limits{AllowAdmin: a.conf.AllowAdmin, AllowedLogins: a.conf.AllowedLogins, MaxUsers: a.conf.MaxUsers}
-	out := a.acc.Reconcile(ctx, wants, lim, st.Settings.DeleteServerUsers)
+	granted := []accounts.Granted{a.acc.Grant(ctx, rights)}
+	out := a.acc.ReconcileDeleting(ctx, wants, lim, func(login string) bool { return st.Settings.DeleteServerUsers || gone[login] })
+	granted = append(granted, a.acc.Grant(ctx, rights))
 	bad, settled := map[string]error{}, map[string]bool{}
+	changed := map[string]accounts.Change{}
 	retry := false
 	for _, o := range out {
 		if o.Err != nil {
@@ -278,19 +283,140 @@ func (a *Agent) reconcile(ctx context.Context) {
 		} else if o.Change != accounts.Kept {
 			a.log.Info("account", "login", o.Login, "change", string(o.Change))
 		}
-		settled[o.Login] = true
+		_, settled[o.Login] = rights.Of[o.Login]
 		switch o.Change {
 		case accounts.Conflict, accounts.Refused, accounts.Failed:
 			bad[o.Login] = o.Err
 			retry = retry || o.Change == accounts.Failed
 		}
+		changed[o.Login] = o.Change
 		a.accountEvent(byLogin[o.Login], o)
+		a.hook(userHooks[o.Change], o.Login)
 	}
+	var left []string
+	for login := range gone {
+		if changed[login] != accounts.Failed {
+			left = append(left, login)
+		}
+	}
+	a.forgetDemand(false, left...)
+	for login := range rights.Of {
+		if a.sshGone[login] && bad[login] == nil {
+			a.tellSSH(login, true)
+		}
+	}
+	retry = a.tellGranted(granted, changed, byLogin) || retry
 	a.mu.Lock()
 	a.badAccounts, a.settled = bad, settled
 	a.tellNews()
 	a.mu.Unlock()
 	a.retry.Store(retry)
+}
+
+// wants are the accounts that the platform wants on this host, and what they
+// have beyond being there.
+func (a *Agent) wants(st *api.State) ([]accounts.Want, accounts.Rights) {
+	r := accounts.Rights{Of: map[string]accounts.Held{}, AllowSudo: a.conf.AllowAdmin}
+	if !st.Settings.CreateServerUsers {
+		return nil, r
+	}
+	var wants []accounts.Want
+	for _, u := range st.Users {
+		wants = append(wants, accounts.Want{Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin})
+		r.Of[u.Login] = accounts.Held{Groups: u.Groups, Sudo: u.Sudo}
+	}
+	for _, g := range st.Groups {
+		r.Groups = append(r.Groups, accounts.Group{Name: g.Name, GID: g.GID})
+	}
+	r.Entitlements = st.Entitlements
+	return wants, r
+}
+
+// demands leaves, where accounts are there on demand, only those wanted that
+// somebody needs, and returns those that are to be deleted.
+func (a *Agent) demands(st *api.State, wants *[]accounts.Want, r *accounts.Rights) (gone map[string]bool) {
+	period := onDemand(st)
+	if period == 0 || !st.Settings.CreateServerUsers {
+		a.forgetDemand(true)
+		return nil
+	}
+	var made []string
+	for _, login := range a.acc.Made() {
+		if _, ok := r.Of[login]; ok {
+			made = append(made, login)
+		}
+	}
+	needed, gone, err := a.sessions.demanded(made, period)
+	if err != nil {
+		a.log.Error("remember the accounts on demand", "error", err)
+	}
+	for login := range needed { // by somebody who has access no more
+		if _, ok := r.Of[login]; !ok {
+			gone[login] = true
+		}
+	}
+	*wants = slices.DeleteFunc(*wants, func(w accounts.Want) bool { return !needed[w.Login] })
+	maps.DeleteFunc(r.Of, func(login string, _ accounts.Held) bool { return !needed[login] })
+	return gone
+}
+
+func (a *Agent) forgetDemand(all bool, logins ...string) {
+	if err := a.sessions.forget(all, logins...); err != nil {
+		a.log.Error("forget the accounts on demand that are gone", "error", err)
+	}
+}
+
+// tellSSH tells the SSH server's side of an account that was made, or is about
+// to go, on demand. Who is not told of a new one sees that at the sign-in.
+func (a *Agent) tellSSH(login string, there bool) {
+	err := a.sshAccount(login, there)
+	if err != nil {
+		a.log.Error("tell the SSH server of an account", "login", login, "there", there, "error", err)
+	}
+	a.setProblem("ssh account "+login, err)
+	if delete(a.sshGone, login); !there {
+		a.sshGone[login] = true
+	}
+}
+
+// tellGranted tells what was done about groups and entitlements, and reports
+// whether some of it is to be tried again.
+func (a *Agent) tellGranted(all []accounts.Granted, changed map[string]accounts.Change, byLogin map[string]string) (failed bool) {
+	for _, part := range a.badGroups {
+		a.setProblem(part, nil)
+	}
+	a.badGroups = nil
+	for _, g := range all {
+		for _, o := range g.Groups {
+			if o.Err == nil && o.Change != accounts.Kept {
+				a.log.Info("group", "name", o.Name, "change", string(o.Change))
+			}
+			a.hook(groupHooks[o.Change], o.Name)
+		}
+		for _, login := range g.Users {
+			if c := changed[login]; c != accounts.Kept && c != "" {
+				continue // it is told already
+			}
+			changed[login] = accounts.Updated
+			a.accountEvent(byLogin[login], accounts.Outcome{Login: login, Change: accounts.Updated})
+			a.hook(accounts.UserUpdated, login)
+		}
+	}
+	last := all[len(all)-1]
+	for _, o := range last.Groups {
+		if o.Err == nil {
+			continue
+		}
+		a.log.Warn("group", "name", o.Name, "change", string(o.Change), "error", o.Err)
+		part := "group " + oneLine(o.Name, 40)
+		a.setProblem(part, o.Err)
+		a.badGroups = append(a.badGroups, part)
+	}
+	if last.Sudo != nil {
+		a.log.Warn("sudo entitlements", "error", last.Sudo)
+	}
+	a.setProblem("sudo", last.Sudo)
+	return last.Failed
 }
 
 // accountEvents are the audit events of what Reconcile did. What stays as it
