@@ -107,7 +107,10 @@ func (p *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := func(v any) { json.NewEncoder(w).Encode(v) }
 	web01 := sft.Server{ID: "s1", Project: "prod", Hostname: "web01", OS: "Debian 12", OSType: "linux", AccessAddress: "10.0.0.1", BrokerPort: 4421, State: sft.StateActive}
+	w.Header().Set(api.TimeHeader, time.Now().UTC().Format(time.RFC3339Nano))
 	switch path := r.URL.Path; {
+	case path == "/v1/info":
+		answer(map[string]string{"version": "1.2.3", "url": p.url})
 	case path == "/approve":
 		p.approved["code1"] = r.URL.Query().Get("challenge")
 	case path == "/v1/clients/enroll", path == "/v1/clients/login":

@@ -134,6 +134,17 @@ func (c *Connection) Channels() sft.Channels {
 	return *c.reply.Channels
 }
 
+// through returns the names of the hops, in their order.
+func (c *Connection) through() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for _, w := range c.route[:len(c.route)-1] {
+		names = append(names, w.Name)
+	}
+	return names
+}
+
 // Direct reports whether the target's SSH server is reached without a hop and
 // without its broker.
 func (c *Connection) Direct() bool {

@@ -50,6 +50,26 @@ type Facts struct {
 	Domain                bool // the machine is a domain's
 }
 
+// names lists what is set.
+func (f Facts) names() []string {
+	var list []string
+	for _, v := range []struct {
+		set  bool
+		name string
+	}{
+		{f.DisablePasswordSaving, "DisablePasswordSaving"},
+		{f.PromptForPassword, "fPromptForPassword or PromptForCredsOnClient"},
+		{f.DisableDomainCreds, "DisableDomainCreds"},
+		{f.NoSavedCredentials, "AllowSavedCredentials is 0"},
+		{f.Domain, "the machine is a domain's"},
+	} {
+		if v.set {
+			list = append(list, v.name)
+		}
+	}
+	return list
+}
+
 // choose returns how mstsc is to be started. On a machine of a domain that
 // says nothing of saved credentials, NLA withholds them from a server which is
 // not of the domain, so it is the file, which needs no NLA.
@@ -86,6 +106,7 @@ type system interface {
 type mstsc struct {
 	sys   system
 	start Start
+	known Facts // once asked
 }
 
 // How sets how the program is started, if it has more than one way. Call it
@@ -103,7 +124,7 @@ func (m *mstsc) ask() error {
 		return &sft.Error{Code: sft.Invalid, Msg: "read the policies of this machine about saved passwords: " + err.Error(), Err: err,
 			Hint: "choose a way with \"sft config rdp.launch file\", direct or process"}
 	}
-	m.start = m.start.choose(f)
+	m.known, m.start = f, m.start.choose(f)
 	return nil
 }
 

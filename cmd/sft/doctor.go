@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sft"
+	"sft/internal/client"
+	"sft/internal/conf"
+	"sft/internal/launch"
+)
+
+func (p *program) doctor() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor [--json] [SERVER]",
+		Short: "Find out what is wrong, and what to do",
+		Long: `Doctor looks at each step that "sft rdp" takes: settings, state, enrolment, the
+way to the platform, the clock, the sign-in and the RDP client; and, if you
+name a server, what it is to you, what its agent says is wrong there, and its
+broker, which is asked for a ping: no account is opened for it.
+
+A line is a step: ok, warn (it works), fail, or skip (not tried, since another
+step failed). It does not stop at a failure, opens no browser and changes
+no setting. The exit status is that of the failures; of several the highest.`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: p.completeServers,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target := ""
+			if len(args) == 1 {
+				target = args[0]
+				if err := sft.CheckTarget(target); err != nil {
+					return err
+				}
+			}
+			r := report{p: p, json: asJSON, checks: []client.Check{}}
+			p.examine(cmd.Context(), target, r.add)
+			return r.end()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+// A report is what doctor prints.
+type report struct {
+	p      *program
+	json   bool
+	checks []client.Check
+	err    error // of writing
+}
+
+// add takes the next step, and prints it at once unless all are printed as
+// JSON in the end.
+func (r *report) add(c client.Check) {
+	r.checks = append(r.checks, c)
+	if r.json || r.err != nil {
+		return
+	}
+	line := fmt.Sprintf("%-4s  %-15s  %s", c.Verdict, c.Step, printable(c.Found))
+	if c.Fix != "" {
+		line += "; fix: " + printable(c.Fix)
+	}
+	_, r.err = fmt.Fprintln(r.p.out, line)
+}
+
+// end returns the worst failure, which was told already.
+func (r *report) end() error {
+	if r.json && r.err == nil {
+		r.err = writeJSON(r.p.out, r.checks)
+	}
+	if r.err != nil {
+		return r.err
+	}
+	var worst error
+	exit := 0
+	for _, c := range r.checks {
+		if n := c.Code.Info().Exit; c.Verdict == client.Fail && n > exit {
+			worst, exit = silent{&sft.Error{Code: c.Code, Msg: c.Found, Hint: c.Fix}}, n
+		}
+	}
+	return worst
+}
+
+// examine tells of every step, in order.
+func (p *program) examine(ctx context.Context, target string, tell func(client.Check)) {
+	paths, err := p.paths()
+	var set settings
+	if err != nil {
+		tell(client.Failed("settings", err))
+		tell(client.Check{Step: "state", Verdict: client.Skip, Found: "needs settings"})
+		client.SkipDiagnosis(target, "state", tell)
+	} else {
+		set = examineSettings(paths.Config, tell)
+		if d, all, err := p.opened(paths, set); err != nil {
+			tell(client.Failed("state", err))
+			client.SkipDiagnosis(target, "state", tell)
+		} else {
+			tell(client.Check{Step: "state", Verdict: client.OK, Found: fmt.Sprintf("%s, enrolments: %d", paths.State, all)})
+			d.Diagnose(ctx, p.team, target, tell)
+		}
+	}
+	p.examineClient(ctx, set, tell)
+}
+
+// examineSettings reads the settings; those that cannot be read are the
+// defaults from here on.
+func examineSettings(path string, tell func(client.Check)) settings {
+	set, err := readSettings(path)
+	if err != nil {
+		c := client.Failed("settings", err)
+		c.Found += "; what follows is by the defaults"
+		tell(c)
+		return settings{}
+	}
+	found := path
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		found += ": none, so the defaults"
+	}
+	tell(client.Check{Step: "settings", Verdict: client.OK, Found: found})
+	return set
+}
+
+// opened is a device that asks nobody, and how often it is enrolled.
+func (p *program) opened(paths conf.Client, set settings) (*client.Device, int, error) {
+	store, err := client.OpenStore(paths.State, client.Ring(p.getenv("SFT_KEYRING")), p.getenv)
+	if err != nil {
+		return nil, 0, err
+	}
+	all, err := store.Accounts()
+	if err != nil {
+		return nil, 0, err
+	}
+	d := &client.Device{Store: store, Info: device(), Ask: client.Never, Log: p.log(), Say: p.voice.say}
+	if set.Network.ForwardProxy != "" {
+		d.Proxy, err = url.Parse(set.Network.ForwardProxy) // checked when it was read
+	}
+	return d, len(all), err
+}
+
+// examineClient looks at the RDP client that would be started.
+func (p *program) examineClient(ctx context.Context, set settings, tell func(client.Check)) {
+	const step = "rdp-client"
+	if !launch.HasScreen(p.getenv) {
+		tell(client.Check{Step: step, Verdict: client.Warn, Found: "there is no screen to show a desktop on",
+			Fix: "run \"sft rdp\" in a graphical session, or with --no-launch and an RDP client elsewhere"})
+		return
+	}
+	prog, err := launch.Find(set.RDP.Client, p.getenv)
+	if err == nil {
+		err = prog.Installed()
+	}
+	if err == nil {
+		prog.How(launch.Start(set.RDP.Launch))
+		err = prog.Ask(ctx)
+	}
+	if err != nil {
+		tell(client.Failed(step, err))
+		return
+	}
+	c := client.Check{Step: step, Verdict: client.OK, Found: prog.String()}
+	if prog.Asks() {
+		c.Verdict, c.Found, c.Fix = client.Warn, c.Found+", takes no password from sft", "use \"sft rdp --show-password\", or install FreeRDP"
+	}
+	tell(c)
+	if how, policies, ok := prog.Launch(); ok {
+		found := "started by " + string(how)
+		if chosen := launch.Start(set.RDP.Launch); chosen == "" || chosen == launch.StartAuto {
+			found += ", which was chosen"
+		} else {
+			found += ", as rdp.launch says"
+		}
+		if len(policies) == 0 {
+			policies = []string{"none"}
+		}
+		tell(client.Check{Step: "rdp-launch", Verdict: client.OK, Found: found + "; policies set: " + strings.Join(policies, ", ")})
+	}
+}
