@@ -98,6 +98,8 @@ type system interface {
 	trust(host string, sha1 []byte, user string) error
 	// distrust undoes it.
 	distrust(host string) error
+	// screen returns the primary monitor.
+	screen() (screen, error)
 	// only lets no process but this one connect to l.
 	only(l *loopback.Listener, pid int) error
 }
@@ -173,6 +175,9 @@ func noTraces() traces { return traces{read: func() {}, used: func() {}, end: fu
 func (m *mstsc) prepare(dir *RunDir, t Target, v View, secret sft.Secret, sha1 []byte, front bool) ([]string, traces, error) {
 	tr := noTraces()
 	how := m.start
+	if s, err := m.sys.screen(); err == nil { // else mstsc takes a size of its own
+		v = s.fit(v)
+	}
 	if !front {
 		// The account's own password: the one way that hands it over and
 		// keeps mstsc looking at the certificate is the file.

@@ -77,8 +77,9 @@ type pretended struct {
 	credentials map[string][]byte // by target
 	users       map[string]string
 	trusted     map[string][]byte // by host
-	process     int               // what only was told
-	fail        error             // of only and trust
+	monitor     screen
+	process     int   // what only was told
+	fail        error // of only and trust
 }
 
 func newPretended() *pretended {
@@ -127,6 +128,13 @@ func (p *pretended) distrust(host string) error {
 	defer p.mu.Unlock()
 	delete(p.trusted, host)
 	return nil
+}
+
+func (p *pretended) screen() (screen, error) {
+	if p.monitor == (screen{}) {
+		return screen{}, errors.New("there is none")
+	}
+	return p.monitor, nil
 }
 
 func (p *pretended) only(_ *loopback.Listener, pid int) error {

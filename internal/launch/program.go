@@ -59,6 +59,10 @@ type View struct {
 	Size         string // "WxH"; empty means all of the screen's work area
 	Fullscreen   bool
 	MultiMonitor bool
+
+	// Of a window of mstsc that fills the work area, see screen.fit.
+	place string // its winposstr
+	scale int    // its desktopscalefactor
 }
 
 var sizeRE = regexp.MustCompile(`^[1-9][0-9]{2,4}x[1-9][0-9]{2,4}$`)

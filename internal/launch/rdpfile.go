@@ -52,6 +52,8 @@ var rdpSettings = map[string]settingKind{
 	"screen mode id":           {'i', 2},
 	"desktopwidth":             {'i', 99999},
 	"desktopheight":            {'i', 99999},
+	"winposstr":                {'s', 64},
+	"desktopscalefactor":       {'i', 500},
 	"use multimon":             {'i', 1},
 	"smart sizing":             {'i', 1},
 	"dynamic resolution":       {'i', 1},
@@ -256,6 +258,10 @@ func connectionFile(t Target, v View, a accounting) RDPFile {
 	}
 	if w, h, ok := strings.Cut(v.Size, "x"); ok {
 		f = append(f, RDPSetting{"desktopwidth", 'i', w}, RDPSetting{"desktopheight", 'i', h})
+	}
+	if v.place != "" {
+		f.text("winposstr", v.place)
+		f.number("desktopscalefactor", v.scale)
 	}
 	f.yes("use multimon", v.MultiMonitor)
 	f.number("smart sizing", 0)
