@@ -348,3 +348,25 @@ type EnrollmentToken struct {
 	URL         string `json:"u"`
 	Fingerprint string `json:"f,omitempty"` // SHA-256 of the platform's CA certificate, hex, if it is private
 }
+
+// An RDPSignatureRequest is POST /v1/teams/{team}/rdp_signature: the settings
+// of a connection file that are signed, as package rdpsign has them, each a line
+// of NAME:TYPE:VALUE.
+type RDPSignatureRequest struct {
+	Settings []string `json:"settings"`
+}
+
+// An RDPSignatureReply holds a PKCS #7, DER.
+type RDPSignatureReply struct {
+	Signature []byte `json:"signature"`
+}
+
+// An RDPSigningCertificate is what a team's connection files are signed with:
+// GET and POST /v1/teams/{team}/rdp_signing_certificate.
+type RDPSigningCertificate struct {
+	Certificate []byte    `json:"certificate"` // DER
+	Thumbprint  string    `json:"sha1_thumbprint"`
+	Fingerprint string    `json:"sha256_fingerprint"`
+	Publisher   string    `json:"publisher"` // the name that people see
+	ExpiresAt   time.Time `json:"expires_at"`
+}

@@ -57,6 +57,8 @@ const (
 	AuthTokenEnd    Kind = "auth_token.end"
 	UserCredsIssue  Kind = "user_creds.issue"   // certificates to a broker and to SSH servers
 	HostCredsIssue  Kind = "server_creds.issue" // certificates of a broker and of an SSH server
+	RDPSignerCreate Kind = "rdp_signing_certificate.create"
+	RDPFileSign     Kind = "rdp_file.sign"
 	SessionStart    Kind = "session.start"
 	SessionEnd      Kind = "session.end"
 	SessionRefused  Kind = "session.refused"

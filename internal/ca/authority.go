@@ -78,6 +78,12 @@ func New(kind Kind, name, title string, s Sealer, now time.Time) (Sealed, error)
 			return Sealed{}, err
 		}
 		key = k
+	case RDPSign:
+		k, der, err := newRDPSign(title, notAfter, now)
+		if err != nil {
+			return Sealed{}, err
+		}
+		key, public = k, der
 	case SSHUser, SSHHost:
 		_, k, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -117,7 +123,7 @@ func Open(sealed Sealed, name string, s Sealer) (*Authority, error) {
 	a := &Authority{kind: sealed.Kind, key: k.(crypto.Signer)}
 	type equaler interface{ Equal(crypto.PublicKey) bool }
 	switch sealed.Kind {
-	case Access, Host, Platform:
+	case Access, Host, Platform, RDPSign:
 		if a.cert, err = x509.ParseCertificate(sealed.Public); err != nil {
 			return nil, fmt.Errorf("open the %s CA of %s: %w", sealed.Kind, name, err)
 		}

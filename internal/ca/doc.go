@@ -3,7 +3,8 @@
 //
 // A project has four: one each for certificates to its brokers (access), of
 // its brokers (host), and for SSH users and hosts. The platform has one for
-// its own TLS. Keys are P-256 (X.509) and ed25519 (SSH). They exist in the
+// its own TLS. A team may have one that signs RDP connection files, which is no
+// CA. Keys are P-256 (X.509), ed25519 (SSH) and RSA (connection files). They exist in the
 // clear only in the memory of the platform; what is stored is sealed with a
 // master key that is kept outside of the database.
 //

@@ -502,7 +502,7 @@ func (n Notes) RevokedSessions(serverID string, now time.Time) ([]string, error)
 // A CARecord is a certificate authority with its sealed key.
 type CARecord struct {
 	ID        string
-	ProjectID string // empty for the platform's own
+	ProjectID string // empty for the platform's own; a team's id for those of a team
 	Kind      string
 	Public    []byte // X.509: certificate, DER. SSH: public key, wire format
 	Sealed    []byte

@@ -17,6 +17,7 @@ import (
 	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/platform"
+	"sft/internal/rdpsign"
 	"sft/internal/store"
 	"sft/internal/testenv"
 	"sft/internal/webapi"
@@ -252,6 +253,9 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/client_events":                                      {`{"events":[{"id":"$E","time":"2026-03-01T09:00:00Z","kind":"session.refused","session":"$S"}]}`, [callers]int{401, 401, 404, 204, 401, 401, 404}},
 	"POST /v1/teams/{team}/connect":                                            {`{"target":"web01","service":"ping","csr":"$C"}`, [callers]int{401, 401, 403, 200, 401, 401, 404}},
 	"GET /v1/teams/{team}/resolve":                                             {"", [callers]int{401, 401, 403, 200, 401, 401, 404}},
+	"POST /v1/teams/{team}/rdp_signing_certificate":                            {"", [callers]int{401, 401, 403, 201, 409, 401, 404}}, // once
+	"GET /v1/teams/{team}/rdp_signing_certificate":                             {"", reads},
+	"POST /v1/teams/{team}/rdp_signature":                                      {`{"settings":$R}`, [callers]int{401, 401, 200, 200, 401, 401, 404}},
 	"GET /v1/teams/{team}/auditsV2":                                            {"", reads},
 	"GET /v1/teams/{team}/clients":                                             {"", reads},
 	"DELETE /v1/teams/{team}/clients/{id}":                                     {"", [callers]int{401, 401, 404, 204, 204, 401, 404}},
@@ -345,7 +349,14 @@ func (m *maker) body(s string) []byte {
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
-	return []byte(strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account()).Replace(s))
+	return []byte(strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account(), "$R", rdpSettings()).Replace(s))
+}
+
+// rdpSettings are those of a connection file that is signed.
+func rdpSettings() string {
+	lines, _ := rdpsign.Lines("127.3.4.5:40123", func(string) (string, bool) { return "", false })
+	b, _ := json.Marshal(lines)
+	return string(b)
 }
 
 func query(pattern string) string {
