@@ -28,6 +28,7 @@ type settings struct {
 		Launch     string `yaml:"launch,omitempty"`
 		ScreenSize string `yaml:"screensize,omitempty"`
 		Fullscreen bool   `yaml:"fullscreen,omitempty"`
+		Sign       bool   `yaml:"sign,omitempty"`
 	} `yaml:"rdp,omitempty"`
 	SSH struct {
 		PortForward  string `yaml:"port_forward_method,omitempty"`
@@ -91,14 +92,10 @@ var allSettings = []setting{
 		func(s *settings, v string) error { s.RDP.ScreenSize = v; return launch.CheckSize(v) }},
 	{"rdp.fullscreen", "true for the whole screen (default: false)",
 		func(s *settings) string { return strconv.FormatBool(s.RDP.Fullscreen) },
-		func(s *settings, v string) error {
-			switch v {
-			case "true", "false", "":
-				s.RDP.Fullscreen = v == "true"
-				return nil
-			}
-			return fmt.Errorf("%s is neither true nor false", sft.Quote(v))
-		}},
+		func(s *settings, v string) error { return yesNo(&s.RDP.Fullscreen, v) }},
+	{"rdp.sign", "true to have the platform sign the files that mstsc is started with (default: false)",
+		func(s *settings) string { return strconv.FormatBool(s.RDP.Sign) },
+		func(s *settings, v string) error { return yesNo(&s.RDP.Sign, v) }},
 	{"ssh.port_forward_method", "how a hop is crossed: native, or netcat where its SSH server forbids forwarding (default: native)",
 		func(s *settings) string { return cmp.Or(s.SSH.PortForward, sft.ForwardNative) },
 		func(s *settings, v string) error {
@@ -140,6 +137,16 @@ var allSettings = []setting{
 			s.Client.TimeoutSeconds = &n
 			return nil
 		}},
+}
+
+// yesNo sets a setting that is true or false; "" is false.
+func yesNo(to *bool, v string) error {
+	switch v {
+	case "true", "false", "":
+		*to = v == "true"
+		return nil
+	}
+	return fmt.Errorf("%s is neither true nor false", sft.Quote(v))
 }
 
 // readSettings reads the file at path; none is all defaults. Values are

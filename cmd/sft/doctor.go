@@ -180,6 +180,10 @@ func (p *program) examineClient(ctx context.Context, set settings, tell func(cli
 		if len(policies) == 0 {
 			policies = []string{"none"}
 		}
-		tell(client.Check{Step: "rdp-launch", Verdict: client.OK, Found: found + "; policies set: " + strings.Join(policies, ", ")})
+		c := client.Check{Step: "rdp-launch", Verdict: client.OK, Found: found + "; policies set: " + strings.Join(policies, ", ")}
+		if prog.NeedsSignature() && !set.RDP.Sign {
+			c.Verdict, c.Fix = client.Warn, "run \"sft config rdp.sign true\", or \"sft config rdp.launch direct\": mstsc refuses files that are not signed"
+		}
+		tell(c)
 	}
 }

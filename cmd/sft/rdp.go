@@ -157,6 +157,10 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 	if err != nil {
 		return err
 	}
+	if prog != nil && set.RDP.Sign {
+		prog.SignBy(func(lines []string) ([]byte, error) { return s.SignRDPFile(ctx, lines) },
+			func(err error) { p.voice.say("the connection file is not signed: " + sft.Explain(err)) })
+	}
 	done := p.voice.progress("asking the platform for " + target)
 	c, err := s.Connect(ctx, target, frame.RDP, f.via, times.mark)
 	done()

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -16,9 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smallstep/pkcs7"
+
 	"sft"
 	"sft/internal/api"
 	"sft/internal/frame"
+	"sft/internal/rdpsign"
 	"sft/internal/testenv"
 )
 
@@ -336,5 +340,28 @@ func TestDiagnoseEndsWithItsContext(t *testing.T) {
 	})
 	if strings.Join(failed, " ") != "platform-tls" {
 		t.Errorf("failed: %q", failed)
+	}
+}
+
+// A connection file is signed by the platform for who is signed in, whoever
+// has a certificate for it.
+func TestSignRDPFileByThePlatform(t *testing.T) {
+	c := newClinic(t)
+	s, err := c.d.Session(c.a)
+	c.must(err)
+	lines, _ := rdpsign.Lines("127.3.4.5:40123", func(string) (string, bool) { return "", false })
+	if _, err := s.SignRDPFile(t.Context(), lines); sft.CodeOf(err) != sft.NotFound {
+		t.Errorf("before an administrator said so: %v", err)
+	}
+	var cert api.RDPSigningCertificate
+	c.env.Do("POST", "/rdp_signing_certificate", nil, &cert)
+	der, err := s.SignRDPFile(t.Context(), lines)
+	c.must(err)
+	p, err := pkcs7.Parse(der)
+	c.must(err)
+	p.Content, err = rdpsign.Message(lines)
+	c.must(err)
+	if err := p.Verify(); err != nil || !bytes.Equal(p.GetOnlySigner().Raw, cert.Certificate) {
+		t.Errorf("the signature: %v", err)
 	}
 }

@@ -33,3 +33,9 @@ func (p *Program) Launch() (Start, []string, bool) {
 	}
 	return p.mstsc.start, p.mstsc.known.names(), true
 }
+
+// NeedsSignature reports whether the program will be started on a file that a
+// policy of the machine has it refuse, unless it is signed.
+func (p *Program) NeedsSignature() bool {
+	return p.mstsc != nil && p.mstsc.known.NoUnsignedFiles && p.mstsc.start != StartDirect
+}

@@ -48,6 +48,7 @@ type Facts struct {
 	DisableDomainCreds    bool // Credential Manager keeps no passwords
 	NoSavedCredentials    bool // AllowSavedCredentials is 0: NLA is not given saved passwords
 	Domain                bool // the machine is a domain's
+	NoUnsignedFiles       bool // AllowUnsignedFiles is 0: mstsc takes no file of an unknown publisher
 }
 
 // names lists what is set.
@@ -62,6 +63,7 @@ func (f Facts) names() []string {
 		{f.DisableDomainCreds, "DisableDomainCreds"},
 		{f.NoSavedCredentials, "AllowSavedCredentials is 0"},
 		{f.Domain, "the machine is a domain's"},
+		{f.NoUnsignedFiles, "AllowUnsignedFiles is 0"},
 	} {
 		if v.set {
 			list = append(list, v.name)
@@ -109,6 +111,9 @@ type mstsc struct {
 	sys   system
 	start Start
 	known Facts // once asked
+
+	sign     Signer // nil: files are not signed
+	unsigned func(error)
 }
 
 // How sets how the program is started, if it has more than one way. Call it
@@ -199,7 +204,15 @@ func (m *mstsc) prepare(dir *RunDir, t Target, v View, secret sft.Secret, sha1 [
 			return nil, tr, &sft.Error{Code: sft.Internal, Msg: "seal the launch secret: " + err.Error(), Err: err, Hint: "use \"sft config rdp.launch process\""}
 		}
 	}
-	b, err := connectionFile(t, v, a).Bytes()
+	f := connectionFile(t, v, a)
+	if m.sign != nil {
+		if signed, err := f.signed(m.sign); err == nil {
+			f = signed
+		} else {
+			m.unsigned(err)
+		}
+	}
+	b, err := f.Bytes()
 	if err != nil {
 		return nil, tr, err
 	}

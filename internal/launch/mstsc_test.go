@@ -44,6 +44,17 @@ func TestChooseStart(t *testing.T) {
 			}
 		})
 	}
+	p := &Program{mstsc: &mstsc{sys: &pretended{f: Facts{Domain: true, NoUnsignedFiles: true}}}}
+	if err := p.Ask(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	how, policies, ok := p.Launch()
+	if !ok || how != StartFile || !slices.Equal(policies, []string{"the machine is a domain's", "AllowUnsignedFiles is 0"}) || !p.NeedsSignature() {
+		t.Errorf("it is started by %s, for %q, signed: %v", how, policies, p.NeedsSignature())
+	}
+	if p.How(StartDirect); p.NeedsSignature() {
+		t.Error("a start without a file needs a signature")
+	}
 	for _, good := range []string{"", "auto", "file", "direct", "process"} {
 		if err := CheckStart(good); err != nil {
 			t.Errorf("%q: %v", good, err)

@@ -70,6 +70,7 @@ func TestWindowOfTheWorkArea(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				t.Cleanup(func() { dir.Remove() })
 				sys := newPretended()
 				sys.monitor = tt.monitor
 				args, tr, err := (&mstsc{sys: sys, start: how}).prepare(dir, apartTarget(), tt.v, sft.NewSecret("s"), []byte{7}, true)

@@ -47,6 +47,7 @@ func (windowsSystem) facts() (Facts, error) {
 	for _, root := range []registry.Key{registry.LOCAL_MACHINE, registry.CURRENT_USER} {
 		f.DisablePasswordSaving = is(root, clientPolicy, "DisablePasswordSaving", 1) || f.DisablePasswordSaving
 		f.PromptForPassword = is(root, clientPolicy, "fPromptForPassword", 1) || is(root, clientPolicy, "PromptForCredsOnClient", 1) || f.PromptForPassword
+		f.NoUnsignedFiles = is(root, clientPolicy, "AllowUnsignedFiles", 0) || f.NoUnsignedFiles
 	}
 	f.DisableDomainCreds = is(registry.LOCAL_MACHINE, lsaSettings, "DisableDomainCreds", 1)
 	f.NoSavedCredentials = is(registry.LOCAL_MACHINE, delegationPolicy, "AllowSavedCredentials", 0)

@@ -182,7 +182,8 @@ func TestFacts(t *testing.T) {
 	}
 	set(clientPolicy, "DisablePasswordSaving", 1)
 	set(clientPolicy, "fPromptForPassword", 1)
-	if got, err = (windowsSystem{}).facts(); err != nil || got != (Facts{DisablePasswordSaving: true, PromptForPassword: true}) {
+	set(clientPolicy, "AllowUnsignedFiles", 0)
+	if got, err = (windowsSystem{}).facts(); err != nil || got != (Facts{DisablePasswordSaving: true, PromptForPassword: true, NoUnsignedFiles: true}) {
 		t.Errorf("facts = %+v, %v", got, err)
 	}
 }

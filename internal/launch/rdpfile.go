@@ -74,6 +74,29 @@ var rdpSettings = map[string]settingKind{
 	"disableconnectionsharing": {'i', 1},
 	"networkautodetect":        {'i', 1},
 	"bandwidthautodetect":      {'i', 1},
+
+	// Of a signed file, see package rdpsign: those that could lead elsewhere or
+	// start something say that they do not.
+	"alternate full address":            {'s', 64},
+	"pcb":                               {'s', 0},
+	"use redirection server name":       {'i', 0},
+	"server port":                       {'i', 65535},
+	"gatewayhostname":                   {'s', 0},
+	"gatewayusagemethod":                {'i', 0},
+	"gatewayprofileusagemethod":         {'i', 1},
+	"gatewaycredentialssource":          {'i', 0},
+	"require pre-authentication":        {'i', 0},
+	"pre-authentication server address": {'s', 0},
+	"alternate shell":                   {'s', 0},
+	"shell working directory":           {'s', 0},
+	"remoteapplicationmode":             {'i', 0},
+	"redirectposdevices":                {'i', 0},
+	"loadbalanceinfo":                   {'s', 0},
+	"rdgiskdcproxy":                     {'i', 0},
+	"kdcproxyname":                      {'s', 0},
+	"eventloguploadaddress":             {'s', 0},
+	"signscope":                         {'s', 2 << 10},
+	"signature":                         {'s', 12 << 10},
 }
 
 // maxRDPFile caps a file, in bytes.

@@ -97,7 +97,10 @@ func TestBadSettings(t *testing.T) {
 		{"another type", RDPSetting{"audiomode", 's', "1"}, `setting "audiomode" is of type 'i', not 's'`},
 		{"a password that is no bytes", RDPSetting{passwordSetting, 'b', "s3cret"}, `setting "password 51" is not hexadecimal digits of up to 8192 bytes`},
 		{"an empty password", RDPSetting{passwordSetting, 'b', ""}, `setting "password 51" is not hexadecimal digits of up to 8192 bytes`},
-		{"a setting that starts a program", RDPSetting{"alternate shell", 's', "cmd"}, `there is no setting "alternate shell"`},
+		{"a setting that starts a program", RDPSetting{"alternate shell", 's', "cmd"}, `setting "alternate shell" has 3 characters, more than 0`},
+		{"a setting that starts an app", RDPSetting{"remoteapplicationmode", 'i', "1"}, `setting "remoteapplicationmode" is not a number up to 0`},
+		{"a gateway", RDPSetting{"gatewayusagemethod", 'i', "1"}, `setting "gatewayusagemethod" is not a number up to 0`},
+		{"a setting that is not known", RDPSetting{"remoteapplicationprogram", 's', "cmd"}, `there is no setting "remoteapplicationprogram"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
