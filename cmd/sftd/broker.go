@@ -56,7 +56,14 @@ func runBroker() int {
 	}}))
 	report := time.NewTicker(5 * time.Second)
 	defer report.Stop()
-	var last privsep.Report
+	var last privsep.Report // and whether it listens
+	tell := func(r privsep.Report) bool {
+		if r == last {
+			return true
+		}
+		last = r
+		return m.Report(context.Background(), r) == nil
+	}
 	served := make(chan error, 1)
 	for {
 		select {
@@ -66,6 +73,11 @@ func runBroker() int {
 				if err := configure(s, c, served); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					return 1
+				}
+				if r := last; c.Listener != nil { // it takes connections from now on, however late the first is served
+					if r.Listening = true; !tell(r) {
+						return 1
+					}
 				}
 			case c.End != nil:
 				s.End(c.End.Stream, c.End.Why)
@@ -81,12 +93,9 @@ func runBroker() int {
 			return 1
 		case <-report.C:
 			n := s.Counters()
-			r := privsep.Report{Accepted: n.Accepted, Refused: n.Shed + n.Refused, HandshakeFailures: n.HandshakeFailures,
+			r := privsep.Report{Listening: last.Listening, Accepted: n.Accepted, Refused: n.Shed + n.Refused, HandshakeFailures: n.HandshakeFailures,
 				Opened: n.Opened, Open: n.Open, BytesIn: n.BytesIn, BytesOut: n.BytesOut}
-			if r == last {
-				continue
-			}
-			if last = r; m.Report(context.Background(), r) != nil {
+			if !tell(r) {
 				return 1
 			}
 		}

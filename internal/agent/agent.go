@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -52,12 +53,19 @@ type Agent struct {
 	child    atomic.Pointer[privsep.Child]
 	layers   atomic.Pointer[[]privsep.Layer]
 	counters atomic.Pointer[privsep.Report]
+	listens  chan struct{} // the broker says that it listens; has room for one
+	serving  atomic.Bool   // that was heard
 	revoked  atomic.Bool
 	retry    atomic.Bool // an account failed: reconcile again
 	refusals refusals
 
 	bad       entry // what the platform took, and is of no use
 	badReason error
+
+	ready     func()        // says that the host is under the agent's care; does so once
+	patience  time.Duration // until it is said although the broker does not listen
+	statusNow chan struct{} // see tellStatus; has room for one
+	unmet     string        // why the host is not enrolled, as the log has it
 
 	metadataURL string // of the instance metadata service; empty: where EC2 has it
 	asked       bool   // it has said which instance this is: the disk is no copy
@@ -112,6 +120,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 		return nil, err
 	}
 	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
+		ready: func() {}, patience: readyPatience, listens: make(chan struct{}, 1), statusNow: make(chan struct{}, 1),
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
 	a.again, a.hooks, a.sshGone = make(chan struct{}, 1), make(chan accounts.Hook, maxHooks), map[string]bool{}
 	a.tried = map[string]time.Time{}
@@ -219,11 +228,22 @@ func oneLine(s string, max int) string {
 	return s
 }
 
-// Run is the agent's work until ctx ends. ready is called when the host is
-// under its care: accounts that were left open are shut.
+// readyPatience is how long the agent's start takes at most. It is well within
+// what service managers wait for: systemd 90 s, an installer of Windows 30.
+const readyPatience = 20 * time.Second
+
+// Run is the agent's work until ctx ends. ready is called once, when the host
+// is under its care: accounts that were left open are shut, and the broker says
+// that it listens. Without one there is no broker to wait for: on a host that
+// waits for somebody to enrol it, or whose broker is turned off. Nor is a
+// platform waited for that does not answer in time, or a broker that does not
+// start.
 func (a *Agent) Run(ctx context.Context, ready func()) error {
+	began := time.Now()
+	a.ready = sync.OnceFunc(ready)
 	defer a.lock.Release()
 	defer a.events.close()
+	a.writeStatus() // what it says of the agent before is no longer so
 	if keys := a.conf.Later(); len(keys) > 0 {
 		a.log.Warn("these settings do nothing in this version", "keys", keys)
 	}
@@ -232,7 +252,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.log.Error("shut the accounts that were left open", "error", err)
 		a.setProblem("accounts", err)
 	}
-	ready()
+	late := time.AfterFunc(a.patience-time.Since(began), a.ready)
+	defer late.Stop()
 	var wg sync.WaitGroup
 	wg.Go(func() { a.runTicks(ctx) })
 	wg.Go(func() { a.runStatus(ctx) })
@@ -246,8 +267,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		if ctx.Err() != nil {
 			break
 		}
-		a.log.Error("not enrolled", "error", err)
-		a.setProblem("enrolment", err)
+		a.notEnrolled(err)
 		if time.Since(began) > time.Minute {
 			wait.reset()
 		}
@@ -261,13 +281,28 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	return err
 }
 
+// numbers are what differs between two tries that fail for the same reason: a
+// port, a time.
+var numbers = regexp.MustCompile(`[0-9]+`)
+
+// notEnrolled notes why the host is not enrolled. The log has each reason once,
+// however often it is met in a row.
+func (a *Agent) notEnrolled(err error) {
+	a.setProblem("enrolment", err)
+	if why := numbers.ReplaceAllString(sft.Explain(err), "0"); why != a.unmet {
+		a.unmet = why
+		a.log.Error("not enrolled", "error", err)
+	} else {
+		a.log.Debug("still without enrolment", "error", err)
+	}
+}
+
 // enrolled enrols the host if it has to, and then works for the platform
 // until ctx ends or the platform has deleted the host's record.
 func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	var wait backoff
 	var id *identity
 	var key *ecdsa.PrivateKey
-	said := "" // what the log says already of a host that waits for its cloud
 	for {
 		var err error
 		if id, key, err = readIdentity(a.conf); err == nil && id == nil {
@@ -285,12 +320,9 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if text := sft.Explain(err); text != said || a.hasToken() || !a.mayEnrollByCloud() {
-			said = text
-			a.log.Error("not enrolled", "error", err)
-		}
-		a.setProblem("enrolment", err)
+		a.notEnrolled(err)
 		if !a.hasToken() {
+			a.ready() // to wait for a token is what it is for, now
 			if slow := a.waitToken(ctx, a.cloudAgain(err, &wait)); !slow {
 				wait.reset()
 			}
@@ -299,6 +331,7 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 		}
 	}
 	a.setProblem("enrolment", nil)
+	a.unmet = ""
 	hc, err := a.http(id.CA)
 	if err != nil {
 		return err
@@ -319,7 +352,9 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 			return c.Do(ctx, "POST", "/v1/agent/events", api.EventsRequest{Events: list}, nil)
 		})
 	})
-	if !a.conf.DisableBroker {
+	if a.conf.DisableBroker {
+		a.ready()
+	} else {
 		wg.Go(func() { a.runBroker(ctx) })
 	}
 	dirty := make(chan struct{}, 1)

@@ -36,8 +36,17 @@ func (a *Agent) Sign(_ context.Context, digest [32]byte) ([]byte, error) {
 	return ecdsa.SignASN1(rand.Reader, key, digest[:])
 }
 
-// Report takes the broker's counters, for status.
-func (a *Agent) Report(r privsep.Report) { a.counters.Store(&r) }
+// Report takes the broker's counters, for status, and hears of it that it
+// listens.
+func (a *Agent) Report(r privsep.Report) {
+	a.counters.Store(&r)
+	if r.Listening {
+		select {
+		case a.listens <- struct{}{}:
+		default: // it was heard before
+		}
+	}
+}
 
 // Close undoes Open.
 func (a *Agent) Close(_ context.Context, c privsep.Close) {
@@ -369,16 +378,32 @@ func (a *Agent) runBroker(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := a.oneBroker(ctx)
-		a.child.Store(nil)
+		a.forgetBroker()
 		if ctx.Err() != nil {
 			return
 		}
 		a.log.Error("the broker is not running", "error", err)
 		a.setProblem("broker", err)
+		a.tellStatus()
 		if time.Since(began) > time.Minute {
 			wait.reset()
 		}
 		wait.sleep(ctx)
+	}
+}
+
+// forgetBroker forgets what was known of a broker that has ended: nobody is
+// shown the number of a process that may be another's by now.
+func (a *Agent) forgetBroker() {
+	if a.child.Swap(nil) == nil {
+		return
+	}
+	a.layers.Store(nil)
+	a.counters.Store(nil)
+	a.serving.Store(false)
+	select {
+	case <-a.listens: // nothing more comes from it
+	default:
 	}
 }
 
@@ -409,10 +434,15 @@ func (a *Agent) oneBroker(ctx context.Context) error {
 		child.Wait()
 		return err
 	}
-	a.setProblem("broker", nil)
-	a.log.Info("the broker is running", "listen", at.address, "pid", child.PID())
 	for {
 		select {
+		case <-a.listens:
+			if !a.serving.Swap(true) {
+				a.setProblem("broker", nil)
+				a.log.Info("the broker is running", "listen", at.address, "pid", child.PID())
+				a.tellStatus()
+				a.ready()
+			}
 		case <-child.Done():
 			return child.Wait()
 		case <-changed:

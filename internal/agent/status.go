@@ -41,8 +41,8 @@ type Status struct {
 
 // BrokerStatus is how the broker is.
 type BrokerStatus struct {
-	PID              int             `json:"pid,omitempty"` // 0: not running
-	Listen           string          `json:"listen,omitempty"`
+	PID              int             `json:"pid,omitempty"`    // 0: not running
+	Listen           string          `json:"listen,omitempty"` // empty: it does not listen yet
 	Layers           []privsep.Layer `json:"layers,omitempty"`
 	CertificateUntil *time.Time      `json:"certificate_until,omitempty"`
 	Counters         privsep.Report  `json:"counters"`
@@ -60,7 +60,10 @@ func (a *Agent) status() Status {
 	s.SSH = a.sshStatus()
 	s.Sessions, s.Streams = a.sessions.count()
 	if c := a.child.Load(); c != nil {
-		s.Broker.PID, s.Broker.Listen = c.PID(), fmt.Sprintf("%s:%d", a.conf.BrokerListenHost, a.conf.BrokerListenPort)
+		s.Broker.PID = c.PID()
+		if a.serving.Load() {
+			s.Broker.Listen = fmt.Sprintf("%s:%d", a.conf.BrokerListenHost, a.conf.BrokerListenPort)
+		}
 	}
 	if l := a.layers.Load(); l != nil {
 		s.Broker.Layers = *l
@@ -74,6 +77,14 @@ func (a *Agent) status() Status {
 	}
 	a.mu.Unlock()
 	return s
+}
+
+// tellStatus has the status written at once, if it has changed.
+func (a *Agent) tellStatus() {
+	select {
+	case a.statusNow <- struct{}{}:
+	default: // it is asked already
+	}
 }
 
 // runStatus writes the status when it has changed, and every ten seconds.
@@ -92,6 +103,7 @@ func (a *Agent) runStatus(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.statusNow:
 		case <-t.C:
 		}
 	}
@@ -149,9 +161,12 @@ func (s Status) Print(w io.Writer) {
 	if s.Heard != nil {
 		line("state", "revision %d, heard %s ago", s.Revision, time.Since(*s.Heard).Round(time.Second))
 	}
-	if s.Broker.PID == 0 {
+	switch {
+	case s.Broker.PID == 0:
 		line("broker", "not running")
-	} else {
+	case s.Broker.Listen == "":
+		line("broker", "starts, pid %d", s.Broker.PID)
+	default:
 		line("broker", "listens on %s, pid %d", s.Broker.Listen, s.Broker.PID)
 		var on, off []string
 		for _, l := range s.Broker.Layers {

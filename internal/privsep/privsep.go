@@ -115,15 +115,17 @@ type Close struct {
 }
 
 // A Report is what the broker counted since it started, and how many streams
-// are open. It is shown, and decides nothing.
+// are open. It is shown, and decides nothing but when sftd says of itself that
+// it serves.
 type Report struct {
-	Accepted          uint64 `json:"accepted"`           // TCP connections
-	Refused           uint64 `json:"refused"`            // by a limit, or by the monitor
-	HandshakeFailures uint64 `json:"handshake_failures"` // TLS or first frame
-	Opened            uint64 `json:"opened"`             // streams since the start
-	Open              uint64 `json:"open"`               // streams now
-	BytesIn           uint64 `json:"bytes_in"`           // from clients
-	BytesOut          uint64 `json:"bytes_out"`          // to clients
+	Listening         bool   `json:"listening,omitempty"` // it accepts connections
+	Accepted          uint64 `json:"accepted"`            // TCP connections
+	Refused           uint64 `json:"refused"`             // by a limit, or by the monitor
+	HandshakeFailures uint64 `json:"handshake_failures"`  // TLS or first frame
+	Opened            uint64 `json:"opened"`              // streams since the start
+	Open              uint64 `json:"open"`                // streams now
+	BytesIn           uint64 `json:"bytes_in"`            // from clients
+	BytesOut          uint64 `json:"bytes_out"`           // to clients
 }
 
 // A Configuration is what the broker serves with. The first one comes with the
