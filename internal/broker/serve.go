@@ -32,6 +32,9 @@ const (
 	replyTime = 10 * time.Second
 	// closeTime is for telling the Monitor that a stream is over.
 	closeTime = 10 * time.Second
+	// maxDrain is how much of a client's bytes is dropped at the end, in bytes:
+	// what the network and two systems hold.
+	maxDrain = 16 << 20
 	// maxWhy is how much of a reason for ending a stream is passed on.
 	maxWhy = 200
 	// stopping is the reason that Shutdown gives.
@@ -484,7 +487,7 @@ func drain(c net.Conn) {
 	}
 	closeWrite(c)
 	c.SetReadDeadline(time.Now().Add(partingTime))
-	io.CopyN(io.Discard, c, 256<<10)
+	io.CopyN(io.Discard, c, maxDrain)
 }
 
 // Shutdown stops accepting, drops who has no stream yet, and waits for the

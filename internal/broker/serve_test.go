@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -196,6 +197,58 @@ func TestEndOfAStreamThatIsStuck(t *testing.T) {
 		return stuck
 	})
 	h.server.End(1, "limit")
+	if got := h.closed(); got.Why != "ended: limit" {
+		t.Errorf("reported %+v", got)
+	}
+}
+
+// A stream that is ended while its client sends ends in order: what was on its
+// way to the client arrives, and then the end. A reset would take it away, on
+// Windows even what has arrived and was not read yet.
+func TestEndIsNoReset(t *testing.T) {
+	h := newHost(t, Limits{})
+	c, s := h.person().connect()
+	if _, err := s.Write([]byte("last words")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the words have left", func() bool { return h.server.Counters().BytesOut == 10 })
+	// The service reads nothing, so the broker does not read either.
+	var sent atomic.Uint64
+	var enough atomic.Bool
+	wrote := make(chan error, 1)
+	go func() {
+		for {
+			n, err := c.Write(make([]byte, 16<<10))
+			if sent.Add(uint64(n)); err != nil || enough.Load() {
+				wrote <- err
+				return
+			}
+		}
+	}()
+	var last [2]uint64
+	eventually(t, "the client's bytes are stuck", func() bool {
+		now := [2]uint64{h.server.Counters().BytesIn, sent.Load()}
+		stuck := now == last && now[0] > 0
+		last = now
+		if !stuck {
+			time.Sleep(50 * time.Millisecond)
+		}
+		return stuck
+	})
+	enough.Store(true)
+	h.server.End(1, "limit")
+	c.NetConn().SetReadDeadline(time.Now().Add(soon))
+	got, err := io.ReadAll(c)
+	if string(got) != "last words" || err != nil {
+		t.Errorf("the client read %q, %v", got, err)
+	}
+	if _, err := io.Copy(io.Discard, c.NetConn()); err != nil {
+		t.Errorf("the connection ended with %v", err)
+	}
+	if err := <-wrote; err != nil { // a reset is told once, to either side
+		t.Errorf("the client wrote: %v", err)
+	}
+	c.NetConn().Close()
 	if got := h.closed(); got.Why != "ended: limit" {
 		t.Errorf("reported %+v", got)
 	}

@@ -107,7 +107,10 @@ func (s *stream) part() {
 	raw := s.client.NetConn()
 	t := time.AfterFunc(partingTime, func() { raw.Close() })
 	defer t.Stop()
-	s.client.Close()
+	defer raw.Close()
+	if s.client.CloseWrite() == nil {
+		drain(raw)
+	}
 }
 
 // because records why the stream ends. The first reason stays.

@@ -140,6 +140,8 @@ func (h *host) broker(c *net.TCPConn) {
 			if err := frame.WriteJSON(c, frame.Notice{Error: h.notice}); err != nil {
 				return nil, err
 			}
+			c.CloseWrite()
+			io.Copy(io.Discard, c) // as the broker does: a reset would take the notice away
 			return nil, io.EOF
 		}
 		return rdp.ReadTPKT(r, max)

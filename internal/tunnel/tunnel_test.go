@@ -95,6 +95,10 @@ func serve(t testing.TB, conf *tls.Config, talk func(*tls.Conn)) *host {
 				if err == nil && talk != nil {
 					talk(c)
 				}
+				if err != nil { // as the broker does: a reset would take the alert away
+					raw.(*net.TCPConn).CloseWrite()
+					io.Copy(io.Discard, raw)
+				}
 				n, _ := io.Copy(io.Discard, c)
 				h.bytes.Add(n)
 				h.done <- err
