@@ -268,7 +268,8 @@ type Server struct {
 	// after one: keys as in authorized_keys.
 	SSHPort     int      `json:"ssh_port,omitempty"`
 	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
-	// Problems are what the agent last said is wrong, each with what to do.
+	// Problems are what the agent last said is wrong, and a KeyConflict, each
+	// with what to do.
 	Problems []string `json:"problems"`
 	// NameConflict holds the names that this server claims and another holds.
 	NameConflict []string `json:"name_conflict,omitempty"`
@@ -279,6 +280,9 @@ type Server struct {
 	// ReenrollAllowed lets the instance take this record over with a new key,
 	// once.
 	ReenrollAllowed bool `json:"reenroll_allowed,omitempty"`
+	// KeyConflict: two agents use the server's device key at once. Nothing is
+	// issued for the server until an administrator sets it to false.
+	KeyConflict bool `json:"key_conflict,omitempty"`
 }
 
 // Name is what people call the server: its canonical name, else its host

@@ -34,6 +34,7 @@ type Agent struct {
 	acc      *accounts.Manager
 	events   *spool
 	sessions *sessions
+	run      string // names this run to the platform: of two that ask in turn, one is a copy
 	self     string // the program to run as the broker; empty: the running one
 	lock     *conf.Lock
 	rdpSeen  rdpSeen
@@ -119,7 +120,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 		lock.Release()
 		return nil, err
 	}
-	a := &Agent{conf: c, log: log, clock: clock, acc: acc, events: events, lock: lock, lost: true,
+	a := &Agent{conf: c, log: log, run: api.RandomID(), clock: clock, acc: acc, events: events, lock: lock, lost: true,
 		ready: func() {}, patience: readyPatience, listens: make(chan struct{}, 1), statusNow: make(chan struct{}, 1),
 		news: make(chan struct{}), changed: make(chan struct{}), badAccounts: map[string]error{}, told: map[string]string{}, trouble: map[string]error{}}
 	a.again, a.hooks, a.sshGone = make(chan struct{}, 1), make(chan accounts.Hook, maxHooks), map[string]bool{}

@@ -136,7 +136,7 @@ func (a *Agent) runSync(ctx context.Context, c *api.Client, dirty chan<- struct{
 			after = fmt.Sprint(cur.Revision)
 		}
 		rctx, cancel := context.WithTimeout(ctx, stateTimeout)
-		err := c.Do(rctx, "GET", "/v1/agent/state?after="+after, nil, &st)
+		err := c.Do(rctx, "GET", "/v1/agent/state?after="+after+"&run="+a.run, nil, &st)
 		cancel()
 		if sft.CodeOf(err) == sft.Revoked && err != nil {
 			return err

@@ -51,6 +51,7 @@ const (
 	ServerRemove    Kind = "server.remove"
 	ServerUpdate    Kind = "server.update"
 	NameConflict    Kind = "server.name_conflict"
+	KeyConflict     Kind = "server.key_conflict" // two agents use one device key
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"
 	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user

@@ -41,6 +41,7 @@ func errRevoked(kind string) error {
 // StateRequest is GET /v1/agent/state.
 type StateRequest struct {
 	After string `query:"after" json:"-"` // the revision that the agent has
+	Run   string `query:"run" json:"-"`   // of the agent: a random id, another each time that it starts
 }
 
 // State tells an agent what should be on its host. It hangs while the
@@ -51,13 +52,23 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 	// Another platform on the same database may make the change.
 	poll := time.NewTicker(5 * time.Second)
 	defer poll.Stop()
+	two := false
 	if err := p.DB.Note(ctx, func(n store.Notes) error {
-		if _, err := p.server(n, a); err != nil {
+		s, err := p.server(n, a)
+		if err != nil {
+			return err
+		}
+		if two, err = p.sawRun(n, a, s, r.Run); err != nil {
 			return err
 		}
 		return n.ServerSeen(a.Server, p.Now())
 	}); err != nil {
 		return api.State{}, err
+	}
+	if two {
+		if err := p.keyConflict(ctx, a); err != nil {
+			return api.State{}, err
+		}
 	}
 	for last := false; ; {
 		news := p.news.wait()
@@ -148,6 +159,9 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 			return e, err
 		}
 		if len(r.CSR) > 0 {
+			if err := p.mayIssue(s); err != nil {
+				return e, err
+			}
 			key, err := ca.RequestKey(r.CSR)
 			if err != nil {
 				return e, err

@@ -99,6 +99,13 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		if err != nil {
 			return audit.Event{}, err
 		}
+		for _, on := range append(hops[:len(hops):len(hops)], target) {
+			if on.enrolled() {
+				if err := p.mayIssue(*on.server); err != nil {
+					return audit.Event{}, err
+				}
+			}
+		}
 		want, err := wanted(r.ConnectRequest, target, hops)
 		if err != nil {
 			return audit.Event{}, err

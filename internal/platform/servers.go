@@ -370,10 +370,12 @@ type UpdateServerRequest struct {
 	Project         string `path:"project" json:"-"`
 	ID              string `path:"id" json:"-"`
 	ReenrollAllowed *bool  `json:"reenroll_allowed"`
+	KeyConflict     *bool  `json:"key_conflict"`
 }
 
 // UpdateServer says whether a server's instance may take its record over with
-// a new device key, once.
+// a new device key, once, and that of two agents with the server's key there is
+// one again.
 func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
@@ -384,15 +386,28 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if r.ReenrollAllowed == nil {
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give reenroll_allowed as true or false"}
+		name := s.Server(p.Now()).Name()
+		switch {
+		case r.ReenrollAllowed == nil && r.KeyConflict == nil:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give reenroll_allowed as true or false, or key_conflict as false"}
+		case r.ReenrollAllowed != nil && s.Instance == nil:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
+		case r.KeyConflict != nil && *r.KeyConflict:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a key_conflict is found, and not set", Hint: "delete the server's record to shut it out"}
 		}
-		if s.Instance == nil {
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(s.Server(p.Now()).Name()) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
+		e := p.event(a, audit.ServerUpdate, k.team.Name, s.Project, name)
+		e.Detail = map[string]string{"server": s.ID}
+		if r.ReenrollAllowed != nil {
+			e.Detail["reenroll_allowed"] = strconv.FormatBool(*r.ReenrollAllowed)
+			if err := tx.AllowReenroll(s.ID, *r.ReenrollAllowed); err != nil {
+				return e, err
+			}
 		}
-		e := p.event(a, audit.ServerUpdate, k.team.Name, s.Project, s.Server(p.Now()).Name())
-		e.Detail = map[string]string{"server": s.ID, "reenroll_allowed": strconv.FormatBool(*r.ReenrollAllowed)}
-		return e, tx.AllowReenroll(s.ID, *r.ReenrollAllowed)
+		if r.KeyConflict != nil {
+			e.Detail["key_conflict"] = strconv.FormatBool(*r.KeyConflict)
+			err = tx.SetKeyConflict(s.ID, *r.KeyConflict)
+		}
+		return e, err
 	})
 }
 

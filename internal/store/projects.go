@@ -221,9 +221,18 @@ type ServerRecord struct {
 	Provider        string
 	Instance        *sft.InstanceDetails
 	ReenrollAllowed bool
+	KeyConflict     bool
 	// Unmanaged is a record without an agent, made by an administrator: its
 	// facts are what they said, and it has no device key.
 	Unmanaged bool
+}
+
+// An AgentRun is one run of a server's agent, from its start to its end.
+type AgentRun struct {
+	ID    string    `json:"id"`
+	Addr  string    `json:"addr"`  // where it asked from first
+	First time.Time `json:"first"` // when it asked
+	Last  time.Time `json:"last"`
 }
 
 // Server returns the noun.
@@ -233,7 +242,7 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 		AccessAddress: f.AccessAddress, BrokerPort: f.BrokerPort, Bastion: f.Bastion, OS: f.OS, OSType: f.OSType, Version: f.Version,
 		Services: f.Services, State: sft.StateInactive, RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
 		Problems: f.Problems, NameConflict: r.NameConflict,
-		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed, Managed: !r.Unmanaged}
+		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed, Managed: !r.Unmanaged, KeyConflict: r.KeyConflict}
 	if f.SSH != nil {
 		s.SSHPort, s.SSHHostKeys = f.SSH.Port, f.SSH.HostKeys
 	}
@@ -242,6 +251,9 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 	}
 	if r.DeletedAt != nil {
 		s.State = sft.StateDeleted
+	}
+	if r.KeyConflict {
+		s.Problems = append([]string{"its device key is used from two places at once, and nothing is issued for it; find the copy, enrol it anew, and set key_conflict to false"}, s.Problems...)
 	}
 	for _, list := range []*[]string{&s.AltNames, &s.Services, &s.Problems} {
 		if *list == nil {
@@ -252,7 +264,7 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 }
 
 const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at,
-	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged`
+	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
 func scanServer(s scanner) (r ServerRecord, err error) {
@@ -260,7 +272,7 @@ func scanServer(s scanner) (r ServerRecord, err error) {
 	var seen, deleted sql.NullInt64
 	var facts, conflict, details string
 	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged); err != nil {
+		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict); err != nil {
 		return r, err
 	}
 	if r.Unmanaged {
@@ -319,6 +331,28 @@ func (tx *Tx) ReplaceServer(r ServerRecord) error {
 // AllowReenroll says whether a server's instance may take its record over.
 func (tx *Tx) AllowReenroll(id string, allowed bool) error {
 	return tx.must(`UPDATE servers SET reenroll_allowed = $2 WHERE id = $1`, id, allowed)
+}
+
+// AgentRuns returns the runs of a server's agent that asked lately, as
+// SetAgentRuns stored them.
+func (n Notes) AgentRuns(id string) (runs []AgentRun, err error) {
+	s, err := one(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) }, `SELECT agent_runs FROM servers WHERE id = $1`, id)
+	if err == nil && s != "" {
+		err = json.Unmarshal([]byte(s), &runs)
+	}
+	return runs, err
+}
+
+// SetAgentRuns notes which runs of a server's agent asked lately, the one that
+// began last at the end.
+func (n Notes) SetAgentRuns(id string, runs []AgentRun) error {
+	return n.must(`UPDATE servers SET agent_runs = $2 WHERE id = $1`, id, toJSON(runs))
+}
+
+// SetKeyConflict says whether two agents use a server's device key, and
+// forgets by which runs that is known.
+func (tx *Tx) SetKeyConflict(id string, on bool) error {
+	return tx.must(`UPDATE servers SET key_conflict = $2, agent_runs = '' WHERE id = $1`, id, on)
 }
 
 // ServerByInstance returns the record of an instance of a cloud that is not
