@@ -306,6 +306,50 @@ func TestClonedDisk(t *testing.T) {
 	}
 }
 
+// Whose identity is put aside as the old one gets its record with a new key.
+func TestNewKeyForAnInstance(t *testing.T) {
+	t.Parallel()
+	h, m, _ := newInstance(t, nil)
+	stop := h.run()
+	h.waitAccount("ann")
+	first := h.identity()
+	h.restart(stop)
+	h.metadataURL = m.URL
+	old := h.c.TokenFile + oldIdentity
+	if err := os.Rename(h.c.TokenFile, old); err != nil {
+		t.Fatal(err)
+	}
+	h.run()
+	h.waitAccount("ann")
+	second := h.identity()
+	if second.ServerID != first.ServerID || string(second.Key) == string(first.Key) {
+		t.Errorf("it is %s, was %s; the same key: %v", second.ServerID, first.ServerID, string(second.Key) == string(first.Key))
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("the old identity is still there")
+	}
+	until(t, "it has a certificate", func() bool { return h.chain.Load() != nil })
+
+	// What is of no use is not sent.
+	for name, change := range map[string]func(*identity){
+		"another instance": func(id *identity) { id.Instance = otherInstance },
+		"by a token":       func(id *identity) { id.Instance = "" },
+		"another platform": func(id *identity) { id.URL = "https://other.example" },
+	} {
+		id := second
+		change(&id)
+		writeIdentity(t, old, id)
+		file, proof, err := h.oldKeyProof(entry{api.EnrollmentToken{URL: h.env.URL}, cloudInstance}, nil)
+		if file != "" || proof != "" || err != nil {
+			t.Errorf("%s: %q, %q, %v", name, file, proof, err)
+		}
+	}
+	write(t, old, []byte("garbage"))
+	if file, proof, err := h.oldKeyProof(entry{api.EnrollmentToken{URL: h.env.URL}, cloudInstance}, nil); file != "" || proof != "" || err != nil {
+		t.Errorf("garbage: %q, %q, %v", file, proof, err)
+	}
+}
+
 // A copy that cannot enrol is nobody, and not the first one.
 func TestClonedDiskWithoutAWayIn(t *testing.T) {
 	t.Parallel()

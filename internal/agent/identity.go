@@ -172,13 +172,17 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	old, proof, err := a.oldKeyProof(t, spki)
+	if err != nil {
+		return err
+	}
 	// A platform never heard of must not cost a record: try the disk first.
 	if err := a.writable(); err != nil {
 		return err
 	}
 	c := api.Client{URL: t.URL, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
 	var reply api.EnrollServerReply
-	if err := c.Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: t.Secret, CloudIdentity: cloud, DeviceKey: spki, Facts: facts}, &reply); err != nil {
+	if err := c.Do(ctx, "POST", api.EnrollPath, api.EnrollServerRequest{Token: t.Secret, CloudIdentity: cloud, DeviceKey: spki, Facts: facts, OldKeyProof: proof}, &reply); err != nil {
 		switch sft.CodeOf(err) {
 		case sft.Denied, sft.Invalid, sft.Enrolled: // an answer, and no: there is no record to come back for
 			if rerr := os.Remove(a.conf.file(pendingKeyFile)); rerr != nil {
@@ -212,6 +216,11 @@ func (a *Agent) enroll(ctx context.Context) error {
 	if err := os.Remove(a.conf.file(pendingKeyFile)); err != nil {
 		a.log.Warn("remove the key of the enrolment", "error", err)
 	}
+	if old != "" {
+		if err := os.Remove(old); err != nil {
+			a.log.Warn("remove the old identity", "error", err)
+		}
+	}
 	if err := conf.WriteFile(a.conf.ServerFile, []byte(id.URL+"\n"), 0o644); err != nil {
 		a.log.Warn("write the platform's URL", "error", err)
 	}
@@ -220,6 +229,30 @@ func (a *Agent) enroll(ctx context.Context) error {
 	}
 	a.log.Info("enrolled", "server", id.ServerID, "team", id.Team, "project", id.Project, "platform", id.URL)
 	return nil
+}
+
+// oldIdentity is what the TokenFile is renamed to, with this at its end, by who
+// wants another device key for an instance.
+const oldIdentity = ".old"
+
+// oldKeyProof has the key of the identity that was put aside sign for the new
+// one, if that was this instance's at this platform. old is its file; it is
+// empty, and so is proof, where there is none of use.
+func (a *Agent) oldKeyProof(t entry, spki []byte) (old, proof string, err error) {
+	if t.instance == "" {
+		return "", "", nil
+	}
+	c := a.conf
+	c.TokenFile += oldIdentity
+	id, key, err := readIdentity(c)
+	if err != nil {
+		a.log.Warn("read the old identity; the platform may ask for an administrator's word instead", "error", err)
+	}
+	if err != nil || id == nil || id.Instance != t.instance || id.URL != t.URL {
+		return "", "", nil
+	}
+	proof, err = api.SignKey(key, id.ServerID, t.URL, spki, a.now())
+	return c.TokenFile, proof, err
 }
 
 // forget removes what belonged to the host's former record.

@@ -24,7 +24,11 @@ const MaxSkew = 15 * time.Minute
 // WarnSkew is from where on a corrected clock is worth a warning.
 const WarnSkew = 60 * time.Second
 
-const requestType = "sft-request+jwt"
+// The types of what a device key signs: a request, and another key.
+const (
+	requestType = "sft-request+jwt"
+	rekeyType   = "sft-rekey+jwt"
+)
 
 // Claims are what a signed request says of itself.
 type Claims struct {
@@ -52,14 +56,27 @@ func hash(body []byte) string {
 
 // Sign returns the value of the Authorization header for a request.
 func Sign(key *ecdsa.PrivateKey, issuer, audience, method, path string, body []byte, now time.Time) (string, error) {
-	payload, err := json.Marshal(Claims{Issuer: issuer, Audience: audience,
-		Issued: now.Unix(), Expires: now.Add(RequestLife).Unix(), ID: RandomID(),
-		Method: method, Path: path, Body: hash(body)})
+	c, err := sign(requestType, key, Claims{Issuer: issuer, Audience: audience, Method: method, Path: path, Body: hash(body)}, now)
+	return "Bearer " + c, err
+}
+
+// SignKey returns the word of a server's device key that another one, as SPKI,
+// is to take its place at the platform audience: once, and within RequestLife.
+func SignKey(old *ecdsa.PrivateKey, server, audience string, spki []byte, now time.Time) (string, error) {
+	return sign(rekeyType, old, Claims{Issuer: "server:" + server, Audience: audience, Method: "POST", Path: EnrollPath, Body: hash(spki)}, now)
+}
+
+// EnrollPath is where servers enrol.
+const EnrollPath = "/v1/servers/enroll"
+
+func sign(typ string, key *ecdsa.PrivateKey, c Claims, now time.Time) (string, error) {
+	c.Issued, c.Expires, c.ID = now.Unix(), now.Add(RequestLife).Unix(), RandomID()
+	payload, err := json.Marshal(c)
 	if err != nil {
 		return "", err
 	}
 	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key},
-		(&jose.SignerOptions{}).WithType(requestType))
+		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
 	if err != nil {
 		return "", err
 	}
@@ -67,8 +84,7 @@ func Sign(key *ecdsa.PrivateKey, issuer, audience, method, path string, body []b
 	if err != nil {
 		return "", err
 	}
-	c, err := jws.CompactSerialize()
-	return "Bearer " + c, err
+	return jws.CompactSerialize()
 }
 
 // Verify checks the Authorization header of a request against the request
@@ -77,18 +93,31 @@ func Sign(key *ecdsa.PrivateKey, issuer, audience, method, path string, body []b
 // to refuse. now is the platform's clock: a request outside its minute is
 // ClockSkew, so that the caller learns the time.
 func Verify(header, audience, method, path string, body []byte, now time.Time, key func(issuer string) (*ecdsa.PublicKey, error)) (Claims, error) {
+	token, ok := strings.CutPrefix(header, "Bearer ")
+	if !ok {
+		return Claims{}, &sft.Error{Code: sft.SignIn, Msg: "the request is not signed", Hint: "sign in again"}
+	}
+	return verify(requestType, token, audience, method, path, body, now, key)
+}
+
+// VerifyKey checks what SignKey has signed, as Verify does a request: by the
+// key of the issuer, for the new key spki.
+func VerifyKey(token, audience string, spki []byte, now time.Time, key func(issuer string) (*ecdsa.PublicKey, error)) (Claims, error) {
+	return verify(rekeyType, token, audience, "POST", EnrollPath, spki, now, key)
+}
+
+func verify(typ, token, audience, method, path string, body []byte, now time.Time, key func(issuer string) (*ecdsa.PublicKey, error)) (Claims, error) {
 	bad := func(msg string) (Claims, error) {
 		return Claims{}, &sft.Error{Code: sft.SignIn, Msg: msg, Hint: "sign in again"}
 	}
-	token, ok := strings.CutPrefix(header, "Bearer ")
-	if !ok || len(token) > 16<<10 { // it holds the path and query
+	if len(token) > 16<<10 { // it holds the path and query
 		return bad("the request is not signed")
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		return bad("the request's signature is not readable")
 	}
-	if t, _ := jws.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string); t != requestType {
+	if t, _ := jws.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string); t != typ {
 		return bad("the request's token is of another type")
 	}
 	var c Claims

@@ -48,6 +48,9 @@ type EnrollServerRequest struct {
 	CloudIdentity *CloudIdentity `json:"cloud_identity,omitempty"`
 	DeviceKey     []byte         `json:"device_key"` // P-256
 	Facts         Facts          `json:"facts"`
+	// OldKeyProof is what SignKey makes with the device key that the
+	// instance's record has: with it, DeviceKey takes its place.
+	OldKeyProof string `json:"old_key_proof,omitempty"`
 }
 
 // A CloudIdentity is what a cloud has signed of an instance, as the instance

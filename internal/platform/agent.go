@@ -158,10 +158,12 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 		if err := p.takeNames(tx, a, team.Name, &s); err != nil {
 			return e, err
 		}
-		if len(r.CSR) > 0 {
+		if len(r.CSR)+len(keys) > 0 {
 			if err := p.mayIssue(s); err != nil {
 				return e, err
 			}
+		}
+		if len(r.CSR) > 0 {
 			key, err := ca.RequestKey(r.CSR)
 			if err != nil {
 				return e, err

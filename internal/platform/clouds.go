@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"sft"
 	"sft/internal/api"
 	"sft/internal/audit"
+	"sft/internal/ca"
 	"sft/internal/cloudid"
 	"sft/internal/policy"
 	"sft/internal/store"
@@ -102,6 +104,9 @@ func (p *Platform) DeleteCloudAccount(ctx context.Context, a Actor, r CloudAccou
 // instance verifies the cloud's word in an enrolment; nil is one by a token.
 func (p *Platform) instance(r api.EnrollServerRequest) (*sft.InstanceDetails, error) {
 	c := r.CloudIdentity
+	if c == nil && r.OldKeyProof != "" {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "an old key has signed for a server that enrols by a token", Hint: "leave old_key_proof out: a token makes a record of its own"}
+	}
 	if c == nil {
 		return nil, nil
 	}
@@ -118,6 +123,40 @@ func (p *Platform) instance(r api.EnrollServerRequest) (*sft.InstanceDetails, er
 	return &d, nil
 }
 
+// mayTakeOver decides whether an instance that enrols with another device key
+// gets the record old, and says how: an administrator has allowed it, or the
+// record's own key has signed for the new one. Neither moves the record to
+// another project.
+func (p *Platform) mayTakeOver(tx *store.Tx, old store.ServerRecord, pr store.ProjectRecord, r api.EnrollServerRequest) (how string, err error) {
+	no := func(why string) (string, error) {
+		return "", &sft.Error{Code: sft.Enrolled, Msg: "instance " + old.Instance.InstanceID + " is enrolled already, with another device key" + why,
+			Hint: "let an administrator delete its record, or set reenroll_allowed on it if it is in the same project; do so only if you know who asks"}
+	}
+	switch {
+	case old.ProjectID != pr.ID:
+		return no("")
+	case old.ReenrollAllowed:
+		return "took its record over", nil
+	case r.OldKeyProof == "":
+		return no("")
+	}
+	c, err := api.VerifyKey(r.OldKeyProof, p.URL, r.DeviceKey, p.Now(), func(issuer string) (*ecdsa.PublicKey, error) {
+		if issuer != "server:"+old.ID {
+			return nil, &sft.Error{Code: sft.Enrolled, Msg: "it is of another server"}
+		}
+		return ca.PublicKey(old.DeviceKey)
+	})
+	if code := sft.CodeOf(err); err != nil && code != sft.ClockSkew && code != sft.Internal {
+		return no(", which has not signed for this one: " + err.Error())
+	} else if err != nil {
+		return "", err
+	}
+	if err := p.once(tx, Actor{RequestID: c.ID, RequestExpires: time.Unix(c.Expires, 0)}); err != nil {
+		return "", err
+	}
+	return "took its record over, by its old key", nil
+}
+
 func sameInstance(a, b *sft.InstanceDetails) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -127,8 +166,8 @@ func sameInstance(a, b *sft.InstanceDetails) bool {
 
 // admitInstance finds the project of an instance. That the cloud has signed
 // for the instance does not say who sends it: each of its users can. So an
-// instance enrols once, until its record is deleted or an administrator lets
-// it take the record over; and never with a document from before it was last
+// instance enrols once, until its record is deleted or mayTakeOver says that it
+// gets the record; and never with a document from before it was last
 // started.
 func admitInstance(tx *store.Tx, provider string, d sft.InstanceDetails) (admission, error) {
 	var in admission

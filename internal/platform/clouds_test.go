@@ -176,6 +176,93 @@ func TestEnrollByCloud(t *testing.T) {
 	})
 }
 
+// An instance gets its record with a new key if the old one signs for it.
+func TestEnrollByTheOldKey(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		h := newCloudHost(t, e)
+		h.bind("prod", account)
+		start := e.Clock.Now()
+		const elsewhere = "i-0eeeeffff00001111"
+		server := func(instance string) (*ecdsa.PrivateKey, []byte, string) {
+			t.Helper()
+			key, spki := testenv.Key(t)
+			r, err := h.enroll(spki, account, instance, start)
+			wantCode(t, "enrolling", err, "")
+			wantCode(t, "a report", h.live(key, r.ServerID), "")
+			return key, spki, r.ServerID
+		}
+		first, back, id := server(instance)
+		other, _, otherID := server(elsewhere)
+		key, spki := testenv.Key(t)
+		_, stranger := testenv.Key(t)
+		sign := func(k *ecdsa.PrivateKey, id, url string, spki []byte, at time.Time) string {
+			t.Helper()
+			s, err := api.SignKey(k, id, url, spki, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		try := func(instance string, spki []byte, proof string) (r api.EnrollServerReply, err error) {
+			doc := testenv.Document(account, instance, "eu-test-1", start)
+			return r, e.Anonymous().Do(t.Context(), "POST", api.EnrollPath, api.EnrollServerRequest{
+				CloudIdentity: &api.CloudIdentity{Provider: "aws", Document: doc, Signature: h.c.Sign("eu-test-1", doc, nil)},
+				DeviceKey:     spki, Facts: testenv.Facts("web01"), OldKeyProof: proof}, &r)
+		}
+		now := e.Clock.Now()
+		good := sign(first, id, e.URL, spki, now)
+		request, err := api.Sign(first, "server:"+id, e.URL, "POST", api.EnrollPath, spki, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct {
+			name, instance string
+			key            []byte
+			proof          string
+			want           sft.Code
+		}{
+			{"nothing", instance, spki, "", sft.Enrolled},
+			{"noise", instance, spki, "noise", sft.Enrolled},
+			{"too much", instance, spki, strings.Repeat("a", 20<<10), sft.Enrolled},
+			{"for another key", instance, stranger, good, sft.Enrolled},
+			{"another server's key", instance, spki, sign(other, otherID, e.URL, spki, now), sft.Enrolled},
+			{"another server's key in this one's name", instance, spki, sign(other, id, e.URL, spki, now), sft.Enrolled},
+			{"for another instance", elsewhere, spki, good, sft.Enrolled},
+			{"the new key's own", instance, spki, sign(key, id, e.URL, spki, now), sft.Enrolled},
+			{"for another platform", instance, spki, sign(first, id, "https://other.example", spki, now), sft.Enrolled},
+			{"expired", instance, spki, sign(first, id, e.URL, spki, now.Add(-2*time.Minute)), sft.ClockSkew},
+			{"of tomorrow", instance, spki, sign(first, id, e.URL, spki, now.Add(24*time.Hour)), sft.ClockSkew},
+			{"a signed request", instance, spki, strings.TrimPrefix(request, "Bearer "), sft.Enrolled},
+		} {
+			_, err := try(tt.instance, tt.key, tt.proof)
+			wantCode(t, tt.name, err, tt.want)
+		}
+		err = e.Anonymous().Do(t.Context(), "POST", api.EnrollPath, api.EnrollServerRequest{Token: e.Token("prod"), DeviceKey: spki, Facts: testenv.Facts("web01"), OldKeyProof: good}, nil)
+		wantCode(t, "with a token", err, sft.Invalid)
+		wantCode(t, "the old key still works", h.live(first, id), "")
+
+		events := since(e, func() {
+			r, err := try(instance, spki, good)
+			if err != nil || r.ServerID != id {
+				t.Errorf("with the old key's word = %+v, %v", r, err)
+			}
+		})
+		if told(events) != "server.enroll success" || events[0].Detail["how"] != "took its record over, by its old key" || events[0].Detail["server"] != id {
+			t.Errorf("that is told as %+v", events)
+		}
+		wantCode(t, "the old key", h.live(first, id), sft.SignIn)
+		wantCode(t, "the new key", h.live(key, id), "")
+
+		// The very same word, when the old key is the record's again.
+		if _, err := try(instance, back, sign(key, id, e.URL, back, e.Clock.Now())); err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, "the old key again", h.live(first, id), "")
+		_, err = try(instance, spki, good)
+		wantCode(t, "replayed", err, sft.Replayed)
+	})
+}
+
 func TestCloudIdentitiesThatCannotBe(t *testing.T) {
 	e := testenv.New(t)
 	h := newCloudHost(t, e)

@@ -209,19 +209,20 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 		} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return audit.Event{}, err
 		}
-		if in.record != nil && (!in.record.ReenrollAllowed || in.record.ProjectID != pr.ID) {
-			return audit.Event{}, &sft.Error{Code: sft.Enrolled, Msg: "instance " + instance.InstanceID + " is enrolled already, with another device key",
-				Hint: "let an administrator delete its record, or set reenroll_allowed on it if it is in the same project; do so only if you know who asks"}
+		how := ""
+		if in.record != nil { // the instance's own, which it may take over
+			if how, err = p.mayTakeOver(tx, *in.record, pr, r); err != nil {
+				return audit.Event{}, err
+			}
 		}
 		now := p.Now().UTC()
 		s := store.ServerRecord{ID: audit.NewID(), TeamID: team.ID, ProjectID: pr.ID, Project: pr.Name, DeviceKey: r.DeviceKey,
 			Facts: r.Facts, RegisteredAt: now, LastSeen: &now}
-		how := ""
 		if instance != nil {
 			s.Provider, s.Instance = r.CloudIdentity.Provider, instance
 		}
-		if in.record != nil { // the instance's own, which it may take over
-			s.ID, how = in.record.ID, "took its record over"
+		if in.record != nil {
+			s.ID = in.record.ID
 			if err = tx.ReplaceServer(s); err == nil {
 				err = tx.ServerSeen(s.ID, now)
 			}
