@@ -227,6 +227,7 @@ func TestEnrollByTheOldKey(t *testing.T) {
 			{"for another key", instance, stranger, good, sft.Enrolled},
 			{"another server's key", instance, spki, sign(other, otherID, e.URL, spki, now), sft.Enrolled},
 			{"another server's key in this one's name", instance, spki, sign(other, id, e.URL, spki, now), sft.Enrolled},
+			{"in another server's name", instance, spki, sign(first, otherID, e.URL, spki, now), sft.Enrolled},
 			{"for another instance", elsewhere, spki, good, sft.Enrolled},
 			{"the new key's own", instance, spki, sign(key, id, e.URL, spki, now), sft.Enrolled},
 			{"for another platform", instance, spki, sign(first, id, "https://other.example", spki, now), sft.Enrolled},
