@@ -9,7 +9,7 @@ package main
 //   - What comes from elsewhere (names, messages of the platform or of a
 //     server) is made printable before it is shown.
 //   - No colour, no spinner, no question but Enter, to go back to a desktop that
-//     was locked. What takes long is said once, and only to a terminal.
+//     was locked, and whether to follow a link. What takes long is said once, and only to a terminal.
 
 import (
 	"encoding/json"
