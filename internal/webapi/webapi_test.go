@@ -79,7 +79,7 @@ func foreignAdmin(t *testing.T, e *testenv.Env) *api.Client {
 	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
 		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: now, ClientSession: 36000}
 		u := store.UserRecord{TeamID: team.ID}
-		u.ID, u.Name, u.Type, u.Status, u.Login, u.UID, u.GID, u.CreateAt = audit.NewID(), "zoe", sft.Human, sft.StatusActive, "zoe", 60001, 63001, now
+		u.ID, u.Name, u.Type, u.Status, u.Login, u.UID, u.GID, u.CreateAt = audit.NewID(), "zoe", sft.Human, sft.StatusActive, "zoe", 60000, 63000, now
 		g := store.GroupRecord{TeamID: team.ID, Group: sft.Group{ID: audit.NewID(), Name: sft.Owners, Roles: []sft.Role{sft.AccessAdmin}}}
 		c.TeamID, c.UserID = team.ID, u.ID
 		for _, err := range []error{tx.AddTeam(team), tx.AddUser(u), tx.AddGroup(g), tx.AddClient(c)} {
@@ -581,5 +581,31 @@ func TestAHangingRequestOutlastsTheReadTimeout(t *testing.T) {
 	stop()
 	if err := <-done; sft.CodeOf(err) != sft.Unavailable || err.Error() != "the platform is stopping" {
 		t.Errorf("when the platform stops: %v", err)
+	}
+}
+
+// What is addressed by an id is the team's own, whichever team the path names.
+func TestIDsOfAnotherTeam(t *testing.T) {
+	e := testenv.New(t)
+	as, m := cast(t, e)
+	sudo := m.make("id", base+"/entitlements/sudo")
+	var list api.List[sft.ServiceBinding]
+	e.Do("GET", "/service_users/ci/bindings", nil, &list)
+	const entitlement = `{"name":"x","opt_no_passwd":true,"structured_commands":[{"command":"/bin/sh","command_type":"executable"}]}`
+	for _, tt := range []struct {
+		what, method, path, body string
+		want                     int
+	}{
+		{"a service user of their own", "POST", "/service_users", `{"name":"ci"}`, 201},
+		{"reading an entitlement", "GET", "/entitlements/sudo/" + sudo, "", 404},
+		{"changing an entitlement", "PUT", "/entitlements/sudo/" + sudo, entitlement, 404},
+		{"deleting an entitlement", "DELETE", "/entitlements/sudo/" + sudo, "", 404},
+		{"binding to a server", "POST", "/service_users/ci/bindings", `{"server":"` + m.host + `","account":"root"}`, 404},
+		{"removing a binding", "DELETE", "/service_users/ci/bindings/" + list.List[0].ID, "", 404},
+	} {
+		body := []byte(tt.body)
+		if got, code := call(t, e, as[stranger], tt.method, "/v1/teams/other"+tt.path, contentType(body), body); got != tt.want {
+			t.Errorf("%s, from another team: %d %s, want %d", tt.what, got, code, tt.want)
+		}
 	}
 }
