@@ -9,7 +9,7 @@ PREFIX   ?= /usr/local
 
 # What also runs on people's own machines has to compile there.
 PORTABLE  = . ./cmd/sft ./cmd/sftd ./internal/accounts ./internal/agent ./internal/api ./internal/audit ./internal/broker ./internal/client \
-            ./internal/conf ./internal/daemon ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/rdp ./internal/relay \
+            ./internal/conf ./internal/daemon ./internal/frame ./internal/launch ./internal/loopback ./internal/privsep ./internal/rdp ./internal/rdpsign ./internal/relay \
             ./internal/testdb ./internal/tunnel ./e2e/wine/mstsc
 
 .PHONY: all setup build build-race demo bench test quick vet dist dist-test install install-files uninstall clean
@@ -49,7 +49,7 @@ vet:
 	GOOS=windows go vet -tags winetest ./internal/privsep
 	GOOS=windows GOARCH=arm64 go build -o /dev/null ./cmd/sft
 	GOOS=windows GOARCH=arm64 go build -o /dev/null ./cmd/sftd
-	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/rdp ./internal/relay ./internal/tunnel
+	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/rdp ./internal/rdpsign ./internal/relay ./internal/tunnel
 
 # Everything: vet, unit tests, both databases, namespaced end-to-end tests, and
 # what is for Windows under Wine. It needs root, for the namespaces.
