@@ -466,6 +466,21 @@ func linuxTests(t *testing.T) {
 		}
 	})
 
+	run("a home that is somebody else's by now is not deleted", func(t *testing.T, l *Linux, _ *spy) {
+		m := open(t, t.TempDir(), l)
+		m.Reconcile(t.Context(), []Want{alice, bob}, yes, false)
+		must(t, os.WriteFile("/home/alice/notes", []byte("x"), 0o600))
+		must(t, os.Lchown("/home/alice", 1500, 1500))
+		got := m.ReconcileDeleting(t.Context(), nil, yes, func(login string) bool { return login == "alice" })
+		expect(t, got, "alice removed", "bob disabled")
+		if _, err := os.Stat("/home/alice/notes"); err != nil {
+			t.Errorf("a file of another account's was deleted: %v", err)
+		}
+		if _, err := os.Stat("/home/bob"); err != nil {
+			t.Errorf("a home that was not to be deleted: %v", err)
+		}
+	})
+
 	run("files wait for who comes back", func(t *testing.T, l *Linux, _ *spy) {
 		m := open(t, t.TempDir(), l)
 		m.Reconcile(t.Context(), []Want{alice}, yes, false)

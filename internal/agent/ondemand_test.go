@@ -64,7 +64,9 @@ func TestAccountOnDemand(t *testing.T) {
 			h.sshAccount = func(login string, there bool) error {
 				mu.Lock()
 				defer mu.Unlock()
-				told = append(told, fmt.Sprint(login, " ", there, " ", h.hasAccount(login)))
+				if login == "ann" { // the host has an account of its owner's, too
+					told = append(told, fmt.Sprint(login, " ", there, " ", h.hasAccount(login)))
+				}
 				return nil
 			}
 			if !h.hasAccount("ann") {
@@ -138,6 +140,14 @@ func TestAccountOnDemand(t *testing.T) {
 			h.reconcile(t.Context())
 			if !h.hasAccount("ann") {
 				t.Error("it goes with the setting off")
+			}
+			for range 2 {
+				h.change(func(st *api.State) { st.Settings.UserOnDemand = demandPeriod })
+				if !h.hasAccount("ann") {
+					t.Error("to turn the setting on again removed an account at once")
+				}
+				h.change(func(st *api.State) { st.Settings.UserOnDemand = 0 })
+				h.env.Clock.Advance(2 * demandPeriod * time.Second)
 			}
 		})
 	}
@@ -269,20 +279,26 @@ func TestAccountOnDemandThatFails(t *testing.T) {
 func TestAccessOnDemandTakenAway(t *testing.T) {
 	t.Parallel()
 	h := enrolledHost(t, nil)
-	h.join("bob")
+	h.join("bob", "carl")
 	h.waitAccount("bob")
+	h.waitAccount("carl")
 	h.change(func(st *api.State) {
 		st.Users = slices.DeleteFunc(st.Users, func(u api.StateUser) bool { return u.Login == "bob" })
 	})
-	h.change(func(st *api.State) { st.Settings.UserOnDemand = demandPeriod })
+	h.change(func(st *api.State) {
+		st.Settings.UserOnDemand = demandPeriod
+		st.Users = slices.DeleteFunc(st.Users, func(u api.StateUser) bool { return u.Login == "carl" })
+	})
 	h.change(func(st *api.State) { st.Users = nil })
 	if h.hasAccount("ann") {
 		t.Error("ann's account is left")
 	}
 	h.env.Clock.Advance(2 * demandPeriod * time.Second)
 	h.reconcile(t.Context())
-	if a, ok := h.mem.Account("bob"); !ok || !a.Expired {
-		t.Errorf("bob's account is %+v, %v", a, ok)
+	for _, login := range []string{"bob", "carl"} {
+		if a, ok := h.mem.Account(login); !ok || !a.Expired {
+			t.Errorf("the account of %s is %+v, %v", login, a, ok)
+		}
 	}
 }
 
