@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +202,66 @@ func TestResolveQuietly(t *testing.T) {
 	err = p.resolveQuietly(t.Context(), "web01", func(context.Context) error { select {} })
 	if took := time.Since(begun); sft.CodeOf(err) != sft.Unavailable || took > 2*resolveTime {
 		t.Errorf("without an answer: %v after %v", err, took)
+	}
+}
+
+// TestBlock has OpenSSH itself read the block: with blanks in every path, and
+// for names that are no server's.
+func TestBlock(t *testing.T) {
+	dir := filepath.Join(shortDir(t), "a b")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(dir, "sft")
+	const script = "#!/bin/sh\nfor a; do echo \"$a\" >> \"$0.log\"; done\n[ \"$6\" = web01 ]\n"
+	if err := os.WriteFile(own, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text, err := block{Program: own, Team: "main", Login: "alice", Via: []string{"ec2-user@jump", "gate"}, State: dir}.text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "config")
+	if err := os.WriteFile(config, []byte(text+"IdentityAgent /other\nUser other\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(name string) (settings []string, asked string) {
+		t.Helper()
+		os.Remove(own + ".log")
+		out, err := exec.Command("ssh", "-F", config, "-G", "--", name).Output()
+		if err != nil {
+			return nil, ""
+		}
+		log, _ := os.ReadFile(own + ".log")
+		return strings.Split(string(out), "\n"), strings.Join(strings.Fields(string(log)), " ")
+	}
+	got, asked := ask("web01")
+	if want := "resolve -q --team main -- web01"; asked != want {
+		t.Errorf("asked %q, want %q", asked, want)
+	}
+	for _, want := range []string{"user alice", "forwardagent no", "stricthostkeychecking true", "identityagent " + dir + "/ssh/main/web01@",
+		"userknownhostsfile " + dir + "/proxycommand_known_hosts", "globalknownhostsfile " + dir + "/proxycommand_known_hosts",
+		"proxycommand '" + own + "' proxycommand --team main --via ec2-user@jump --via gate --user %r -- '%h'"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("ssh does not go by %q in\n%s", want, strings.Join(got, "\n"))
+		}
+	}
+	if got, asked := ask("github.com"); asked != "resolve -q --team main -- github.com" || !slices.Contains(got, "user other") || !slices.Contains(got, "identityagent /other") {
+		t.Errorf("another host: asked %q, settings\n%s", asked, strings.Join(got, "\n"))
+	}
+	// ssh refuses some of these by itself, in newer versions.
+	for _, name := range []string{"x'$(touch " + dir + "/pwned)'", "x';touch " + dir + "/pwned;'", `x\'`, "x$(touch pwned)", "x;touch pwned"} {
+		if _, asked := ask(name); strings.Contains(name, "'") && asked != "" {
+			t.Errorf("%q was asked for: %q", name, asked)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "pwned")); err == nil {
+			t.Fatalf("%q ran", name)
+		}
+	}
+	for _, path := range []string{"/a'b/sft", `/a"b`, "/a%b", "/a${b"} {
+		if _, err := (block{Program: path, Team: "main", Login: "alice", State: dir}).text(); sft.CodeOf(err) != sft.Invalid {
+			t.Errorf("%q was put into a block: %v", path, err)
+		}
 	}
 }
 
