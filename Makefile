@@ -90,6 +90,7 @@ install-files:
 
 uninstall:
 	@test -n "$(DESTDIR)" || systemctl disable --now $(UNITS) || true
+	@test -n "$(DESTDIR)" || $(PREFIX)/sbin/sftd restore-ssh || true
 	rm -f $(DESTDIR)$(PREFIX)/sbin/sftd $(DESTDIR)$(PREFIX)/bin/sft $(DESTDIR)$(PREFIX)/bin/sft-platform
 	rm -f $(addprefix $(DESTDIR)/etc/systemd/system/,$(UNITS)) $(foreach d,sysusers.d tmpfiles.d,$(DESTDIR)/usr/lib/$(d)/sftd.conf $(DESTDIR)/usr/lib/$(d)/sft-platform.conf)
 	@test -n "$(DESTDIR)" || systemctl daemon-reload

@@ -51,6 +51,7 @@ func (a *Agent) facts() (api.Facts, error) {
 // DeviceInfo is facts, for sftd --debug-device-info.
 func DeviceInfo(c Config) (api.Facts, error) {
 	a := &Agent{conf: c}
+	a.lookAtSSH()
 	return a.facts()
 }
 

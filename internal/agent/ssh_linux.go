@@ -46,6 +46,23 @@ func (a *Agent) careForSSH() {
 	a.ssh.server = sshd.Open(a.conf.sshFiles(), a.log)
 }
 
+// lookAtSSH is careForSSH for a look at what would be reported. Whoever may not
+// read the host's keys sees nothing of the SSH server.
+func (a *Agent) lookAtSSH() {
+	a.careForSSH()
+	_ = a.ssh.server.Look(context.Background())
+}
+
+// sshPort is where the SSH server listens on this host, 0 if there is none.
+// Clients may be told another: SSHDPort.
+func (a *Agent) sshPort() int {
+	if a.conf.SSHAccess == sshNone || a.ssh.server == nil {
+		return 0
+	}
+	h, _ := a.ssh.server.Host()
+	return h.Port
+}
+
 // How often the files of the SSH server are looked at; that starts no program.
 const (
 	sshConfigEvery     = 5 * time.Second

@@ -10,6 +10,7 @@ import (
 type sshCare struct{}
 
 func (a *Agent) careForSSH()                                 {}
+func (a *Agent) lookAtSSH()                                  {}
 func (a *Agent) runSSH(context.Context)                      {}
 func (a *Agent) sshFacts() *api.SSHFacts                     { return nil }
 func (a *Agent) sshStatus() *SSHStatus                       { return nil }

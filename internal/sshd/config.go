@@ -41,12 +41,18 @@ func directive(line string) (keyword string, args []string) {
 	if line == "" || line[0] == '#' {
 		return "", nil
 	}
-	end := strings.IndexAny(line, " \t=\"")
-	if end < 0 {
-		return strings.ToLower(line), nil
+	rest := ""
+	if line[0] == '"' { // so it takes a keyword, too
+		keyword, rest, _ = strings.Cut(line[1:], `"`)
+	} else if end := strings.IndexAny(line, " \t=\""); end >= 0 {
+		keyword, rest = line[:end], line[end:]
+	} else {
+		keyword = line
 	}
-	keyword = strings.ToLower(line[:end])
-	rest := strings.TrimLeft(line[end:], " \t")
+	if keyword = strings.ToLower(keyword); keyword == "" {
+		return "", nil
+	}
+	rest = strings.TrimLeft(rest, " \t")
 	rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t")
 	for rest != "" && rest[0] != '#' {
 		var arg strings.Builder

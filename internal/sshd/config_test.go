@@ -24,6 +24,9 @@ func TestDirective(t *testing.T) {
 		{`Include "/a`, "include", []string{"/a"}},
 		{`Include\t`, `include\t`, nil},
 		{"UsePAM", "usepam", nil},
+		{`"Match" all`, "match", []string{"all"}},
+		{`"`, "", nil},
+		{"=x", "", nil},
 	}
 	for _, tt := range tests {
 		if k, args := directive(tt.line); k != tt.keyword || !slices.Equal(args, tt.args) {
@@ -141,7 +144,7 @@ func FuzzDirective(f *testing.F) {
 	f.Add(`Include = "a b" 'c' \" # d`)
 	f.Fuzz(func(t *testing.T, line string) {
 		k, args := directive(line)
-		if k == "" && len(args) > 0 || k != strings.ToLower(k) || strings.ContainsAny(k, " \t=\"") {
+		if k == "" && len(args) > 0 || k != strings.ToLower(k) || strings.Contains(k, `"`) || !strings.HasPrefix(strings.TrimSpace(line), `"`) && strings.ContainsAny(k, " \t=") {
 			t.Errorf("%q is %q %q", line, k, args)
 		}
 		n := 0

@@ -73,7 +73,8 @@ type Server struct {
 	loaded  bool   // rec was read
 	seen    string // what the files were when they were last looked at
 	again   time.Time
-	fails   int
+	fails   int // in a row
+	asleep  int // looks in a row at which it did not run
 	problem error
 	putBack []time.Time
 
@@ -119,6 +120,20 @@ func (s *Server) Host() (Host, bool) {
 	return *s.host, true
 }
 
+// Look asks the server what Host returns, and changes nothing.
+func (s *Server) Look(ctx context.Context) error {
+	program := s.program()
+	if program == "" {
+		return nil
+	}
+	e, err := s.effective(ctx, program, s.files.Config, "root")
+	if err == nil {
+		h := s.hostOf(e)
+		s.setHost(&h)
+	}
+	return err
+}
+
 func (s *Server) setHost(h *Host) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,16 +164,24 @@ func (s *Server) Sync(ctx context.Context, cas []string, login string) error {
 		return s.problem
 	}
 	err := s.sync(ctx, program, cas, login)
+	slept := errors.Is(err, errAsleep)
 	s.again = s.now().Add(time.Hour)
-	if errors.Is(err, errAsleep) {
-		s.setHost(nil)
-		err = nil
-		s.again = s.now().Add(15 * time.Second)
+	if slept {
+		err = s.problem
+		s.again = s.now().Add(3 * time.Second)
+		if s.asleep++; s.asleep > 1 { // it is not just being started again
+			s.setHost(nil)
+			err = nil
+			s.again = s.now().Add(15 * time.Second)
+		}
 	} else if err != nil {
 		s.fails++
 		s.again = s.now().Add(min(time.Hour, time.Minute<<min(s.fails-1, 6)))
 	} else {
 		s.fails = 0
+	}
+	if !slept {
+		s.asleep = 0
 	}
 	if err != nil && (s.problem == nil || err.Error() != s.problem.Error()) {
 		s.log.Error("the SSH server", "error", err)
@@ -456,6 +479,7 @@ func (s *Server) try(ctx context.Context, program string, edits []edit, where st
 			os.Remove(f)
 		}
 	}()
+	temp, _ = filepath.Glob(filepath.Join(s.files.Dir, ".try-*")) // of one that was killed
 	write := func(b []byte) (string, error) {
 		f, err := os.CreateTemp(s.files.Dir, ".try-*")
 		if err != nil {

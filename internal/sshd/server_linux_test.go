@@ -581,6 +581,18 @@ func faultTests(t *testing.T) {
 		if !exists(own) {
 			t.Error("nothing was done for it")
 		}
+		// One that is started again is told of all the while.
+		for _, tt := range []struct {
+			after time.Duration
+			told  bool
+		}{{time.Hour, true}, {4 * time.Second, false}} {
+			os.Remove("/run/sshd")
+			b.clock = b.clock.Add(tt.after)
+			b.want("asleep", b.sync(), "")
+			if _, ok := b.s.Host(); ok != tt.told {
+				t.Errorf("it is told of: %v, want %v", ok, tt.told)
+			}
+		}
 	})
 
 	run("somebody edits the marks", "", func(t *testing.T, b *box) {
