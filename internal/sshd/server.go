@@ -186,7 +186,10 @@ func (s *Server) Sync(ctx context.Context, cas []string, login string) error {
 	if err != nil && (s.problem == nil || err.Error() != s.problem.Error()) {
 		s.log.Error("the SSH server", "error", err)
 	}
-	s.problem, s.seen = err, s.look(program, cas, login)
+	s.problem, s.seen = err, now
+	if err != nil {
+		s.seen = s.look(program, cas, login) // what was taken back is no news
+	} // else what came meanwhile is, and what we wrote is looked at once more
 	return err
 }
 

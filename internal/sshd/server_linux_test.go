@@ -317,6 +317,7 @@ func testLife(t *testing.T, b *box) {
 	if h, ok := b.s.Host(); !ok || h.Port != 2200 || len(h.Keys) != 3 || strings.Count(strings.Join(h.Keys, " "), " ") != 5 {
 		t.Errorf("the host is %+v, %v", h, ok)
 	}
+	b.want("a look at what was written", b.sync(), "")
 	b.runs = 0
 	b.clock = b.clock.Add(10 * time.Minute)
 	b.want("again", b.sync(), "")
