@@ -46,6 +46,8 @@ var measures = []struct {
 }{
 	{"desktop", (*bench).desktop},
 	{"trips", (*bench).trips},
+	{"shell", (*bench).shell},
+	{"hops", (*bench).hops},
 	{"throughput", (*bench).throughput},
 	{"echo", (*bench).latency},
 	{"sessions", (*bench).sessions},
@@ -88,7 +90,7 @@ func run() int {
 	out := flag.String("out", "build/bench", "folder for logs")
 	doc := flag.String("doc", "", "file to write (default docs/benchmarks.md; with -quick or -only benchmarks.md in the folder of -out)")
 	quick := flag.Bool("quick", false, "see that all works; the numbers mean nothing")
-	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, throughput, echo, sessions")
+	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, shell, hops, throughput, echo, sessions")
 	modes := flag.String("signin", "inject,deliver", "ways to sign in, as in RDPSignIn, with commas between")
 	rounds := flag.Int("rounds", 0, "how often the candidates take turns (default 3, with -quick 1)")
 	flag.Parse()

@@ -18,7 +18,7 @@ import (
 // here was not looked into, and the document says so: write down what was
 // found out, not what is likely.
 //
-// Keys: desktop, trips, throughput, distance, cpu, echo, memory.
+// Keys: desktop, trips, shell, hops, throughput, distance, cpu, echo, memory.
 var reasons = map[string]string{
 	"throughput": "the two processors are 80 to 99 % busy on every way but raw TCP. Of what the two relays use in the benchmark of internal/relay, 60 % is the kernel moving bytes through sockets and 29 % is AES-GCM, which the plain pair has as well; what gathering records saves is in the rest. Batches of 32, 128 and 256 KiB were slower than those of 64, and asking again up to 20 times before waiting was no faster. With inject two more ends of TLS, those of RDP, are on the way.",
 	"cpu":        "as for throughput: nine tenths is the kernel's copying and AES-GCM, which both have; with inject sft and the broker decrypt and encrypt once more than the pair does.",
@@ -101,6 +101,7 @@ const method = `
 - CPU is that of both ends together: sft and all of sftd; ssh and sshd; two stunnels; two proxies.
 - Echo: "added" is what takes longer than without anything between; it may be below 0 where the spread is wider than that. Messages of 64 bytes, one at a time, 2 ms apart, no distance.
 - Desktop: xfreerdp to a server that wants NLA, from the start of the command to the first pixel of the desktop. The platform is as far away as the server. sft gives xfreerdp flags of its own, so its command line is not the direct one's.
+- Shell: from the start of the command to its end; the platform is as far away as the first server, and hops are near one another. Plain ssh has a key in a file, and -J for hops.
 - Memory is what the broker has of its own beyond what it had with no connection, divided by their number; the kernel's socket buffers are not in it.
 `
 

@@ -105,7 +105,28 @@ func show(t lab.T, bin, dir string, keep bool) string {
 	fmt.Print(steps)
 	client.Stop()
 
-	// The same from far away.
+	// The second act: a server that only a bastion reaches.
+	s.SSHServer("bastion", "prod", "", "")
+	db := s.SSHServer("db01", "prod", colour, "Bastion: bastion\n")
+	desk.Block(db.Host)
+	s.Wait("people may sign in to db01", 30*time.Second, func() bool {
+		_, err := db.Run("", "test", "-s", "/etc/ssh/sftd/principals/"+person)
+		return err == nil
+	})
+	d.say("db01 enrolled, behind a bastion: the laptop cannot reach it")
+	began := time.Now()
+	out, errs, status := desk.Sft(t.Context(), "ssh", "db01", "echo $(id -un) on $(hostname)")
+	if status != 0 {
+		t.Fatalf("sft ssh db01: %s", errs)
+	}
+	d.say("sft ssh db01 through the bastion: %q after %.2f s", strings.TrimSpace(out), time.Since(began).Seconds())
+	_, took2, client := connect(t, desk, "db01", colour)
+	desk.WaitStill(700 * time.Millisecond)
+	desk.Screenshot(filepath.Join(dir, "desktop-bastion.png"))
+	d.say("sft rdp db01 through the bastion: desktop after %.2f s", took2.Seconds())
+	client.Stop()
+
+	// The same as at first, from far away.
 	fmt.Printf("\nThe same with %s to platform and server:\n%s", rtt, web02.measure(t, desk))
 	fmt.Printf("\nsftd on web01, idle: monitor %s, broker %s\n", memory(web01, "pid"), memory(web01, "broker"))
 	for _, name := range []string{"sft", "sftd", "sft-platform"} {
@@ -216,7 +237,7 @@ func (w *slow) measure(t lab.T, desk *stage.Desk) string {
 
 // play gives a shell on the person's machine.
 func play(desk *stage.Desk) {
-	fmt.Printf("You are %s on her laptop. Try: sft list-servers; sft rdp --no-launch web01. The end of this shell ends everything.\n", desk.User)
+	fmt.Printf("You are %s on her laptop. Try: sft list-servers; sft ssh db01; sft rdp --no-launch web01; mkdir -p ~/.ssh && sft ssh-config >>~/.ssh/config && ansible -i db01,bastion, all -m ping. The end of this shell ends everything.\n", desk.User)
 	cmd := desk.Command(context.Background(), desk.User, "bash", "-i")
 	cmd.Env = append(cmd.Env, desk.Env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -195,14 +195,11 @@ func (a *Agent) sshAccountIs(login string, there bool) error {
 // sshdAddress is where the host's SSH server is, on loopback. It is empty where
 // there is none, or where it is left alone.
 func (a *Agent) sshdAddress() string {
-	if a.conf.SSHAccess == sshNone || a.ssh.server == nil {
+	port := a.sshPort()
+	if a.conf.SSHAccess == sshNone || port == 0 {
 		return ""
 	}
-	h, ok := a.ssh.server.Host()
-	if !ok {
-		return ""
-	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(h.Port))
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
 // sshFacts is what the host says of its SSH server: nothing, where there is
