@@ -277,9 +277,10 @@ func (s *Stage) ServerOn(h *lab.Host, project, colour, yaml string) *Server {
 	}
 	srv.Start()
 	if project != "" {
+		none := strings.Contains(yaml, "DisableBroker: true")
 		srv.WaitStatus("sftd serves", func(st map[string]any) bool {
 			b, _ := st["broker"].(map[string]any)
-			return b["pid"] != nil
+			return b["pid"] != nil || none && st["server_id"] != nil
 		})
 	}
 	return srv

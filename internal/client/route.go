@@ -196,7 +196,11 @@ func oneKey(line string) (ssh.PublicKey, error) {
 // hop is w as a Path goes through it.
 func (w waypoint) hop(netcat bool) tunnel.Hop {
 	if w.Unmanaged {
-		return tunnel.Hop{Name: w.Name, Address: w.Address, Port: w.Port, Login: w.Login, Unmanaged: true}
+		h := tunnel.Hop{Name: w.Name, Address: w.Address, Port: w.Port, Login: w.Login, Unmanaged: true}
+		if w.ServerID != "" { // their settings are for the name, and the record knows where it is
+			h.Address, h.HostName = w.Name, w.Address
+		}
+		return h
 	}
 	return tunnel.Hop{Name: w.Name, Address: net.JoinHostPort(w.Address, strconv.Itoa(w.SSH.Port)), Login: w.Login, Signer: w.signer,
 		ID: w.ServerID, HostCAs: w.hostCAs, HostKeys: w.hostKeys, Netcat: netcat || w.SSH.Netcat}

@@ -51,6 +51,8 @@ func (p *Path) newOwnSSH(hop Hop, before way) (way, error) {
 	switch {
 	case !isHost(o.host):
 		return nil, wrong("address " + sft.Quote(hop.Address))
+	case hop.HostName != "" && !isHost(hop.HostName):
+		return nil, wrong("address " + sft.Quote(hop.HostName))
 	case hop.Port < 0 || hop.Port > 65535:
 		return nil, wrong("port " + strconv.Itoa(hop.Port))
 	case hop.Login != "" && !loginRE.MatchString(hop.Login):
@@ -74,6 +76,9 @@ func (o *ownSSH) close()        { o.stop() }
 // args are the options that come before what is connected to.
 func (o *ownSSH) args() []string {
 	args := append([]string{}, o.p.sshArgs...)
+	if o.hop.HostName != "" {
+		args = append(args, "-o", "HostName="+o.hop.HostName)
+	}
 	if o.hop.Port != 0 {
 		args = append(args, "-p", strconv.Itoa(o.hop.Port))
 	}

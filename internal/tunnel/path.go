@@ -33,6 +33,9 @@ type Hop struct {
 	// Unmanaged is a hop that the person's own ssh goes through. Address is
 	// then what they would type, without a port if Port is 0.
 	Unmanaged bool
+	// HostName is where an unmanaged hop is, if not where the person's settings
+	// say.
+	HostName string
 	Port      int
 }
 
@@ -315,7 +318,7 @@ func (p *Path) extend(ctx context.Context, f *flight) (reused []way, err error) 
 // same reports whether two are one hop, whatever certificates they have.
 func same(a, b Hop) bool {
 	return a.Name == b.Name && a.Address == b.Address && a.Login == b.Login && a.ID == b.ID &&
-		a.Netcat == b.Netcat && a.Unmanaged == b.Unmanaged && a.Port == b.Port
+		a.Netcat == b.Netcat && a.Unmanaged == b.Unmanaged && a.Port == b.Port && a.HostName == b.HostName
 }
 
 // through makes the step through hop, over what comes before it.
