@@ -47,6 +47,7 @@ var mayImport = map[string]string{
 	"e2e/stage":            ". e2e/lab internal/api internal/audit",
 	"e2e/demo":             "e2e/lab e2e/stage internal/audit",
 	"e2e":                  "",
+	"e2e/shell":            "",
 	"e2e/wine":             "",
 	"e2e/wine/mstsc":       ". internal/launch internal/rdp/rdptest",
 	"e2e/bench":            ". e2e/lab e2e/stage internal/rdp internal/rdp/rdptest",

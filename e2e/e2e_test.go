@@ -6,7 +6,6 @@ package e2e
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 
 	"sft/e2e/lab"
@@ -16,23 +15,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(lab.Main(m.Run)) }
 
 // bin is the folder with the programs, which make builds.
-func bin(t *testing.T) string {
-	t.Helper()
-	dir := os.Getenv("SFT_BIN")
-	if dir == "" {
-		dir = "../build/bin"
-	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"sft", "sftd", "sft-platform"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Fatalf("%v; run \"make build\" first", err)
-		}
-	}
-	return dir
-}
+func bin(t *testing.T) string { return stage.Programs(t) }
 
 // newStage makes a platform in a lab of its own.
 func newStage(t *testing.T) *stage.Stage {

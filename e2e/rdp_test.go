@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,17 +16,7 @@ import (
 const blue = "#204060"
 
 // pictures is where screenshots go, for people to look at.
-func pictures(t *testing.T) string {
-	t.Helper()
-	dir, err := filepath.Abs("../build/e2e")
-	if err == nil {
-		err = os.MkdirAll(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
+func pictures(t *testing.T) string { return stage.Pictures(t) }
 
 // world is what most tests need: project prod with server web01, and ann with
 // access and an enrolled machine.

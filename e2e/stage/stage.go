@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -81,6 +82,49 @@ func New(t lab.T, l *lab.Lab, bin string) *Stage {
 	s.trust(init.Fingerprint)
 	s.FirstUse(init.FirstUse)
 	return s
+}
+
+// Programs is the folder with the programs for a test: SFT_BIN, or where make
+// builds them.
+func Programs(t lab.T) string {
+	t.Helper()
+	dir := os.Getenv("SFT_BIN")
+	if dir == "" {
+		dir = filepath.Join(module(t), "build/bin")
+	}
+	for _, name := range []string{"sft", "sftd", "sft-platform"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Fatalf("%v; run \"make build\" first", err)
+		}
+	}
+	return dir
+}
+
+// Pictures is where a test puts screenshots, for people to look at.
+func Pictures(t lab.T) string {
+	t.Helper()
+	dir := filepath.Join(module(t), "build/e2e")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatalf("%v", err)
+	}
+	return dir
+}
+
+// module is the folder with go.mod, above the working directory.
+func module(t lab.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.Fatalf("there is no go.mod above the working directory")
+	return ""
 }
 
 // trust takes the platform's CA by its fingerprint.

@@ -1,6 +1,6 @@
 //go:build linux
 
-package e2e
+package shell
 
 import (
 	"bytes"
@@ -113,7 +113,7 @@ func TestThroughBastions(t *testing.T) {
 	// A desktop.
 	p := desktop(c.desk, "web01")
 	c.desk.WaitStill(500 * time.Millisecond)
-	c.desk.Screenshot(filepath.Join(pictures(t), "desktop-through-bastions.png"))
+	c.desk.Screenshot(filepath.Join(stage.Pictures(t), "desktop-through-bastions.png"))
 	p.Stop()
 	p.Wait()
 
