@@ -36,8 +36,8 @@ demo: setup build
 	@build/demo-run -bin build/bin -out build/demo $(if $(KEEP),-keep)
 
 # Speed, round trips and memory beside ssh, stunnel and others, in one run of
-# about a quarter of an hour, written to docs/benchmarks.md. BENCH takes flags,
-# as in BENCH=-quick or BENCH="-only desktop,trips".
+# twenty minutes, written to docs/benchmarks.md and docs/benchmarks-ssh.md.
+# BENCH takes flags, as in BENCH=-quick or BENCH="-only shell,hops".
 bench: setup build
 	@go build -o build/bench-run ./e2e/bench
 	@build/bench-run -bin build/bin -out build/bench $(BENCH)

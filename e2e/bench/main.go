@@ -39,19 +39,26 @@ func main() {
 	os.Exit(lab.Main(run))
 }
 
-// measures are what -only names, in the order in which they are taken.
+// measures are what -only names, in the order in which they are taken, each
+// with the document that it is in.
 var measures = []struct {
-	name string
-	take func(*bench)
+	name, doc string
+	take      func(*bench)
 }{
-	{"desktop", (*bench).desktop},
-	{"trips", (*bench).trips},
-	{"shell", (*bench).shell},
-	{"hops", (*bench).hops},
-	{"throughput", (*bench).throughput},
-	{"echo", (*bench).latency},
-	{"sessions", (*bench).sessions},
+	{"desktop", docDesktops, (*bench).desktop},
+	{"trips", docDesktops, (*bench).trips},
+	{"throughput", docDesktops, (*bench).throughput},
+	{"echo", docDesktops, (*bench).latency},
+	{"sessions", docDesktops, (*bench).sessions},
+	{"shell", docShells, (*bench).shell},
+	{"hops", docShells, (*bench).hops},
 }
+
+// The documents, in docs.
+const (
+	docDesktops = "benchmarks.md"
+	docShells   = "benchmarks-ssh.md"
+)
 
 // A plan is how much is measured.
 type plan struct {
@@ -82,20 +89,19 @@ type bench struct {
 	modes  []string // of signing in: the first is the one that desktop takes
 	keys   keys
 	hosts  map[string]*stage.Server
-	report report
+	report *report // that is written now
 }
 
 func run() int {
 	bin := flag.String("bin", "build/bin", "folder of the programs")
 	out := flag.String("out", "build/bench", "folder for logs")
-	doc := flag.String("doc", "", "file to write (default docs/benchmarks.md; with -quick or -only benchmarks.md in the folder of -out)")
+	docs := flag.String("docs", "docs", "folder for the documents; one of which not all measures were taken, or with -quick, goes to the folder of -out")
 	quick := flag.Bool("quick", false, "see that all works; the numbers mean nothing")
-	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, shell, hops, throughput, echo, sessions")
+	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, throughput, echo, sessions, shell, hops")
 	modes := flag.String("signin", "inject,deliver", "ways to sign in, as in RDPSignIn, with commas between")
 	rounds := flag.Int("rounds", 0, "how often the candidates take turns (default 3, with -quick 1)")
 	flag.Parse()
 	b := &bench{plan: whole, modes: strings.Split(*modes, ","), hosts: map[string]*stage.Server{}}
-	b.report.quick, b.report.load = *quick, loadAverage()
 	if *quick {
 		b.plan = smoke
 	}
@@ -113,15 +119,8 @@ func run() int {
 			return 2
 		}
 	}
-	if *doc == "" {
-		*doc = "docs/benchmarks.md"
-		if *quick || *only != "" {
-			*doc = filepath.Join(*out, "benchmarks.md")
-		}
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	began := time.Now()
 	status := lab.Script(ctx, os.Stderr, func(t lab.T) {
 		b.t = t
 		logs, err := filepath.Abs(filepath.Join(*out, "logs"))
@@ -137,19 +136,41 @@ func run() int {
 		b.s.Project("prod", false)
 		b.desk = b.newDesk("ann")
 		b.keys = newKeys(t)
-		for _, m := range measures {
-			if chosen(m.name) {
-				b.say("%s", m.name)
-				m.take(b)
-			}
+		for _, doc := range []string{docDesktops, docShells} {
+			b.write(doc, *docs, *out, *quick, chosen)
 		}
-		b.report.took = time.Since(began)
-		if err := os.WriteFile(*doc, []byte(b.report.markdown()), 0o644); err != nil {
-			t.Fatalf("%v", err)
-		}
-		fmt.Println("written:", *doc)
 	})
 	return status
+}
+
+// write takes the measures of a document that were chosen, and writes it.
+func (b *bench) write(doc, docs, out string, quick bool, chosen func(name string) bool) {
+	began, folder := time.Now(), docs
+	if quick {
+		folder = out
+	}
+	b.report = &report{ssh: doc == docShells, quick: quick, load: loadAverage()}
+	any := false
+	for _, m := range measures {
+		switch {
+		case m.doc != doc:
+		case !chosen(m.name):
+			folder = out
+		default:
+			any = true
+			b.say("%s", m.name)
+			m.take(b)
+		}
+	}
+	if !any {
+		return
+	}
+	b.report.took = time.Since(began)
+	path := filepath.Join(folder, doc)
+	if err := os.WriteFile(path, []byte(b.report.markdown()), 0o644); err != nil {
+		b.t.Fatalf("%v", err)
+	}
+	fmt.Println("written:", path)
 }
 
 // say tells the person who waits.

@@ -32,7 +32,7 @@ func (b *bench) shells() []*stage.Server {
 	if v := b.hosts[shellHosts[0]]; v == nil {
 		b.desk.Must(b.desk.User, "sh", "-ec", "umask 077; mkdir -p .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_plain")
 		pub := b.desk.Must(b.desk.User, "cat", ".ssh/id_plain.pub")
-		known := ""
+		alias, known := "", ""
 		for i, name := range shellHosts {
 			yaml := "DisableBroker: true\n"
 			if i == 0 {
@@ -44,14 +44,15 @@ func (b *bench) shells() []*stage.Server {
 			v.Write("/home/"+plainUser+"/.ssh/authorized_keys", 0o600, []byte(pub))
 			v.Must("", "chown", "-R", plainUser+":", "/home/"+plainUser+"/.ssh")
 			v.Install(workPath, "/proc/self/exe")
+			alias += "Host " + name + "\n\tHostKeyAlias " + name + "\n"
 			known += name + " " + v.Must("", "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
 			b.s.Wait("people may sign in to "+name, 30*time.Second, func() bool {
 				_, err := v.Run("", "test", "-s", "/etc/ssh/sftd/principals/"+b.desk.User)
 				return err == nil
 			})
 		}
-		conf := fmt.Sprintf("Host %s\n\tUser %s\n\tIdentityFile ~/.ssh/id_plain\n\tIdentitiesOnly yes\n\tHostKeyAlias %%n\n\tUserKnownHostsFile ~/.ssh/known_plain\nHost %s\n\tHostName %s\n\tPort %d\n",
-			strings.Join(shellHosts, " "), plainUser, shellHosts[0], lab.Address, shellPort)
+		conf := fmt.Sprintf("Host %s\n\tUser %s\n\tIdentityFile ~/.ssh/id_plain\n\tIdentitiesOnly yes\n\tUserKnownHostsFile ~/.ssh/known_plain\nHost %s\n\tHostName %s\n\tPort %d\n",
+			strings.Join(shellHosts, " "), plainUser, shellHosts[0], lab.Address, shellPort) + alias
 		b.desk.Write("/home/"+b.desk.User+"/.ssh/config_plain", 0o600, []byte(conf))
 		b.desk.Write("/home/"+b.desk.User+"/.ssh/known_plain", 0o600, []byte(known))
 		b.desk.Must("", "chown", "-R", b.desk.User+":", "/home/"+b.desk.User+"/.ssh")
