@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 				return user, blob, err
 			}))
 	}
+	if os.Getenv("SFT_TEST_CLIENT") == "link" {
+		os.Stdout.WriteString(strings.Join(os.Args[1:], "\n"))
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
