@@ -78,13 +78,14 @@ install: build
 	@echo 'Installed. Write an enrollment token to /var/lib/sftd/enrollment.token, then: systemctl enable --now sftd'
 
 UNITS = sftd.service sftd-lock.service sft-platform.service
+HOOKS = $(foreach of,user group,$(foreach is,created updated deleted,/usr/lib/sftd/hooks/$(of)-$(is).d))
 
 # The files alone, from programs that are built already: in BIN.
 install-files:
 	install -D -m 755 $(BIN)/sftd $(DESTDIR)$(PREFIX)/sbin/sftd
 	install -D -m 755 $(BIN)/sft $(DESTDIR)$(PREFIX)/bin/sft
 	install -D -m 755 $(BIN)/sft-platform $(DESTDIR)$(PREFIX)/bin/sft-platform
-	install -d $(addprefix $(DESTDIR),/etc/systemd/system /usr/lib/sysusers.d /usr/lib/tmpfiles.d)
+	install -d $(addprefix $(DESTDIR),/etc/systemd/system /usr/lib/sysusers.d /usr/lib/tmpfiles.d $(HOOKS))
 	@for u in $(UNITS); do sed 's|@PREFIX@|$(PREFIX)|g' packaging/$$u > $(DESTDIR)/etc/systemd/system/$$u && chmod 644 $(DESTDIR)/etc/systemd/system/$$u || exit 1; done
 	for n in sftd sft-platform; do for d in sysusers tmpfiles; do install -m 644 packaging/$$n.$$d $(DESTDIR)/usr/lib/$$d.d/$$n.conf || exit 1; done; done
 
@@ -93,6 +94,7 @@ uninstall:
 	@test -n "$(DESTDIR)" || $(PREFIX)/sbin/sftd restore-ssh || true
 	rm -f $(DESTDIR)$(PREFIX)/sbin/sftd $(DESTDIR)$(PREFIX)/bin/sft $(DESTDIR)$(PREFIX)/bin/sft-platform
 	rm -f $(addprefix $(DESTDIR)/etc/systemd/system/,$(UNITS)) $(foreach d,sysusers.d tmpfiles.d,$(DESTDIR)/usr/lib/$(d)/sftd.conf $(DESTDIR)/usr/lib/$(d)/sft-platform.conf)
+	-rmdir -p --ignore-fail-on-non-empty $(addprefix $(DESTDIR),$(HOOKS))
 	@test -n "$(DESTDIR)" || systemctl daemon-reload
 
 clean:

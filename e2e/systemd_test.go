@@ -190,10 +190,17 @@ func never(t *testing.T, h *lab.Host, unit string, forbidden map[string]string) 
 	}
 }
 
-// removal ends a person's account, with the home.
+// removal ends a person's account, with the home. Hooks run when it is made, and
+// when it is gone.
 func removal(t *testing.T, s *stage.Stage, web *stage.Server) {
+	hook := func(event, script string) {
+		web.Write("/usr/lib/sftd/hooks/"+event+".d/10-site.sh", 0o755, []byte("#!/bin/sh\nset -e\n"+script+"\necho $SFT_HOOK_EVENT $SFT_HOOK_USERNAME >> /etc/hooked\n"))
+	}
+	hook("user-created", "usermod -aG games $SFT_HOOK_USERNAME")
+	hook("user-deleted", "! id $SFT_HOOK_USERNAME")
 	s.Person("bob", "Bob Example", "prod")
 	s.Wait("bob has an account", 10*time.Second, func() bool { return password(web.Host, "bob") == "*" })
+	s.Wait("the hook has made bob a member", 10*time.Second, func() bool { return strings.Contains(web.Must("", "id", "-nG", "bob"), "games") })
 	web.Write("/srv/drive/precious", 0o644, []byte("of another machine"))
 	web.Write("/var/mail/bob", 0o600, nil)
 	web.Write("/var/spool/cron/crontabs/bob", 0o600, nil)
@@ -208,6 +215,10 @@ func removal(t *testing.T, s *stage.Stage, web *stage.Server) {
 	s.Wait("bob and his files are gone", 30*time.Second, func() bool {
 		_, err := web.Run("", "sh", "-c", "for f in /home/bob /var/mail/bob /var/spool/cron/crontabs/bob; do [ ! -e $f ] || exit 1; done")
 		return err == nil && password(web.Host, "bob") == "none"
+	})
+	s.Wait("the hooks have run", 10*time.Second, func() bool {
+		b, _ := web.Read("/etc/hooked")
+		return string(b) == "user-created bob\nuser-deleted bob\n"
 	})
 	if _, err := web.Read("/srv/drive/precious"); err != nil {
 		t.Errorf("what was mounted in the home is gone too: %v", err)

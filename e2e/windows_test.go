@@ -106,6 +106,22 @@ func leased(t *testing.T, a lab.WindowsAccount) {
 	}
 }
 
+// startsWhenItListens starts the service, of a server that is enrolled or has
+// a token: it is running for the service manager once people can come, and not
+// before. After 20 seconds it is in any case.
+func startsWhenItListens(t *testing.T, s *stage.Stage, win *stage.WindowsServer) {
+	t.Helper()
+	began := time.Now()
+	win.Start()
+	s.Wait("the service runs", 40*time.Second, func() bool { return win.ServiceState() == "RUNNING" })
+	listens, took := win.Listens(netip.AddrPortFrom(netip.MustParseAddr(win.IP()), sft.BrokerPort)), time.Since(began)
+	t.Logf("the service runs after %v", took)
+	if !listens && took < 20*time.Second {
+		t.Errorf("the service runs after %v, and nobody listens for people", took)
+	}
+	win.WaitServing()
+}
+
 // One command to the desktop of a Windows server: its service, its enrolment
 // by the token that PowerShell writes, its accounts through the calls of
 // Windows, its broker, a real RDP server that checks the password by NLA.
@@ -115,10 +131,9 @@ func TestWindowsServer(t *testing.T) {
 	planted := "name=Bob\npassword=theirs\nflags=66049\ncomment=ours since 2019\nfullname=\nexpires=4294967295\nsid=S-1-5-21-1000-2000-3000-1500\nset=1500000000\nbad=0\ncounter=0\n"
 	win.Host.Write(lab.WindowsAccounts+"/users/Bob", 0o644, []byte(planted))
 	s.Person("bob", "Bob Example", "prod")
-	win.Start()
+	startsWhenItListens(t, s, win)
 	desk := s.Desk("laptop", "ann")
 	desk.Enroll("")
-	win.WaitServing()
 	if _, err := win.Get(stage.WindowsState + `\enrollment.token`); err == nil {
 		t.Error("the enrollment token is still there")
 	}
@@ -170,9 +185,22 @@ func TestWindowsServer(t *testing.T) {
 	s.Wait("nobody listens any more", 10*time.Second, func() bool { return !win.Listens(broker) })
 	leased(t, account(t, win, "ann"))
 	p.Stop()
-	win.Start()
-	win.WaitServing()
+	startsWhenItListens(t, s, win)
 	disabled(s, win, "ann", 15*time.Second)
+
+	// The service is stopped while somebody is there: in the time that the service
+	// manager gives it, and the account is shut by then.
+	p = desk.StartSft("sft-rdp-stop", "rdp", "--size", "1024x700", "win01")
+	see(t, desk, red, "windows-stop")
+	began = time.Now()
+	win.Must("net", "stop", "scaleft-server-tools")
+	s.Wait("the service has stopped", 30*time.Second, func() bool { return win.ServiceState() == "STOPPED" })
+	t.Logf("the service stopped within %v", time.Since(began))
+	if a := account(t, win, "ann"); !a.Disabled() {
+		t.Errorf("the service has stopped, and the account is %v", a)
+	}
+	p.Stop()
+	startsWhenItListens(t, s, win)
 
 	// Access is taken away: the session ends, and the account.
 	p = desk.StartSft("sft-rdp-3", "rdp", "--size", "1024x700", "win01")

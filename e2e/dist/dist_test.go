@@ -202,6 +202,7 @@ func TestSBOM(t *testing.T) {
 		Components                           []struct {
 			Ref        string `json:"bom-ref"`
 			Type, PURL string
+			Licenses   []struct{ Expression string }
 		}
 		Dependencies []struct {
 			Ref       string
@@ -225,6 +226,8 @@ func TestSBOM(t *testing.T) {
 			programs = append(programs, c.Ref)
 		} else if !strings.HasPrefix(c.PURL, "pkg:golang/") {
 			t.Errorf("%s has the package URL %q", c.Ref, c.PURL)
+		} else if len(c.Licenses) != 1 || c.Licenses[0].Expression == "" {
+			t.Errorf("%s has the licences %q; read its file, and add it to the list of scripts/sbom", c.Ref, c.Licenses)
 		}
 	}
 	want := []string{"linux/amd64/sft", "linux/amd64/sftd", "linux/amd64/sft-platform", "darwin/amd64/sft", "windows/amd64/sft.exe", "windows/amd64/sftd.exe"}
@@ -240,7 +243,7 @@ func TestSBOM(t *testing.T) {
 			}
 		}
 	}
-	for ref, part := range map[string]string{"linux/amd64/sft-platform": "pkg:golang/modernc.org/sqlite@", "windows/amd64/sft.exe": "pkg:golang/github.com/spf13/cobra@"} {
+	for ref, part := range map[string]string{"linux/amd64/sft-platform": "pkg:golang/modernc.org/sqlite@", "windows/amd64/sft.exe": "pkg:golang/github.com/microsoft/go-winio@"} {
 		if !strings.Contains(made[ref], part) {
 			t.Errorf("%s is made of %s; want %s among them", ref, made[ref], part)
 		}

@@ -67,6 +67,13 @@ func TestServerDeb(t *testing.T) {
 		t.Errorf("/var/lib/sftd is %s", got)
 	}
 	h.Must("", "getent", "passwd", "sftd-broker")
+	const hooks = "/usr/lib/sftd/hooks"
+	if got := h.Must("", "stat", "-c", "%a %U", hooks, hooks+"/user-created.d", hooks+"/group-deleted.d"); got != strings.Repeat("755 root\n", 3) {
+		t.Errorf("the folders of hooks are %q", got)
+	}
+	if got := strings.Fields(h.Must("", "ls", hooks)); len(got) != 6 {
+		t.Errorf("there are folders for the hooks %q", got)
+	}
 
 	// An upgrade is another process on the same state, and only if there was one.
 	pid := func() string { return h.Systemctl("show", "-P", "MainPID", "sftd") }

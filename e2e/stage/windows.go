@@ -82,6 +82,18 @@ func (v *WindowsServer) Start() {
 	v.Must("net", "start", windowsService)
 }
 
+// serviceState is a line of what sc query prints.
+var serviceState = regexp.MustCompile(`(?m)^\s*STATE\s*:\s*\d+\s+(\w+)`)
+
+// ServiceState is what the service manager says of the service, as in RUNNING.
+func (v *WindowsServer) ServiceState() string {
+	out, _ := v.Run("sc", "query", windowsService)
+	if m := serviceState.FindStringSubmatch(out); m != nil {
+		return m[1]
+	}
+	return out
+}
+
 // Status is what sftd status --json prints.
 func (v *WindowsServer) Status() map[string]any {
 	out, _ := v.Run(WindowsSftd, "status", "--json")
