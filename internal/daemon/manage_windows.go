@@ -18,6 +18,11 @@ import (
 // stopPatience is how long a service has to stop before it is removed.
 const stopPatience = time.Minute
 
+// goodbye is how long a service has when the system goes down: as long as an
+// agent takes at most to shut its accounts. Windows' own 10 s (since build
+// 15063: Microsoft, "SERVICE_PRESHUTDOWN_INFO structure") may cut that short.
+const goodbye = 30 * time.Second
+
 func connect() (*mgr.Mgr, error) {
 	m, err := mgr.Connect()
 	if errors.Is(err, windows.ERROR_ACCESS_DENIED) {
@@ -149,6 +154,7 @@ func extras(service *mgr.Service, s Spec) (warnings []error) {
 	text := windows.SERVICE_DESCRIPTION{Description: description}
 	delayed := windows.SERVICE_DELAYED_AUTO_START_INFO{IsDelayedAutoStartUp: 1}
 	sid := uint32(windows.SERVICE_SID_TYPE_UNRESTRICTED)
+	down := uint32(goodbye.Milliseconds())
 	for _, e := range []struct {
 		what, do string
 		err      error
@@ -156,6 +162,8 @@ func extras(service *mgr.Service, s Spec) (warnings []error) {
 		{"describe the service", "do nothing: only its description is missing", change(service, windows.SERVICE_CONFIG_DESCRIPTION, &text)},
 		{"delay its start", "run: sc.exe config " + s.Name + " start= delayed-auto", change(service, windows.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, &delayed)},
 		{"give it a SID of its own", "run: sc.exe sidtype " + s.Name + " unrestricted", change(service, windows.SERVICE_CONFIG_SERVICE_SID_INFO, &sid)},
+		{"give it time when the system goes down", `run: reg add HKLM\SYSTEM\CurrentControlSet\Services\` + s.Name + ` /v PreshutdownTimeout /t REG_DWORD /d ` + fmt.Sprint(down),
+			change(service, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, &down)},
 		{"have it restarted when it fails", "run: sc.exe failure " + s.Name + " reset= 86400 actions= restart/5000/restart/30000/restart/60000",
 			service.SetRecoveryActions([]mgr.RecoveryAction{restart(5 * time.Second), restart(30 * time.Second), restart(time.Minute)}, 24*60*60)},
 		{"have it restarted when it says that it failed", "run: sc.exe failureflag " + s.Name + " 1", service.SetRecoveryActionsOnNonCrashFailures(true)},

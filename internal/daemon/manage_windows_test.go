@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 	"golang.org/x/sys/windows/registry"
@@ -294,6 +295,10 @@ func TestWhatInstallWrites(t *testing.T) {
 	check(`"` + s.Program + `" service run ` + s.Name)
 	if !eventsInstalled(s.Display) {
 		t.Error("its events have no source")
+	}
+	var down, needed uint32
+	if err := windows.QueryServiceConfig2(s.open(t).Handle, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, (*byte)(unsafe.Pointer(&down)), uint32(unsafe.Sizeof(down)), &needed); err != nil || down != 30000 {
+		t.Errorf("when the system goes down it has %d ms, %v", down, err)
 	}
 	s.Display = "Another"
 	s.Args = []string{"service", "run"}
