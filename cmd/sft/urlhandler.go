@@ -101,12 +101,7 @@ func (p *program) connectLink(ctx context.Context, l client.Link) error {
 	if l.Service == "rdp" {
 		return p.openDesktop(ctx, l.Target, rdpFlags{via: l.Via, passwordFD: -1}, false)
 	}
-	return p.openShellOf(ctx, l)
-}
-
-// openShellOf is "sft ssh".
-func (p *program) openShellOf(_ context.Context, l client.Link) error {
-	return &sft.Error{Code: sft.UnknownService, Msg: "this version of sft opens no links to a shell", Hint: "follow a link that ends with /rdp to " + l.Target}
+	return p.openShell(ctx, l.Via, []string{"--", l.Target})
 }
 
 // askPerson asks at the terminal, or in a window. Where neither is there, the

@@ -74,6 +74,22 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// Even a link that was not read by ParseLink has no option for ssh in it, and
+// leads to no program before its words were looked at.
+func TestConnectLinkTakesNoOptions(t *testing.T) {
+	for _, service := range []string{"ssh", "rdp"} {
+		for _, l := range []client.Link{
+			{Target: "-oProxyCommand=id"}, {Target: "--via=x"}, {Target: ""}, {Target: "--"}, {Target: "web01 id"},
+			{Target: "web01", Via: []string{"-oProxyCommand=id"}}, {Target: "web01", Via: []string{"-l@b1"}}, {Target: "web01", Via: []string{"b1", "root@-b2"}}, {Target: "web01", Via: []string{""}},
+		} {
+			l.Service = service
+			if err := linked(t).connectLink(t.Context(), l); sft.CodeOf(err) != sft.NotFound && sft.CodeOf(err) != sft.Invalid {
+				t.Errorf("%+v: %v", l, err)
+			}
+		}
+	}
+}
+
 func TestSaysYes(t *testing.T) {
 	for typed, want := range map[string]bool{
 		"y\n": true, "Y\r\n": true, "yes\n": true, " yes \n": true,
