@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sft/internal/conf"
 )
 
@@ -132,51 +134,103 @@ func eachLine(r io.Reader, f func([]byte)) error {
 	}
 }
 
-// followFile follows the first log file that is there.
+// followFile follows the first log file that is there. It looks as soon as a
+// line is added: a line counts only while the process that it names is there,
+// and one that runs a single command is gone soon.
 func (s *Server) followFile(ctx context.Context, emit func(Login)) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var tail tail
 	defer tail.close()
+	w, err := newWatch()
+	if err != nil {
+		return err
+	}
+	defer w.close()
 	told := map[int]string{} // process to when it began: each lets one person in
-	for first := true; ; first = false {
-		programs := s.serverPrograms()
-		take := func(line string) {
-			l, ok := parseLine(line)
-			if !ok {
-				return
-			}
-			real := false
-			for _, p := range programs {
-				real = real || p != "" && isServer(l.PID, p)
-			}
-			began := started(l.PID)
-			if !real || began == "" || told[l.PID] == began {
-				s.log.Warn("a line of the log tells of a sign-in that the SSH server does not know", "process", l.PID)
-				return
-			}
-			if len(told) > 10_000 {
-				clear(told)
-			}
-			told[l.PID] = began
-			emit(l)
+	programs := s.serverPrograms()
+	take := func(line string) {
+		l, ok := parseLine(line)
+		if !ok {
+			return
 		}
+		real := false
+		for _, p := range programs {
+			real = real || p != "" && isServer(l.PID, p)
+		}
+		began := started(l.PID)
+		if !real || began == "" || told[l.PID] == began {
+			s.log.Warn("a line of the log tells of a sign-in that the SSH server does not know", "process", l.PID)
+			return
+		}
+		if len(told) > 10_000 {
+			clear(told)
+		}
+		told[l.PID] = began
+		emit(l)
+	}
+	for first := true; ; first = false {
 		tail.lines(take) // what came before another file took its place
 		for _, path := range logFiles {
 			if exists(path) {
 				tail.follow(path, first)
+				w.on(path)
 				break
 			}
 		}
 		tail.lines(take)
 
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
+		for again := true; again; {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-w.added:
+				tail.lines(take)
+			case <-t.C:
+				again = false
+			}
 		}
+		programs = s.serverPrograms()
 	}
 }
+
+// A watch tells that something was added to a file (inotify(7)).
+type watch struct {
+	added chan struct{}
+	f     *os.File
+}
+
+func newWatch() (*watch, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	w := &watch{added: make(chan struct{}, 1), f: os.NewFile(uintptr(fd), "inotify")}
+	go func() {
+		b := make([]byte, 4<<10)
+		for {
+			if _, err := w.f.Read(b); err != nil { // closed
+				return
+			}
+			select {
+			case w.added <- struct{}{}:
+			default: // it is told already
+			}
+		}
+	}()
+	return w, nil
+}
+
+// on watches the file that is at path now. One that is watched already stays
+// so; one that was removed is forgotten by the kernel. What cannot be watched
+// is looked at once a second anyway.
+func (w *watch) on(path string) {
+	if c, err := w.f.SyscallConn(); err == nil {
+		c.Control(func(fd uintptr) { unix.InotifyAddWatch(int(fd), path, unix.IN_MODIFY) })
+	}
+}
+
+func (w *watch) close() { w.f.Close() }
 
 // A tail reads what is added to a file, and to the one that takes its place.
 type tail struct {

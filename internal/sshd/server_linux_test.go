@@ -881,4 +881,14 @@ func testFollow(t *testing.T) {
 	if !strings.Contains(b.logs.String(), "does not know") {
 		t.Error("a forged line is not told of")
 	}
+	// Who runs a single command is gone soon.
+	want := []int{one, two, three, four}
+	for range 4 {
+		pid := session()
+		add("Nov  7 12:00:01 web01 sshd[%d]: %s\n", pid, byKey)
+		time.Sleep(100 * time.Millisecond)
+		must(t, syscall.Kill(pid, syscall.SIGKILL))
+		want = append(want, pid)
+	}
+	until(t, "short sessions are told", func() bool { return slices.Equal(got(), want) })
 }
