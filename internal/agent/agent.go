@@ -386,6 +386,7 @@ func (a *Agent) setAside(ctx context.Context, suffix string) error {
 	a.mu.Unlock()
 	a.sessions.tick(ctx)
 	a.reconciling.Lock()
+	a.shutSSH(ctx, a.acc.Made())
 	a.acc.Grant(ctx, accounts.Rights{})
 	a.acc.Reconcile(ctx, nil, accounts.Limits{}, false)
 	a.reconciling.Unlock()

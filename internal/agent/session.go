@@ -468,6 +468,30 @@ func (s *sessions) endLocked(ses *session, why string) {
 	}
 }
 
+// has reports whether a session is open.
+func (s *sessions) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions[id] != nil
+}
+
+// logOff has everything ended that runs as a person, unless a session of
+// theirs goes on.
+func (s *sessions) logOff(login string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ses := range s.sessions {
+		if ses.Login == login && !ses.over {
+			return
+		}
+	}
+	if s.accounts[login] == nil {
+		s.accounts[login] = &account{login: login}
+	}
+	s.accounts[login].logoff = s.now()
+	s.prompt()
+}
+
 // tick does what time has brought about.
 func (s *sessions) tick(ctx context.Context) {
 	s.watch()

@@ -2,7 +2,10 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -18,6 +21,8 @@ import (
 
 	"sft/internal/api"
 	"sft/internal/audit"
+	"sft/internal/conf"
+	"sft/internal/frame"
 	"sft/internal/sshd"
 )
 
@@ -32,6 +37,16 @@ type sshCare struct {
 	askAgain time.Time // for certificates, after a try that failed
 	others   *rate.Limiter
 	unheard  int // sign-ins of others that were not told
+	live     []sshLive
+}
+
+// An sshLive is a sign-in by the platform's certificate that may still go on.
+type sshLive struct {
+	sshd.Process
+	Login   string    `json:"login"`
+	User    string    `json:"user"` // id
+	Session string    `json:"session"`
+	Until   time.Time `json:"until"`
 }
 
 // sshFiles are the files that c names. Host certificates are beside the CA's keys.
@@ -102,6 +117,14 @@ func (a *Agent) runSSH(ctx context.Context) {
 				a.setProblem("ssh", a.ssh.server.Sync(ctx, nil, ""))
 			} // else what the platform wants is not known yet
 			wait(ctx, news, sshConfigEvery)
+		}
+	})
+	a.loadLive()
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			_, news := a.current()
+			a.endLive(ctx)
+			wait(ctx, news, time.Second)
 		}
 	})
 	wg.Go(func() { a.ssh.server.Follow(ctx, a.conf.file("sshd.cursor"), a.sshLogin) })
@@ -271,7 +294,9 @@ func (a *Agent) sshLogin(l sshd.Login) {
 		e.Detail["key"] = l.Fingerprint
 	}
 	if l.CA != "" && a.isSSHCA(l.CA) {
-		e.Session, e.User = l.Session()
+		if e.Session, e.User = l.Session(); e.User != "" {
+			a.addLive(l, e.User, e.Session)
+		}
 	}
 	if e.User == "" {
 		a.ssh.mu.Lock()
@@ -293,6 +318,124 @@ func (a *Agent) sshLogin(l sshd.Login) {
 		e.Detail["at"] = l.At.Format(time.RFC3339)
 	}
 	_ = a.event(e) // kept in memory if not on disk, and logged
+}
+
+// liveFile remembers the sign-ins that go on, for an agent that is restarted.
+const liveFile = "sshd.live"
+
+func (a *Agent) loadLive() {
+	b, err := conf.ReadPrivate(a.conf.file(liveFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	if err == nil {
+		err = json.Unmarshal(b, &a.ssh.live)
+	}
+	if err != nil {
+		a.log.Error("read who is signed in by SSH", "error", err)
+	}
+}
+
+// saveLive stores the sign-ins that go on. The caller holds a.ssh.mu.
+func (a *Agent) saveLive() {
+	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return !a.ssh.server.Alive(s.Process) })
+	b, err := json.Marshal(a.ssh.live)
+	if err == nil {
+		err = conf.WriteSecret(a.conf.file(liveFile), b)
+	}
+	if err != nil {
+		a.log.Error("remember who is signed in by SSH", "error", err)
+	}
+}
+
+// addLive notes a sign-in, unless it is over already, or is by the broker, which
+// ends it. All of one session have to end when the first has to.
+func (a *Agent) addLive(l sshd.Login, user, session string) {
+	p, ok := a.ssh.server.Process(l.PID)
+	if !ok || a.sessions.has(session) {
+		return
+	}
+	most, _ := a.sessions.limit()
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	v := sshLive{p, l.Login, user, session, a.machine().Add(most)}
+	for _, o := range a.ssh.live {
+		if o.Session == session && o.Until.Before(v.Until) {
+			v.Until = o.Until
+		}
+	}
+	a.ssh.live = append(a.ssh.live, v)
+	a.saveLive()
+}
+
+// endLive ends the sign-ins whose session the platform has ended, or that have
+// lasted as long as the project allows: the connections, and all that runs as
+// the person where nothing else of theirs goes on.
+func (a *Agent) endLive(ctx context.Context) {
+	st, _ := a.current()
+	if st == nil {
+		return
+	}
+	why := map[string]string{} // of a session
+	var over []sshLive
+	a.ssh.mu.Lock()
+	for _, s := range a.ssh.live {
+		switch {
+		case slices.Contains(st.EndedSessions, s.Session):
+			why[s.Session] = "ended: the client was deleted"
+		case !s.Until.After(a.machine()):
+			why[s.Session] = "ended: it lasted as long as the project allows"
+		default:
+			continue
+		}
+		over = append(over, s)
+	}
+	if len(over) == 0 {
+		a.ssh.mu.Unlock()
+		return
+	}
+	over = slices.DeleteFunc(over, func(s sshLive) bool { return !a.ssh.server.Alive(s.Process) })
+	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return why[s.Session] != "" })
+	a.saveLive()
+	others := map[string]bool{}
+	for _, s := range a.ssh.live {
+		others[s.Login] = true
+	}
+	a.ssh.mu.Unlock()
+	var list []sshd.Process
+	for _, s := range over {
+		list = append(list, s.Process)
+	}
+	a.ssh.server.End(ctx, list)
+	for _, s := range over {
+		if !others[s.Login] {
+			others[s.Login] = true
+			a.sessions.logOff(s.Login)
+		}
+		if v := why[s.Session]; v != "" { // several of one session end at once
+			why[s.Session] = ""
+			_ = a.event(api.Event{Kind: string(audit.SessionEnd), User: s.User, Session: s.Session, Detail: map[string]string{"login": s.Login, "service": frame.SSH, "why": v}})
+		}
+	}
+}
+
+// shutSSH keeps everybody out who has lost access, and ends the connections of
+// logins: those too of whoever was let in and has no process of their own yet,
+// which the end of the account's processes does not see.
+func (a *Agent) shutSSH(ctx context.Context, logins []string) {
+	if a.conf.SSHAccess == sshNone || a.ssh.server == nil || len(logins) == 0 {
+		return
+	}
+	a.setProblem("ssh logins", a.letIn())
+	for range 3 { // one may have just begun another
+		list := a.ssh.server.Serving(logins...)
+		if len(list) == 0 {
+			break
+		}
+		a.ssh.server.End(ctx, list)
+	}
 }
 
 // isSSHCA reports whether a fingerprint is that of a key that the platform's

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/sshd"
 	"sft/internal/testenv"
@@ -219,6 +222,90 @@ func TestSSHLogin(t *testing.T) {
 	if others > 100 {
 		t.Errorf("%d sign-ins of others were told", others)
 	}
+}
+
+// Whoever signed in to the SSH server itself goes when their session is over,
+// after a restart of the agent, too, and with the last of them what they left
+// running.
+func TestSSHSessionsEnd(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
+	const ca = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(change func(*api.State)) {
+		st, _ := h.current()
+		next := *st
+		next.SSHUserCAs = []string{ca}
+		change(&next)
+		h.mu.Lock()
+		h.state = &next
+		h.tellNews()
+		h.mu.Unlock()
+	}
+	say(func(*api.State) {})
+	dir := t.TempDir()
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "key")).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	in := func(session string) (ended chan struct{}) { // an SSH server stands in for the process that serves a connection
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		free := l.Addr().String()
+		l.Close()
+		cmd := exec.Command("/usr/sbin/sshd", "-D", "-f", "/dev/null", "-h", filepath.Join(dir, "key"), "-o", "PidFile=none", "-o", "ListenAddress="+free)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it listens", func() bool {
+			c, err := net.Dial("tcp", free)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		})
+		ended = make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+		until(t, "it is there", func() bool { _, ok := h.ssh.server.Process(cmd.Process.Pid); return ok })
+		h.sshLogin(sshd.Login{PID: cmd.Process.Pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x",
+			KeyID: "sft:session/" + session + "/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)})
+		return ended
+	}
+	is := func(ended chan struct{}) bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	}
+	h.mem.Begin("ann", h.machine())
+	first, second, third := in("ses-1"), in("ses-2"), in("ses-2")
+	h.endLive(t.Context())
+	if is(first) {
+		t.Error("it has ended by itself")
+	}
+	say(func(st *api.State) { st.EndedSessions = []string{"ses-1"} })
+	until(t, "the first has ended", func() bool { return is(first) })
+	h.endLive(t.Context())
+	if is(second) || is(third) || h.mem.Sessions("ann") != 1 {
+		t.Error("more has ended than that")
+	}
+	h.ssh.mu.Lock()
+	h.ssh.live = nil
+	h.ssh.mu.Unlock()
+	h.loadLive()
+	h.env.Clock.Advance(13 * time.Hour)
+	until(t, "the others have ended", func() bool { return is(second) && is(third) })
+	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
 }
 
 func (h *host) userID(login string) string {

@@ -12,6 +12,7 @@ type sshCare struct{}
 func (a *Agent) careForSSH()                                 {}
 func (a *Agent) lookAtSSH()                                  {}
 func (a *Agent) runSSH(context.Context)                      {}
+func (a *Agent) shutSSH(context.Context, []string)           {}
 func (a *Agent) sshFacts() *api.SSHFacts                     { return nil }
 func (a *Agent) sshStatus() *SSHStatus                       { return nil }
 func (a *Agent) sshDue(string) []string                      { return nil }

@@ -270,6 +270,7 @@ func (a *Agent) reconcile(ctx context.Context) {
 	for login := range gone {
 		a.tellSSH(login, false)
 	}
+	a.shutSSH(ctx, slices.DeleteFunc(a.acc.Made(), func(login string) bool { _, ok := rights.Of[login]; return ok }))
 	lim := accounts.Limits{AllowAdmin: a.conf.AllowAdmin, AllowedLogins: a.conf.AllowedLogins, MaxUsers: a.conf.MaxUsers}
 	granted := []accounts.Granted{a.acc.Grant(ctx, rights)}
 	out := a.acc.ReconcileDeleting(ctx, wants, lim, func(login string) bool { return st.Settings.DeleteServerUsers || gone[login] })

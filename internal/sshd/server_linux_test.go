@@ -277,6 +277,65 @@ func serverTests(t *testing.T) {
 	t.Run("host certificates", func(t *testing.T) { testHostCertificates(t) })
 	t.Run("principals", func(t *testing.T) { testPrincipals(t) })
 	t.Run("the log", func(t *testing.T) { testFollow(t) })
+	t.Run("the end of connections", func(t *testing.T) { testEnd(t, newBox(t, including)) })
+}
+
+// What is ended is every connection of one person: whoever is in, and whoever
+// has only begun, for whom nothing runs as that person yet.
+func testEnd(t *testing.T, b *box) {
+	b.want("the first", b.sync(), "")
+	b.cert("ann", Principal(serverID, "ann"))
+	stay := func(who string, options ...string) (ended chan struct{}) {
+		out := &syncBuffer{}
+		cmd := exec.Command("ssh", append(options, "-F", "none", "-p", "2200", "-i", b.keys[who], "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+			who+"@127.0.0.1", "echo in; exec sleep 1000")...)
+		cmd.Stdout = out
+		must(t, cmd.Start())
+		t.Cleanup(func() { cmd.Process.Kill() })
+		ended = make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		until(t, who+" is in", func() bool { return strings.Contains(out.String(), "in\n") })
+		return ended
+	}
+	is := func(ended chan struct{}) bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	}
+	carl, ann := stay("carl"), stay("ann", "-o", "CertificateFile="+b.keys["ann"]+"-cert.pub")
+	asked := make(chan struct{})
+	go func() { // it is asked for a key, and takes its time
+		ssh.Dial("tcp", "127.0.0.1:2200", &ssh.ClientConfig{User: "ann", HostKeyCallback: ssh.InsecureIgnoreHostKey(), Auth: []ssh.AuthMethod{
+			ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { close(asked); <-t.Context().Done(); return nil, nil })}})
+	}()
+	<-asked
+	list := b.s.Serving("ann", "dan")
+	if len(list) != 2 {
+		t.Fatalf("for ann there are %v", list)
+	}
+	for _, p := range list {
+		if got, ok := b.s.Process(p.PID); !ok || got != p || !b.s.Alive(p) {
+			t.Errorf("of %v it says %v, %v", p, got, ok)
+		}
+	}
+	if b.s.Alive(Process{list[0].PID, list[0].Began + "0"}) || b.s.Alive(Process{os.Getpid(), started(os.Getpid())}) {
+		t.Error("another process is taken for the server's")
+	}
+	b.s.End(t.Context(), []Process{{list[0].PID, list[0].Began + "0"}, {os.Getpid(), started(os.Getpid())}})
+	if got := b.s.Serving("ann"); len(got) != 2 {
+		t.Errorf("what was not meant has ended: %v", got)
+	}
+	b.s.End(t.Context(), list)
+	until(t, "ann's connection has ended", func() bool { return is(ann) })
+	if got := b.s.Serving("ann"); len(got) > 0 {
+		t.Errorf("for ann there are still %v", got)
+	}
+	if is(carl) || len(b.s.Serving("carl")) != 1 {
+		t.Error("carl's connection has ended, too")
+	}
 }
 
 func testLife(t *testing.T, b *box) {

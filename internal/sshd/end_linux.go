@@ -1,0 +1,91 @@
+package sshd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Process is the part of the SSH server, with root's rights, that serves one
+// connection.
+type Process struct {
+	PID   int    `json:"pid"`
+	Began string `json:"began"` // it tells two processes of one number apart
+}
+
+// Process returns the process that a sign-in was told of; false is that it is
+// over.
+func (s *Server) Process(pid int) (Process, bool) {
+	p := Process{pid, started(pid)}
+	return p, s.Alive(p)
+}
+
+// Alive reports whether p still serves its connection.
+func (s *Server) Alive(p Process) bool { return alive(p, s.serverPrograms()) }
+
+func alive(p Process, programs []string) bool {
+	return p.PID > 1 && p.Began != "" && started(p.PID) == p.Began &&
+		slices.ContainsFunc(programs, func(program string) bool { return program != "" && isServer(p.PID, program) })
+}
+
+// servingRE is what sshd calls such a process, from the moment that it knows
+// who wants in (monitor.c, mm_answer_pwnamallow).
+var servingRE = regexp.MustCompile(`^sshd(?:-session)?: ([a-z_][a-z0-9_-]{0,31}) \[priv\]$`)
+
+// Serving returns the processes for everybody who has signed in as one of
+// logins, or is about to. Somebody may have been let in and run as root yet:
+// PAM comes before the account's own processes, and can take long.
+func (s *Server) Serving(logins ...string) (list []Process) {
+	dirs, _ := os.ReadDir("/proc")
+	programs := s.serverPrograms()
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		b, _ := readCapped(fmt.Sprintf("/proc/%d/cmdline", pid))
+		m := servingRE.FindStringSubmatch(strings.TrimRight(string(b), "\x00"))
+		if m == nil || !slices.Contains(logins, m[1]) {
+			continue
+		}
+		if p := (Process{pid, started(pid)}); alive(p, programs) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// endPatience is how long a process has to end a connection in order.
+const endPatience = time.Second
+
+// End ends the connections that these processes serve, and returns when they
+// are gone, or were killed. What a person has left running goes on.
+func (s *Server) End(ctx context.Context, list []Process) {
+	programs := s.serverPrograms()
+	tell := func(sig syscall.Signal) {
+		for _, p := range list {
+			h, err := os.FindProcess(p.PID) // held, so that none of the same number is hit
+			if err != nil {
+				continue
+			}
+			if alive(p, programs) {
+				_ = h.Signal(sig) // it may have ended
+			}
+			h.Release()
+		}
+	}
+	tell(syscall.SIGTERM)
+	for end := time.Now().Add(endPatience); len(list) > 0; time.Sleep(10 * time.Millisecond) {
+		list = slices.DeleteFunc(slices.Clone(list), func(p Process) bool { return !alive(p, programs) })
+		if time.Now().After(end) || ctx.Err() != nil {
+			tell(syscall.SIGKILL)
+			return
+		}
+	}
+}
