@@ -294,9 +294,11 @@ func (r router) via(v string) (step, error) {
 }
 
 // bastion finds the server that another one names as its Bastion. A host can
-// send people only through servers of the team that they may reach, by rank:
-// an id or canonical name counts before an instance's id, that before a host
-// name, then an alternative name, then an address.
+// send people only through servers of the team that they may reach. The one
+// that holds the name in its own project counts first: elsewhere any host can
+// claim it. Then it goes by rank: an id or canonical name counts before an
+// instance's id, that before a host name, then an alternative name, then an
+// address.
 func (r router) bastion(of step) (step, error) {
 	name := of.server.Facts.Bastion
 	c, err := r.find(name)
@@ -306,7 +308,11 @@ func (r router) bastion(of step) (step, error) {
 	var best []store.ServerRecord
 	rank := 0
 	for _, s := range c.active {
-		switch n := rankOf(s, name); {
+		n := rankOf(s, name)
+		if s.ProjectID == of.project.ID {
+			n = 0
+		}
+		switch {
 		case best == nil || n < rank:
 			best, rank = []store.ServerRecord{s}, n
 		case n == rank:

@@ -127,9 +127,11 @@ func TestRoutes(t *testing.T) {
 		add("lab", "loop1", "loop2", "")
 		add("lab", "loop2", "loop3", "")
 		add("lab", "loop3", "loop1", "")
-		for name, bastion := range map[string]string{"behind-secret": "secret", "behind-silent": "silent", "behind-nothing": "bastion.example.com", "behind-bare": "bare", "behind-relay": "relay", "behind-jump": "jump", "behind-twin": "twin"} {
+		for name, bastion := range map[string]string{"behind-secret": "secret", "behind-silent": "silent", "behind-nothing": "bastion.example.com", "behind-bare": "bare", "behind-relay": "relay", "behind-jump": "jump", "behind-own": "twin"} {
 			add("lab", name, bastion, "")
 		}
+		e.Grant("yon", "dev", false, "ann")
+		add("yon", "behind-twin", "twin", "")
 		add("lab", "twin", "", "")
 		add("far", "twin", "", "")
 		e.Server("lab", testenv.Facts("bare"))
@@ -221,6 +223,7 @@ func TestRoutes(t *testing.T) {
 			{"a bastion that is no server", "behind-nothing", nil, `the bastion "bastion.example.com" of server "behind-nothing": there is no server`, sft.NotFound},
 			{"a bastion without SSH", "behind-bare", nil, `server "bare" cannot be gone through`, sft.Unavailable},
 			{"a bastion behind its broker", "behind-relay", nil, `server "relay" cannot be gone through`, sft.Invalid},
+			{"a bastion of its own project", "behind-own", nil, "twin behind-own", ""},
 			{"a bastion that is two servers", "behind-twin", nil, unclear, sft.Ambiguous},
 			{"a record without an agent as the target", "jump", nil, `server "jump" has no agent: it is there to be gone through`, sft.Invalid},
 		}
@@ -327,8 +330,9 @@ func TestRoutes(t *testing.T) {
 	})
 }
 
-// A Bastion means the server with the best reason to be meant, among those
-// that the asker may reach; two with equally good ones are none.
+// A Bastion means the server of its own project that holds the name, or else
+// the one with the best reason to be meant, among those that the asker may
+// reach; two with equally good ones are none.
 func TestWhichBastionIsMeant(t *testing.T) {
 	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
 		for i := range 6 {
@@ -362,6 +366,9 @@ func TestWhichBastionIsMeant(t *testing.T) {
 			t.Helper()
 			e.Do("DELETE", "/projects/"+project+"/servers/"+s.ID, nil, nil)
 		}
+		own := add("p5", func(f *api.Facts) { f.AltNames = []string{b} })
+		through(own, "")
+		gone("p5", own)
 		through(byName, "")
 		gone("p4", byName)
 		through(nil, `is the name of 2 servers: p2/`)
