@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/client"
 	"sft/internal/conf"
 	"sft/internal/frame"
@@ -99,10 +100,7 @@ func (p *program) proxy(ctx context.Context, target, user string, via []string) 
 			Hint: "leave the login out; if there is none, put what \"sft ssh-config\" prints now in place of the old block"}
 	}
 	cas, keys := c.SSHHost()
-	if !strings.EqualFold(target, h.Name) && target != h.ServerID {
-		cas = nil // the host's certificate is for its names, and this is another one
-	}
-	if err := writeKnownHosts(paths.State, target, cas, keys); err != nil {
+	if err := writeKnownHosts(paths.State, target, authorities(target, h, cas, keys), keys); err != nil {
 		return err
 	}
 	leave, err := meet.join(ctx, &sshagent.Agent{Current: c.SSHSigner, Refused: p.complain})
@@ -116,6 +114,17 @@ func (p *program) proxy(ctx context.Context, target, user string, via []string) 
 	}
 	defer conn.Close()
 	return pipe(ctx, p.in, p.out, conn)
+}
+
+// authorities are those of cas by which the host that was typed as name may
+// prove itself to ssh, which goes by that name and not by the server's id: none,
+// where the platform knows its keys. A certificate is good for a week, in which
+// the name may have gone from one host of the project to another.
+func authorities(name string, h api.Hop, cas, keys []ssh.PublicKey) []ssh.PublicKey {
+	if len(keys) > 0 || !strings.EqualFold(name, h.Name) && name != h.ServerID {
+		return nil
+	}
+	return cas
 }
 
 // pipe copies until either side has ended: ssh closes both ways or none.

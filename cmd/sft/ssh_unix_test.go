@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/sshagent"
 )
 
@@ -292,6 +293,26 @@ func TestPipe(t *testing.T) {
 		cancel()
 		theirs.Close()
 		keyboard.Close()
+	}
+}
+
+// A host's certificate is for names, which may have been another host's: it
+// counts only where nothing better is known.
+func TestAuthorities(t *testing.T) {
+	s, err := authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	some := []ssh.PublicKey{s.PublicKey()}
+	h := api.Hop{ServerID: "srv-1", Name: "web01"}
+	for _, tt := range []struct {
+		name string
+		keys []ssh.PublicKey
+		want bool
+	}{{"web01", some, false}, {"srv-1", some, false}, {"Web01", nil, true}, {"srv-1", nil, true}, {"web01.example.com", nil, false}} {
+		if got := authorities(tt.name, h, some, tt.keys); (len(got) > 0) != tt.want {
+			t.Errorf("%s with %d keys: by %d authorities", tt.name, len(tt.keys), len(got))
+		}
 	}
 }
 
