@@ -314,6 +314,10 @@ func (a *Agent) sshLogin(l sshd.Login) {
 			a.log.Warn("there were more sign-ins by SSH than are told to the platform", "untold", n)
 		}
 	}
+	if a.events.waiting() >= maxSpooled/2 { // they must not be what no session is opened for
+		a.log.Warn("there are too many unsent events to tell of a sign-in by SSH", "login", l.Login, "remote", l.Remote.String(), "user", e.User, "session", e.Session)
+		return
+	}
 	if !l.At.IsZero() && time.Since(l.At) > time.Minute {
 		e.Detail["at"] = l.At.Format(time.RFC3339)
 	}

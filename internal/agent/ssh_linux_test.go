@@ -224,6 +224,30 @@ func TestSSHLogin(t *testing.T) {
 	}
 }
 
+// Sign-ins fill half of the room for events at most: with none left nobody's
+// session is opened.
+func TestSSHLoginsLeaveRoom(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
+	defer h.lock.Release()
+	told := func() bool {
+		n := h.events.waiting()
+		h.sshLogin(sshd.Login{Login: "carl", Method: "password", Remote: netip.MustParseAddrPort("192.0.2.8:4000")})
+		return h.events.waiting() > n
+	}
+	if !told() {
+		t.Error("a sign-in is not told")
+	}
+	h.events.mu.Lock()
+	for range maxSpooled / 2 {
+		h.events.unsent = append(h.events.unsent, api.Event{Seq: h.events.stored})
+	}
+	h.events.mu.Unlock()
+	if told() {
+		t.Error("it is told though there are many")
+	}
+}
+
 // Whoever signed in to the SSH server itself goes when their session is over,
 // after a restart of the agent, too, and with the last of them what they left
 // running.
