@@ -36,7 +36,7 @@ type Hop struct {
 	// HostName is where an unmanaged hop is, if not where the person's settings
 	// say.
 	HostName string
-	Port      int
+	Port     int
 }
 
 // A Path connects through any number of hops, each reached through the one
