@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -43,7 +44,8 @@ func sshServer(t *testing.T) int {
 func TestOpenSSH(t *testing.T) {
 	t.Parallel()
 	port := sshServer(t)
-	h := enrolledHost(t, func(c *Config) { c.SSHDPort = port })
+	h := enrolledHost(t, nil)
+	h.sshAddress = func() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 	var told []string
 	h.sshAccount = func(login string, there bool) error {
 		if there {

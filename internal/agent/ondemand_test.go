@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -47,7 +49,8 @@ const demandPeriod = 600
 func demandHost(t *testing.T) *host {
 	t.Helper()
 	port := sshServer(t)
-	h := enrolledHost(t, func(c *Config) { c.SSHDPort = port })
+	h := enrolledHost(t, nil)
+	h.sshAddress = func() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 	h.change(func(st *api.State) { st.Settings.UserOnDemand = demandPeriod })
 	return h
 }
