@@ -44,7 +44,7 @@ func sandbox(h *lab.Host, unit, script string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	own := regexp.MustCompile(`(?m)^(Type|NotifyAccess|Exec\w+|Restart\w*|Before|After|Wants|EnvironmentFile)=.*$`)
+	own := regexp.MustCompile(`(?m)^(Type|NotifyAccess|Exec\w+|Restart\w*|Before|After|Wants|EnvironmentFile|RuntimeDirectory\w*)=.*$`)
 	text := own.ReplaceAllString(string(b), "")
 	text = strings.Replace(text, "[Service]", "[Service]\nType=oneshot\nExecStart=/bin/sh -c '. /etc/probe.sh'\nStandardOutput=truncate:/etc/probe.out\nStandardError=inherit", 1)
 	h.Write("/etc/systemd/system/probe.service", 0o644, []byte(text))
@@ -115,6 +115,9 @@ func TestUnit(t *testing.T) {
 	}
 	if _, err := web.Run("ann", "sudo", "-n", "true"); err == nil {
 		t.Error("ann may use sudo")
+	}
+	if got := web.Must("", "stat", "-c", "%U %a %F", "/run/sftd", "/run/sftd/service.sock"); got != "root 755 directory\nroot 666 socket\n" {
+		t.Errorf("the socket for service users is %q", got)
 	}
 	tools(t, web)
 	removal(t, s, web)

@@ -961,3 +961,13 @@ func FuzzMounts(f *testing.F) {
 		}
 	})
 }
+
+func TestLoginOf(t *testing.T) {
+	passwd := parsePasswd([]byte("root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\nci:x:1000:1000::/home/ci:/bin/sh\n" +
+		"ann:x:1001:1001::/:/bin/sh\nann:x:1002:1002::/:/bin/sh\n+nis:x:1003:1003::/:/bin/sh\nbad:x:1e3:0::/:/bin/sh\n"))
+	for uid, want := range map[int]string{0: "root", 1000: "ci", 1001: "ann", 1002: "", 1003: "", 7: "", -1: ""} {
+		if got := loginOf(passwd, uid); got != want {
+			t.Errorf("uid %d is %q, want %q", uid, got, want)
+		}
+	}
+}

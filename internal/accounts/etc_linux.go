@@ -192,6 +192,26 @@ func (e etc) find(login string) passwdLine {
 	return passwdLine{}
 }
 
+// loginOf returns the login of uid: the first that has it, as in libc. A name
+// that is there twice, and first with another uid, is no login.
+func loginOf(passwd []passwdLine, uid int) string {
+	for _, p := range passwd {
+		if p.uid == uid {
+			if (etc{passwd: passwd}).find(p.login).uid != uid {
+				return ""
+			}
+			return p.login
+		}
+	}
+	return ""
+}
+
+// LoginOf returns the login name of a uid by /etc/passwd, or "".
+func LoginOf(uid int) (string, error) {
+	b, err := readEtc("/etc/passwd")
+	return loginOf(parsePasswd(b), uid), err
+}
+
 // findGroup returns the group called name; its name is empty when there is none.
 func (e etc) findGroup(name string) groupLine {
 	for _, g := range e.group {

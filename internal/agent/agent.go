@@ -358,6 +358,7 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	} else {
 		wg.Go(func() { a.runBroker(ctx) })
 	}
+	wg.Go(func() { a.runServices(ctx, c, id.CA) })
 	dirty := make(chan struct{}, 1)
 	wg.Go(func() { a.runReconcile(ctx, dirty) })
 	err = a.runSync(ctx, c, dirty)

@@ -106,6 +106,7 @@ func testConfig(t testing.TB) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.service = filepath.Join(filepath.Dir(state), "run", "service.sock")
 	return c
 }
 

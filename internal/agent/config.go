@@ -68,7 +68,8 @@ type Config struct {
 
 	LogLevel string `yaml:"LogLevel"` // warn, info, debug
 
-	state string // folder of the TokenFile: everything else that is kept is beside it
+	state   string // folder of the TokenFile: everything else that is kept is beside it
+	service string // socket for processes of accounts that act as service users
 }
 
 // A Duration is written as in "24h", "90m" or "-1".
@@ -103,7 +104,7 @@ func Defaults() Config {
 	file := func(name string) string { return filepath.Join(p.State, name) }
 	c := Config{
 		AutoEnroll: true, EnrollmentTokenFile: p.Token, ServerFile: file("device.server"), TokenFile: file("device.token"), BufferFile: file("buffer.db"),
-		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, state: p.State,
+		BrokerListenPort: sft.BrokerPort, BrokeredLoginGracePeriodInSeconds: 30, state: p.State, service: p.Service,
 		RDPAddress: rdpDefault(), RDPSignIn: frame.Inject, OfflineGrace: Duration{d: 24 * time.Hour}, AllowAdmin: true,
 		SSHAccess: sshDirect, LogLevel: "INFO",
 	}

@@ -227,6 +227,20 @@ type ServiceClientReply struct {
 	SignedInUntil time.Time `json:"signed_in_until"`
 }
 
+// ServiceAsk is what a process asks the agent of its host for on the local
+// socket: a client of the service user that its account is bound to.
+type ServiceAsk struct {
+	DeviceKey []byte     `json:"device_key"` // P-256; one that was sent before is renewed
+	Device    DeviceInfo `json:"device"`
+}
+
+// ServiceAnswer is the agent's answer to a ServiceAsk: Error, or the rest.
+type ServiceAnswer struct {
+	ServiceClientReply
+	CA    []byte     `json:"platform_ca,omitempty"` // DER; empty trusts what the system trusts
+	Error *sft.Error `json:"error,omitempty"`
+}
+
 // DeviceCodeRequest is POST /v1/clients/device_code (RFC 8628, section 3.1).
 type DeviceCodeRequest struct {
 	Team      string     `json:"team"`

@@ -19,6 +19,9 @@ type Agent struct {
 	State  string // folder; only the service's own account may read it
 	Token  string // the enrollment token, deleted once it has been used
 	Logs   string // folder; empty where the system's journal is used
+	// Service is the socket on which processes of accounts that act as a
+	// service user ask; empty where there is none.
+	Service string
 }
 
 // Platform is where sft-platform keeps its files.

@@ -27,7 +27,11 @@ func clientPaths(getenv func(string) string) (Client, error) {
 	return c, nil
 }
 
-func agentPaths() Agent { return agentIn("/etc/sft/sftd.yaml", "/var/lib/sftd", "") }
+func agentPaths() Agent {
+	a := agentIn("/etc/sft/sftd.yaml", "/var/lib/sftd", "")
+	a.Service = "/run/sftd/service.sock"
+	return a
+}
 
 func platformPaths() Platform {
 	return Platform{Config: "/etc/sft/platform.yaml", State: "/var/lib/sft-platform"}
