@@ -169,8 +169,15 @@ func (p *Platform) listUsers(ctx context.Context, a Actor, team string, kind sft
 
 // GetUser returns one user.
 func (p *Platform) GetUser(ctx context.Context, a Actor, r UserRequest) (sft.User, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.User, error) {
+	action := policy.Read
+	if sft.Fold(r.User) == sft.Fold(a.Name) {
+		action = policy.OwnClient // one's own login, which a block for ssh names, takes no role
+	}
+	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) (sft.User, error) {
 		u, err := tx.User(k.team.ID, r.User)
+		if err == nil && action == policy.OwnClient && u.ID != k.user.ID {
+			err = store.ErrNotFound
+		}
 		return u.User, notFound(err, "user", r.User)
 	})
 }

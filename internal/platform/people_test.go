@@ -120,6 +120,12 @@ func TestRolesCountAtOnce(t *testing.T) {
 	wantCode(t, "a plain user changes", add(), sft.Denied)
 	e.Do("PUT", "/groups/everyone", map[string]any{"roles": []string{}}, nil)
 	wantCode(t, "a user without a role reads", users(), sft.Denied)
+	wantCode(t, "a user without a role reads somebody else", ann.Do(t.Context(), "GET", base+"/users/"+testenv.Owner, nil, nil), sft.Denied)
+	var me sft.User
+	wantCode(t, "a user without a role reads themselves", ann.Do(t.Context(), "GET", base+"/users/ann", nil, &me), "")
+	if me.Login != "ann" {
+		t.Errorf("ann is %+v", me)
+	}
 	wantCode(t, "a user without a role lists servers", ann.Do(t.Context(), "GET", base+"/servers", nil, nil), "")
 	e.Do("POST", "/groups", map[string]any{"name": "reporters", "roles": []string{"reporting_user"}}, nil)
 	e.Do("POST", "/groups/reporters/users", map[string]string{"name": "ann"}, nil)

@@ -21,7 +21,7 @@ const (
 	ReadAudit  Action = "read_audit"  // see what happened
 	ReadTokens Action = "read_tokens" // see that enrollment tokens exist
 	Administer Action = "administer"  // change the team's objects
-	OwnClient  Action = "own_client"  // see and remove a client of one's own
+	OwnClient  Action = "own_client"  // see oneself, see and remove a client of one's own
 )
 
 // allowed says which roles may do what.
