@@ -45,12 +45,12 @@ func (p *program) completeServers(cmd *cobra.Command, args []string, _ string) (
 	}
 	p.debug = false
 	p.voice = &voice{err: nowhere{}}
-	s, err := p.session(client.Never)
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+	defer cancel()
+	s, err := p.session(ctx, client.Never)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
-	defer cancel()
 	list, err := s.Servers(ctx, "")
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -68,7 +68,7 @@ func (p *program) completeTeams(*cobra.Command, []string, string) ([]string, cob
 	p.voice = &voice{err: nowhere{}}
 	var names []string
 	if d, err := p.open(client.Never); err == nil {
-		accounts, _ := d.Store.Accounts()
+		accounts, _ := d.Mine()
 		for _, a := range accounts {
 			names = append(names, a.Team)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/client"
 	"sft/internal/conf"
 	"sft/internal/launch"
 )
@@ -37,6 +38,9 @@ type settings struct {
 	Network struct {
 		ForwardProxy string `yaml:"forward_proxy,omitempty"`
 	} `yaml:"network,omitempty"`
+	ServiceAuth struct {
+		Enable bool `yaml:"enable,omitempty"`
+	} `yaml:"service_auth,omitempty"`
 	Client struct {
 		TimeoutSeconds *int64 `yaml:"timeout_seconds,omitempty"`
 	} `yaml:"client,omitempty"`
@@ -51,6 +55,15 @@ func (s *settings) timeout() time.Duration {
 		n = *s.Client.TimeoutSeconds
 	}
 	return time.Duration(max(n, 0)) * time.Second
+}
+
+// asking is how somebody may be asked to sign in: no person, where the host's
+// agent says who this is.
+func (s *settings) asking(otherwise client.Asking) client.Asking {
+	if s.ServiceAuth.Enable {
+		return client.ByAgent
+	}
+	return otherwise
 }
 
 // netcat reports whether hops are crossed by a program.
@@ -118,6 +131,9 @@ var allSettings = []setting{
 			s.Network.ForwardProxy = v
 			return nil
 		}},
+	{"service_auth.enable", "true on a server: act as the service user that this account of it is bound to, and never ask a person (default: false)",
+		func(s *settings) string { return strconv.FormatBool(s.ServiceAuth.Enable) },
+		func(s *settings, v string) error { return yesNo(&s.ServiceAuth.Enable, v) }},
 	{"client.timeout_seconds", "how long sft waits for you to sign in; below 0 for ever (default: 300)",
 		func(s *settings) string {
 			if s.Client.TimeoutSeconds == nil {

@@ -138,7 +138,7 @@ func (p *program) opened(paths conf.Client, set settings) (*client.Device, int, 
 	if err != nil {
 		return nil, 0, err
 	}
-	d := &client.Device{Store: store, Info: device(), Ask: client.Never, Log: p.log(), Say: p.voice.say}
+	d := &client.Device{Store: store, Info: device(), Ask: set.asking(client.Never), Log: p.log(), Say: p.voice.say}
 	if set.Network.ForwardProxy != "" {
 		d.Proxy, err = url.Parse(set.Network.ForwardProxy) // checked when it was read
 	}

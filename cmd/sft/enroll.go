@@ -108,7 +108,7 @@ func (p *program) login() *cobra.Command {
 themselves when it is needed and they run in a terminal.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.session(p.openly(noBrowser))
+			s, err := p.session(cmd.Context(), p.openly(noBrowser))
 			if err != nil {
 				return err
 			}
@@ -131,7 +131,7 @@ func (p *program) logout() *cobra.Command {
 end them too, use "sft unenroll".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.session(client.Never)
+			s, err := p.session(cmd.Context(), client.Never)
 			if err != nil {
 				return err
 			}

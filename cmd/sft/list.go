@@ -34,6 +34,7 @@ func (p *program) listAccounts() *cobra.Command {
 			if asJSON {
 				type account struct {
 					ID            string    `json:"id"`
+					Kind          string    `json:"kind"`
 					Team          string    `json:"team"`
 					User          string    `json:"user"`
 					URL           string    `json:"url"`
@@ -42,7 +43,7 @@ func (p *program) listAccounts() *cobra.Command {
 				}
 				list := []account{}
 				for _, a := range accounts {
-					list = append(list, account{a.ClientID, a.Team, a.User, a.URL, a.Default, a.SignedInUntil})
+					list = append(list, account{a.ClientID, cmp.Or(a.Kind, "user"), a.Team, a.User, a.URL, a.Default, a.SignedInUntil})
 				}
 				return writeJSON(p.out, list)
 			}
@@ -51,6 +52,9 @@ func (p *program) listAccounts() *cobra.Command {
 				status := left(a.SignedInUntil)
 				if a.Default {
 					status = "default, " + status
+				}
+				if a.Kind == client.Service {
+					status = "service, " + status
 				}
 				rows = append(rows, []string{a.ClientID, a.Team, a.User, status, a.URL})
 			}
@@ -69,7 +73,7 @@ func (p *program) listServers() *cobra.Command {
 		Short: "List the servers that you may reach",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.session(p.quietly())
+			s, err := p.session(cmd.Context(), p.quietly())
 			if err != nil {
 				return err
 			}
@@ -103,7 +107,7 @@ func (p *program) listProjects() *cobra.Command {
 		Short: "List the projects that you are in",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.session(p.quietly())
+			s, err := p.session(cmd.Context(), p.quietly())
 			if err != nil {
 				return err
 			}
@@ -149,7 +153,7 @@ a server's if a sign-in is needed to know.`,
 			}
 			var r api.ResolveReply
 			resolve := func(ctx context.Context) error {
-				s, err := p.session(ask)
+				s, err := p.session(ctx, ask)
 				if err == nil {
 					r, err = s.Resolve(ctx, args[0])
 				}

@@ -216,7 +216,7 @@ func (p *program) open(ask client.Asking) (*client.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &client.Device{Store: store, Info: device(), Ask: ask, Log: p.log(), Say: p.voice.say,
+	d := &client.Device{Store: store, Info: device(), Ask: set.asking(ask), Log: p.log(), Say: p.voice.say,
 		Open:    func(url string) error { return launch.Browser(p.getenv("BROWSER"), url) },
 		Timeout: set.timeout()}
 	if set.Network.ForwardProxy != "" {
@@ -228,12 +228,12 @@ func (p *program) open(ask client.Asking) (*client.Device, error) {
 }
 
 // session opens the account that the person means.
-func (p *program) session(ask client.Asking) (*client.Session, error) {
+func (p *program) session(ctx context.Context, ask client.Asking) (*client.Session, error) {
 	d, err := p.open(ask)
 	if err != nil {
 		return nil, err
 	}
-	a, err := d.Store.Find(p.team)
+	a, err := d.Find(ctx, p.team)
 	if err != nil {
 		return nil, err
 	}

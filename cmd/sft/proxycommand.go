@@ -80,7 +80,7 @@ func (p *program) proxy(ctx context.Context, target, user string, via []string) 
 	if err != nil {
 		return err
 	}
-	s, err := p.session(p.byTerminal())
+	s, err := p.session(ctx, p.byTerminal())
 	if err != nil {
 		return err
 	}

@@ -153,7 +153,7 @@ func (p *program) openDesktop(ctx context.Context, target string, f rdpFlags, fu
 		go func() { answer <- prog.Ask(ctx) }()
 	}
 	front := newFront(key)
-	s, err := p.session(p.quietly())
+	s, err := p.session(ctx, p.quietly())
 	if err != nil {
 		return err
 	}
@@ -449,7 +449,7 @@ func (v *visit) run(ctx context.Context, d *launch.Desktop, password io.WriteClo
 func (p *program) lost(ctx context.Context, h api.Hop) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	s, err := p.session(client.Never)
+	s, err := p.session(ctx, client.Never)
 	if err == nil {
 		_, err = s.Resolve(ctx, h.ServerID)
 	}

@@ -143,7 +143,7 @@ func (p *program) openShell(ctx context.Context, via, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := p.session(p.quietly())
+	s, err := p.session(ctx, p.quietly())
 	if err != nil {
 		return err
 	}

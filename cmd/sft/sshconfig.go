@@ -44,7 +44,7 @@ changes. OpenSSH 8.0 or later is needed.`,
 			if own, err = shellPath(own); err != nil {
 				return err
 			}
-			s, err := p.session(p.quietly())
+			s, err := p.session(cmd.Context(), p.quietly())
 			if err != nil {
 				return err
 			}
@@ -117,11 +117,14 @@ func (b block) text() (string, error) {
 const resolveTime = 3 * time.Second
 
 // resolveQuietly answers whether name is a server's, for ssh. A name that was
-// one before still is if nobody is signed in: proxycommand says so then, or has
-// the person sign in. Otherwise ssh would go to whoever has that name elsewhere.
+// one before still is if nobody is signed in, or the agent has just refused:
+// proxycommand says so then, or has the person sign in. Otherwise ssh would go
+// to whoever has that name elsewhere.
 func (p *program) resolveQuietly(ctx context.Context, name string, ask func(context.Context) error) error {
 	err := waitFor(ctx, resolveTime, ask)
-	if sft.CodeOf(err) != sft.SignIn {
+	switch sft.CodeOf(err) {
+	case sft.SignIn, sft.Denied, sft.TooMany:
+	default:
 		return err
 	}
 	if paths, e := p.paths(); e == nil && knownHost(paths.State, name) {

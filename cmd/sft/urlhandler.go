@@ -70,7 +70,7 @@ func (p *program) follow(ctx context.Context, raw string, ask func(context.Conte
 	if err != nil {
 		return err
 	}
-	all, err := d.Store.Accounts()
+	all, err := d.Mine()
 	if err != nil {
 		return err
 	}

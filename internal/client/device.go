@@ -21,6 +21,7 @@ const (
 	Never     Asking = iota // it may not: the person is told what to run
 	InBrowser               // a browser on this machine
 	ByCode                  // a code that is typed into a browser anywhere
+	ByAgent                 // no person: this host's agent says as which service user the process acts
 )
 
 // A Device is this machine, used by one person. Its fields are set before
@@ -39,7 +40,8 @@ type Device struct {
 	Machine func() time.Time // the machine's clock; nil: time.Now
 	Log     *slog.Logger     // never nil
 
-	warned bool // of the clock
+	warned bool   // of the clock
+	agent  string // socket of this host's agent; empty: where it is
 }
 
 // requestTime is how long the platform may take for one answer.
@@ -105,7 +107,7 @@ func (s *Session) do(ctx context.Context, method, path string, in, out any) erro
 	s.noteClock()
 	if sft.CodeOf(err) == sft.Revoked {
 		return &sft.Error{Code: sft.Revoked, Msg: "this device was removed from team " + s.Account.Team, Err: err,
-			Hint: "run \"sft enroll --force --url " + s.Account.URL + " --team " + s.Account.Team + "\" to enrol it again"}
+			Hint: s.Account.anew()}
 	}
 	return err
 }
@@ -123,7 +125,15 @@ func (s *Session) noteClock() {
 	}
 	s.saved = offset
 	s.Account.ClockOffset = offset.Milliseconds()
-	if err := s.d.Store.put(s.Account); err != nil {
+	err := s.d.Store.update(func(all *[]Account) error { // which another process may have changed meanwhile
+		for i := range *all {
+			if (*all)[i].ClientID == s.Account.ClientID {
+				(*all)[i].ClockOffset = s.Account.ClockOffset
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		s.d.Log.Debug("store the clock offset", "error", err)
 	}
 }
@@ -136,10 +146,11 @@ func fastOrSlow(offset time.Duration) string {
 }
 
 // Do sends a request of the signed-in person. When nobody is signed in any
-// more, it has them sign in, if they may be asked, and asks once more.
+// more, it has them sign in, if they may be asked, and asks once more. A
+// service user's device that was removed may be followed by another one.
 func (s *Session) Do(ctx context.Context, method, path string, in, out any) error {
 	err := s.do(ctx, method, path, in, out)
-	if sft.CodeOf(err) != sft.SignIn {
+	if code := sft.CodeOf(err); code != sft.SignIn && (code != sft.Revoked || s.d.Ask != ByAgent) {
 		return err
 	}
 	if s.d.Ask == Never {

@@ -122,17 +122,18 @@ func (g *diagnosis) skip(needs string, steps ...string) {
 }
 
 // Diagnose looks at each step of the way to the platform of an account, chosen
-// as Store.Find does, and, if target is not empty, on to a server. each is told
+// as Find does, and, if target is not empty, on to a server. each is told
 // of every step, in a fixed order; a step is skipped where one that it needs
 // failed. Nobody is asked to sign in. On the server nothing happens but a ping
-// of its broker, which is a session of its own and in the audit log as such.
+// of its broker, which is a session of its own and in the audit log as such. The
+// agent of this host is asked (ByAgent) as by any other command.
 func (d *Device) Diagnose(ctx context.Context, team, target string, each func(Check)) {
 	g := &diagnosis{d: d, each: each, failed: map[string]bool{}}
 	onServer := serverSteps
 	if target == "" {
 		onServer = nil
 	}
-	s := g.account(team)
+	s := g.account(ctx, team)
 	if g.a.URL == "" {
 		g.skip(stepEnrolment, slices.Concat(platformSteps[2:], onServer)...)
 		return
@@ -153,17 +154,26 @@ func (d *Device) Diagnose(ctx context.Context, team, target string, each func(Ch
 }
 
 // account finds the account and opens its key.
-func (g *diagnosis) account(team string) *Session {
+func (g *diagnosis) account(ctx context.Context, team string) *Session {
+	// A session of its own: it must neither ask a person nor talk.
+	quiet := *g.d
+	quiet.Say = func(string) {}
+	if quiet.Ask != ByAgent {
+		quiet.Ask = Never
+	}
+	ctx, cancel := context.WithTimeout(ctx, diagnosisTime)
+	defer cancel()
 	var err error
-	if g.a, err = g.d.Store.Find(team); err != nil {
+	if g.a, err = quiet.Find(ctx, team); err != nil {
 		g.fail(stepEnrolment, err)
 		g.skip(stepEnrolment, stepKey)
 		return nil
 	}
-	g.ok(stepEnrolment, g.a.User+" in team "+g.a.Team+" of "+g.a.URL)
-	// A session of its own: it must neither ask nor talk.
-	quiet := *g.d
-	quiet.Ask, quiet.Say = Never, func(string) {}
+	found := g.a.User + " in team " + g.a.Team + " of " + g.a.URL
+	if g.a.Kind == Service {
+		found += ", a service user, by the word of this host's agent"
+	}
+	g.ok(stepEnrolment, found)
 	s, err := quiet.Session(g.a)
 	if err != nil {
 		g.fail(stepKey, err)
@@ -305,6 +315,9 @@ func (g *diagnosis) platform(ctx context.Context) bool {
 
 // anew is the fix for an enrolment that cannot be used.
 func (g *diagnosis) anew() string {
+	if g.a.Kind == Service {
+		return g.a.anew()
+	}
 	return "run \"sft enroll --force --url URL --team " + g.a.Team + "\" with the line that your platform's administrator gave you"
 }
 

@@ -38,7 +38,7 @@ func (d *Device) Enroll(ctx context.Context, e Enrolment) (Account, error) {
 		return Account{}, &sft.Error{Code: sft.Exists, Msg: "this device is enrolled in team " + old[0].Team + " of " + u + " already",
 			Hint: "run \"sft login\", or add --force to enrol it anew"}
 	}
-	if d.Ask == Never { // before the platform is asked for anything
+	if d.Ask == Never || d.Ask == ByAgent { // before the platform is asked for anything
 		_, err := (&approval{d: d}).ask(ctx)
 		return Account{}, err
 	}
@@ -85,11 +85,11 @@ func (d *Device) Enroll(ctx context.Context, e Enrolment) (Account, error) {
 	return a, nil
 }
 
-// enrolledAt returns the accounts at a platform, in team if that is said.
+// enrolledAt returns the persons' accounts at a platform, in team if that is said.
 func (d *Device) enrolledAt(url, team string) ([]Account, error) {
 	all, err := d.Store.Accounts()
 	var at []Account
-	for _, a := range all {
+	for _, a := range people(all) {
 		if a.URL == url && (team == "" || sft.Fold(a.Team) == sft.Fold(team)) {
 			at = append(at, a)
 		}

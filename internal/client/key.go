@@ -78,17 +78,17 @@ func (k keys) load(a Account) (*ecdsa.PrivateKey, error) {
 		var s string
 		if s, err = inTime(func() (string, error) { return keyring.Get(ringService, a.ClientID) }); err != nil {
 			return nil, &sft.Error{Code: sft.SignIn, Msg: "the system's key store does not give out this device's key: " + err.Error(), Err: err,
-				Hint: "unlock it and try again, or run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""}
+				Hint: "unlock it and try again, or " + a.anew()}
 		}
 		text = []byte(s)
 	} else if text, err = conf.ReadPrivate(k.path(a)); errors.Is(err, fs.ErrNotExist) {
 		return nil, &sft.Error{Code: sft.SignIn, Msg: "this device's key for team " + a.Team + " is gone", Err: err,
-			Hint: "run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""}
+			Hint: a.anew()}
 	} else if err != nil {
 		return nil, err
 	} else if text, err = openKey(text, a.ClientID); err != nil {
 		return nil, &sft.Error{Code: sft.SignIn, Msg: "this device's key for team " + a.Team + " cannot be opened: " + err.Error(), Err: err,
-			Hint: "run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""}
+			Hint: a.anew()}
 	}
 	if block, _ := pem.Decode(text); block != nil {
 		if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
@@ -98,7 +98,7 @@ func (k keys) load(a Account) (*ecdsa.PrivateKey, error) {
 		}
 	}
 	return nil, &sft.Error{Code: sft.SignIn, Msg: "this device's key for team " + a.Team + " is not readable",
-		Hint: "run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""}
+		Hint: a.anew()}
 }
 
 func (k keys) remove(a Account) error {

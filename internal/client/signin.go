@@ -64,6 +64,9 @@ func (a *approval) ask(ctx context.Context) (api.EnrollClientReply, error) {
 		return reply, err
 	case ByCode:
 		return a.byCode(ctx)
+	case ByAgent:
+		return api.EnrollClientReply{}, &sft.Error{Code: sft.Invalid, Msg: "service_auth is on: this host's agent says who this is, and nobody is asked to approve it",
+			Hint: "run \"sft config service_auth.enable false\" to enrol this device for yourself"}
 	}
 	return api.EnrollClientReply{}, &sft.Error{Code: sft.SignIn, Msg: "nobody can be asked to sign in: this is not a terminal, or SFT_NO_BROWSER is set",
 		Hint: "run it in a terminal, or with --no-browser to sign in by a code"}
@@ -287,8 +290,20 @@ func printable(s string) string {
 	}, s)
 }
 
-// Login has the person sign in now.
+// Login has the person sign in now, or the agent vouch for the service user.
 func (s *Session) Login(ctx context.Context) error {
+	if s.d.Ask == ByAgent {
+		a, err := s.d.vouched(ctx, s.Account)
+		if err != nil {
+			return err
+		}
+		next, err := s.d.Session(a)
+		if err != nil {
+			return err
+		}
+		*s = *next
+		return nil
+	}
 	a := approval{d: s.d, c: s.c, key: s.c.Key, team: s.Account.Team, clientID: s.Account.ClientID}
 	reply, err := a.get(ctx)
 	if sft.CodeOf(err) == sft.Revoked {

@@ -12,8 +12,10 @@ import (
 	"sft/internal/conf"
 )
 
-// An Account is one enrolment of this machine: a person in a team.
+// An Account is one enrolment of this machine: a person in a team, or, with
+// the kind Service, a service user that this host's agent vouches for.
 type Account struct {
+	Kind     string `json:"kind,omitempty"` // Service, or empty
 	Team     string `json:"team"`
 	User     string `json:"user"`
 	ClientID string `json:"client_id"`
@@ -30,6 +32,14 @@ type Account struct {
 	// InKeyring says that the device key is in the system's key store, not
 	// in a file.
 	InKeyring bool `json:"in_keyring,omitempty"`
+}
+
+// anew is what to do about an account that is no longer good.
+func (a Account) anew() string {
+	if a.Kind == Service {
+		return "try again; if it stays so, ask an administrator of team " + a.Team + " whether the service user is still bound to this account"
+	}
+	return "run \"sft enroll --force --url " + a.URL + " --team " + a.Team + "\""
 }
 
 // state is the whole of state.json. There is no secret in it.
@@ -122,12 +132,14 @@ func (s *Store) update(change func(*[]Account) error) error {
 	return conf.WriteSecret(s.path(), append(b, '\n'))
 }
 
-// Find returns the account in team, or, if that is empty, the default one.
+// Find returns the person's account in team, or, if that is empty, the default
+// one.
 func (s *Store) Find(team string) (Account, error) {
 	all, err := s.Accounts()
 	if err != nil {
 		return Account{}, err
 	}
+	all = people(all)
 	for _, a := range all {
 		if team == "" && (a.Default || len(all) == 1) || team != "" && (sft.Fold(a.Team) == sft.Fold(team) || a.ClientID == team) {
 			return a, nil
@@ -179,8 +191,8 @@ func (s *Store) put(a Account) error {
 func (s *Store) remove(a Account) error {
 	err := s.update(func(all *[]Account) error {
 		*all = slices.DeleteFunc(*all, func(o Account) bool { return o.ClientID == a.ClientID })
-		if a.Default && len(*all) > 0 && !slices.ContainsFunc(*all, func(o Account) bool { return o.Default }) {
-			(*all)[0].Default = true
+		if i := slices.IndexFunc(*all, func(o Account) bool { return o.Kind != Service }); a.Default && i >= 0 && !slices.ContainsFunc(*all, func(o Account) bool { return o.Default }) {
+			(*all)[i].Default = true
 		}
 		return nil
 	})
