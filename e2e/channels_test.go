@@ -151,7 +151,7 @@ func TestChannels(t *testing.T) {
 	s.Project("prod", false)
 	s.Person("ann", "Ann Example", "prod")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	desk.Must("ann", "sh", "-c", "mkdir /tmp/share; printf 'a file of the desk' >/tmp/share/file")
 	but := func(change func(*sft.Channels)) sft.Channels {
 		c := sft.AllChannels

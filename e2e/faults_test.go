@@ -177,7 +177,7 @@ func TestAccountConflict(t *testing.T) {
 		return e.Kind == audit.AccountConflict && e.Detail["login"] == "ann"
 	})
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	web.WaitStatus("a broker", func(st map[string]any) bool {
 		b, _ := st["broker"].(map[string]any)
 		return b["pid"] != nil
@@ -230,7 +230,7 @@ func TestDiskFull(t *testing.T) {
 		return b["pid"] != nil
 	})
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	web.Run("", "sh", "-c", "dd if=/dev/zero of=/var/lib/sftd/fill bs=1k 2>/dev/null; :")
 	out, errs, status := desk.Sft(t.Context(), "rdp", "web01")
 	if status == 0 || out != "" || !strings.Contains(errs, "sft: ") {

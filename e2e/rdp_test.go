@@ -27,7 +27,7 @@ func world(t *testing.T) (*stage.Stage, *stage.Server, *stage.Desk) {
 	s.Person("ann", "Ann Example", "prod")
 	web := s.Server("web01", "prod", blue, "BrokeredLoginGracePeriodInSeconds: 2\n")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	return s, web, desk
 }
 
@@ -121,7 +121,7 @@ func TestAccessTakenWhileConnected(t *testing.T) {
 	s, web, desk := world(t)
 	s.Person("bob", "Bob Example", "prod")
 	other := s.Desk("desktop", "bob")
-	other.Enroll("")
+	other.EnrollQuickly()
 	p, q := desktop(desk, "web01"), desktop(other, "web01")
 	if len(web.Processes("ann")) == 0 {
 		t.Fatal("ann runs nothing")
@@ -191,7 +191,7 @@ func TestTwoSessionsOfOneUser(t *testing.T) {
 	p := desktop(desk, "web01")
 	pw := shadow(web, "ann")
 	second := s.Desk("tablet", "ann")
-	second.Enroll("")
+	second.EnrollQuickly()
 	// A sign-in before that would share it.
 	s.Wait("the password of the first sign-in is replaced", 30*time.Second, func() bool { return shadow(web, "ann") != pw })
 	pw = shadow(web, "ann")

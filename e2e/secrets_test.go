@@ -387,7 +387,8 @@ func TestPasswordStaysOnHost(t *testing.T) {
 		cmd.Env = append(cmd.Env, "CONTROL="+string(control[0].bytes))
 		p := h.Start("control", cmd)
 		s.Wait("the control of "+h.Name(), 10*time.Second, func() bool {
-			return len(within([]byte(p.Output()), control)) > 0 && len(inMemory(t, h, "sleep", control)) > 0
+			asleep := slices.ContainsFunc(h.Processes(""), func(p lab.Running) bool { return p.Name == "sleep" })
+			return asleep && len(within([]byte(p.Output()), control)) > 0 && len(inMemory(t, h, "sleep", control)) > 0
 		})
 	}
 	words = append(words, launch...)

@@ -271,7 +271,7 @@ func TestTwoUsersAtOnce(t *testing.T) {
 	s, web, desk := world(t)
 	s.Person("bob", "Bob Example", "prod")
 	other := s.Desk("bobs", "bob")
-	other.Enroll("")
+	other.EnrollQuickly()
 	p := desktop(desk, "web01")
 	q := desktop(other, "web01")
 	n := 0

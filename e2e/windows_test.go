@@ -133,7 +133,7 @@ func TestWindowsServer(t *testing.T) {
 	s.Person("bob", "Bob Example", "prod")
 	startsWhenItListens(t, s, win)
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	if _, err := win.Get(stage.WindowsState + `\enrollment.token`); err == nil {
 		t.Error("the enrollment token is still there")
 	}
@@ -171,7 +171,7 @@ func TestWindowsServer(t *testing.T) {
 		t.Errorf("the planted account is now %s (%v)", b, err)
 	}
 	other := s.Desk("bobs", "bob")
-	other.Enroll("")
+	other.EnrollQuickly()
 	if _, errs, status := other.Sft(t.Context(), "rdp", "win01"); status == 0 || !strings.Contains(errs, "was not made by sftd") {
 		t.Errorf("sft rdp onto the planted account = %d, %q", status, errs)
 	}

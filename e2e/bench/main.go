@@ -183,7 +183,7 @@ func (b *bench) newDesk(person string) *stage.Desk {
 	b.s.Person(person, "", "prod")
 	d := b.s.Desk("desk-"+person, person)
 	d.Install(workPath, "/proc/self/exe")
-	d.Enroll("")
+	d.EnrollQuickly()
 	return d
 }
 

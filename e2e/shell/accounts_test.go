@@ -46,7 +46,7 @@ func TestAccountsOnDemand(t *testing.T) {
 	for _, login := range people {
 		s.Person(login, strings.ToUpper(login[:1])+login[1:]+" Example", "prod")
 		desks[login] = s.Desk(login+"s-laptop", login)
-		desks[login].Enroll("")
+		desks[login].EnrollQuickly()
 	}
 	var project struct{ Revision float64 }
 	s.Do("GET", "/projects/prod", nil, &project)
@@ -166,7 +166,7 @@ func TestRightsOnHosts(t *testing.T) {
 	h.Must("", "chmod", "0757", hooks+"group-updated.d/open.sh")
 	web := s.ServerOn(h, "prod", "", "")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	mayLogin(s, web, "ann")
 	groupsAndHooks(t, s, web, desk)
 	sudoEntitlements(t, s, web, desk)
@@ -378,7 +378,7 @@ func TestLinksAndDoctorThroughABastion(t *testing.T) {
 	b1 := s.SSHServer("b1", "prod", "", "")
 	web := s.SSHServer("web01", "prod", blue, "BrokeredLoginGracePeriodInSeconds: 2\n")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	mayLogin(s, b1, "ann")
 	mayLogin(s, web, "ann")
 	desk.Block(web.Host)

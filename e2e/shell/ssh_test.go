@@ -5,7 +5,6 @@ package shell
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +39,7 @@ func newChain(t *testing.T, colour string) *chain {
 		web: s.SSHServer("web01", "prod", colour, "Bastion: b2\nBrokeredLoginGracePeriodInSeconds: 2\n"),
 	}
 	c.desk = s.Desk("laptop", "ann")
-	c.desk.Enroll("")
+	c.desk.EnrollQuickly()
 	for _, v := range []*stage.Server{c.b1, c.b2, c.web} {
 		mayLogin(s, v, "ann")
 	}
@@ -110,8 +109,19 @@ func TestThroughBastions(t *testing.T) {
 		}
 	}
 
+	// Several at once.
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() {
+			if out, errs, status := c.desk.Sft(t.Context(), "ssh", "web01", fmt.Sprintf("echo %d", i)); status != 0 || out != fmt.Sprintf("%d\n", i) {
+				t.Errorf("one of several: status %d, says %q; %s", status, out, errs)
+			}
+		})
+	}
+	all.Wait()
+
 	// A desktop.
-	p := desktop(c.desk, "web01")
+	p := desktop(c.desk, "--via", "b1", "--via", "b2", "web01")
 	c.desk.WaitStill(500 * time.Millisecond)
 	c.desk.Screenshot(filepath.Join(stage.Pictures(t), "desktop-through-bastions.png"))
 	p.Stop()
@@ -182,7 +192,8 @@ func TestSSHConfig(t *testing.T) {
 
 	// One of two that run at once is killed: the other goes on.
 	run("one beside one that was killed", "still here", `ssh web01 sleep 30 & first=$!
-		sleep 1; (sleep 0.3; pkill -KILL -o -x sft; kill -KILL $first) & ssh web01 'echo still here'`)
+		until pgrep -f '^/usr/local/bin/sft proxycommand' >/dev/null; do sleep 0.1; done
+		(sleep 0.3; pkill -KILL -o -f '^/usr/local/bin/sft proxycommand'; kill -KILL $first) & ssh web01 'echo still here'`)
 
 	// ssh is gone: so is what sft ran for it.
 	p := desk.Host.Start("ssh", desk.Command(context.Background(), "ann", "ssh", "web01", "sleep", "100"))
@@ -243,7 +254,7 @@ func TestShellEndsWithAccess(t *testing.T) {
 	s.Person("ann", "Ann Example", "prod")
 	web := s.SSHServer("web01", "prod", "", "")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	mayLogin(s, web, "ann")
 	p := desk.StartSft("sft-ssh", "ssh", "web01", "echo in; sleep 1000")
 	s.Wait("ann is in", 20*time.Second, func() bool { return strings.Contains(p.Output(), "in\n") })
@@ -272,7 +283,7 @@ func TestUnmanagedHops(t *testing.T) {
 	jump.StartSSHD("Port 2222")
 	jump.AddUser("ops", "")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	desk.Must("ann", "sh", "-c", "umask 077; mkdir -p .ssh && ssh-keygen -q -t ed25519 -N '' -f .ssh/id_jump")
 	jump.Write("/home/ops/.ssh/authorized_keys", 0o600, []byte(desk.Must("ann", "cat", ".ssh/id_jump.pub")))
 	jump.Must("", "chown", "-R", "ops:", "/home/ops/.ssh")
@@ -305,7 +316,7 @@ func TestSSHThroughTheBroker(t *testing.T) {
 	s.Person("ann", "Ann Example", "prod")
 	web := s.SSHServer("web01", "prod", "", "SSHAccess: broker\n", "ListenAddress 127.0.0.1")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	mayLogin(s, web, "ann")
 	says(t, desk, "web01\n", "ssh", "web01", "hostname")
 	start := s.WaitEvent("session.start", func(e audit.Event) bool { return e.Kind == audit.SessionStart && e.Detail["service"] == "ssh" })
@@ -350,7 +361,7 @@ func TestSSHServerOfTheHost(t *testing.T) {
 	local("before")
 	web := s.ServerOn(h, "prod", "", "")
 	mayLogin(s, web, "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	local("with sftd")
 	says(t, desk, "ann\n", "ssh", "web01", "id", "-un")
 
@@ -395,20 +406,4 @@ func TestSSHServerOfTheHost(t *testing.T) {
 	if out, err := exec.Command("sh", "-c", "grep -rn sftd /etc/ssh").CombinedOutput(); err == nil {
 		t.Errorf("the machine's own SSH was touched: %s", out)
 	}
-}
-
-// Many use one connection: what goes through a hop is shared by a run.
-func TestManyAtOnce(t *testing.T) {
-	c := newChain(t, "")
-	var all sync.WaitGroup
-	for i := range 4 {
-		all.Go(func() {
-			word := base64.StdEncoding.EncodeToString([]byte{byte(i)})
-			out, errs, status := c.desk.Sft(t.Context(), "ssh", "web01", "echo "+word)
-			if status != 0 || out != word+"\n" {
-				t.Errorf("status %d, %q; %s", status, out, errs)
-			}
-		})
-	}
-	all.Wait()
 }

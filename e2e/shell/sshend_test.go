@@ -23,7 +23,7 @@ func TestShellsEndWithTheirClient(t *testing.T) {
 	var clients []string
 	for _, name := range []string{"laptop", "tablet"} {
 		desk := s.Desk(name, "ann")
-		desk.Enroll("")
+		desk.EnrollQuickly()
 		mayLogin(s, web, "ann")
 		p := desk.StartSft("sft-ssh-"+name, "ssh", "web01", "setsid sleep 4242 >/dev/null 2>&1 </dev/null & echo in; exec sleep 1000")
 		s.Wait("ann is in by her "+name, 20*time.Second, func() bool { return strings.Contains(p.Output(), "in\n") })
@@ -65,7 +65,7 @@ func TestNobodyComesInAfterAccessEnded(t *testing.T) {
 	s.Person("ann", "Ann Example", "prod")
 	web := s.SSHServer("web01", "prod", "", "")
 	desk := s.Desk("laptop", "ann")
-	desk.Enroll("")
+	desk.EnrollQuickly()
 	mayLogin(s, web, "ann")
 	web.Must("", "sh", "-c", "echo 'session required pam_exec.so quiet /bin/sleep 8' >>/etc/pam.d/sshd")
 	p := desk.StartSft("sft-ssh", "ssh", "web01", "echo in; exec sleep 1000")
