@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -133,7 +135,15 @@ func (l *Lab) tellNames() error {
 		if !h.alive() {
 			continue
 		}
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/etc/hosts", h.pid), text, 0o644); err != nil && h.alive() {
+		path := fmt.Sprintf("/proc/%d/root/etc/hosts", h.pid)
+		err := os.WriteFile(path, text, 0o644)
+		// A process 1 that is just becoming systemd has no root for a moment: the
+		// thread that gives it its number ends, and another takes its place.
+		for try := 0; try < 100 && errors.Is(err, os.ErrNotExist) && h.alive(); try++ {
+			time.Sleep(10 * time.Millisecond)
+			err = os.WriteFile(path, text, 0o644)
+		}
+		if err != nil && h.alive() {
 			return err
 		}
 	}
