@@ -5,7 +5,6 @@ package shell
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,7 +25,7 @@ func TestServiceAuth(t *testing.T) {
 	s.Join("deploy", "prod")
 	ci01 := s.SSHServer("ci01", "build", "", "")
 	web := s.SSHServer("web01", "prod", blue, "BrokeredLoginGracePeriodInSeconds: 2\n", "MaxStartups 100")
-	ci01.Install("/usr/local/bin/sft", filepath.Join(stage.Programs(t), "sft"))
+	ci01.Install("/usr/local/bin/sft", s.Client())
 	env := append(ci01.CatchURLs(), "SFT_KEYRING=compat")
 	as := func(account string) *stage.Desk {
 		ci01.AddUser(account, "")

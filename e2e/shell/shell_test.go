@@ -20,7 +20,9 @@ const blue = "#204060"
 // newStage makes a platform in a lab of its own.
 func newStage(t *testing.T) *stage.Stage {
 	t.Helper()
-	return stage.New(t, lab.New(t, ""), stage.Programs(t))
+	s := stage.New(t, lab.New(t, ""), stage.Programs(t))
+	s.QuickClients()
+	return s
 }
 
 // desktop runs sft rdp on the desk until the desktop is there.

@@ -10,6 +10,7 @@ package stage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,6 +51,7 @@ type Stage struct {
 
 	t       lab.T
 	bin     string // folder of the programs
+	client  string // folder of the desks' sft; empty: bin
 	http    *http.Client
 	bearer  string
 	serve   *lab.Process
@@ -128,6 +130,17 @@ func module(t lab.T) string {
 	t.Fatalf("there is no go.mod above the working directory")
 	return ""
 }
+
+// QuickClients has desks get the sft that make builds for people, not the one
+// with the race detector, which takes several times as long to start: for
+// tests that run it again and again.
+func (s *Stage) QuickClients() {
+	s.t.Helper()
+	s.client = filepath.Join(module(s.t), "build/bin")
+}
+
+// Client is the sft that desks get.
+func (s *Stage) Client() string { return filepath.Join(cmp.Or(s.client, s.bin), "sft") }
 
 // trust takes the platform's CA by its fingerprint.
 func (s *Stage) trust(fingerprint string) {
@@ -434,7 +447,7 @@ type Desk struct {
 func (s *Stage) Desk(name, user string) *Desk {
 	s.t.Helper()
 	h := s.Lab.Host(name)
-	h.Install("/usr/local/bin/sft", filepath.Join(s.bin, "sft"))
+	h.Install("/usr/local/bin/sft", s.Client())
 	h.AddUser(user, "")
 	h.StartDisplay(1280, 900)
 	if s.CA != nil {
