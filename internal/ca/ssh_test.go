@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -9,6 +10,7 @@ import (
 	"crypto/rsa"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -583,4 +585,68 @@ UsePAM no`, write("key", strings.TrimSpace(string(pem.EncodeToMemory(block)))), 
 			}
 		})
 	}
+	// A session goes on when its certificate has ended, and the certificate
+	// opens no other.
+	t.Run("that ends meanwhile", func(t *testing.T) {
+		pub, priv, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const left = 4 * time.Second
+		issued, err := users.IssueSSHUser(sshPublic(t, pub), g, time.Now().Add(left-SSHUserLife))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := parseSSHCertificate(issued.Line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := ssh.NewSignerFromSigner(priv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signer, err := ssh.NewCertSigner(cert, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := dial(signer, "s-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := s.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		s.Stdout = &out
+		if err := s.Start("cat"); err != nil {
+			t.Fatal(err)
+		}
+		for time.Now().Before(time.Unix(int64(cert.ValidBefore), 0)) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if _, err := dial(signer, "s-1"); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+			t.Errorf("a new connection: %v, want a refusal", err)
+		}
+		if _, err := io.WriteString(in, "still here"); err != nil {
+			t.Error(err)
+		}
+		in.Close()
+		if err := s.Wait(); err != nil || out.String() != "still here" {
+			t.Errorf("the session of before says %q: %v", &out, err)
+		}
+		if on, err := c.Dial("tcp", l.Addr().String()); err != nil {
+			t.Errorf("going on by the connection of before: %v", err)
+		} else {
+			on.Close()
+			if a, err := l.Accept(); err == nil {
+				a.Close()
+			}
+		}
+	})
 }
