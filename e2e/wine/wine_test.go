@@ -51,7 +51,7 @@ func suites(standin, mstsc string) []suite {
 			// What is left out takes a minute: it waits for deadlines, and is of no system.
 			skip: "^(TestSilentConnectionsKeepNobodyOut|TestInjectRefused|TestEndOfAStreamThatIsStuck|TestEndWhileTheStreamIsOpened)$",
 		}}, skips: map[string]string{"TestSignatureAlgorithms": "needs openssl"}},
-		{dir: "internal/client"},
+		{dir: "internal/client", runs: []variant{{skip: "^TestDiagnose"}}}, // a minute of faults of the network, which are of no system
 		{dir: "internal/conf"},
 		{dir: "internal/daemon"},
 		{dir: "internal/frame"},
