@@ -22,7 +22,10 @@ func pictures(t *testing.T) string { return stage.Pictures(t) }
 // access and an enrolled machine.
 func world(t *testing.T) (*stage.Stage, *stage.Server, *stage.Desk) {
 	t.Helper()
-	s := newStage(t)
+	return worldOn(newStage(t))
+}
+
+func worldOn(s *stage.Stage) (*stage.Stage, *stage.Server, *stage.Desk) {
 	s.Project("prod", false)
 	s.Person("ann", "Ann Example", "prod")
 	web := s.Server("web01", "prod", blue, "BrokeredLoginGracePeriodInSeconds: 2\n")
@@ -56,7 +59,7 @@ func atRest(s *stage.Stage, v *stage.Server, login string, atMost time.Duration)
 // client: proven by the RDP server's log, by a file of the session, and by
 // pixels.
 func TestDesktop(t *testing.T) {
-	s, web, desk := world(t)
+	s, web, desk := worldOn(slowStage(t))
 	if got := shadow(web, "ann"); got != "*" {
 		t.Fatalf("before, ann's password is %q", got)
 	}
@@ -187,7 +190,7 @@ func TestClientDeletedWhileConnected(t *testing.T) {
 // password that works, once the one before it was replaced, and the account is
 // shut when the last has ended.
 func TestTwoSessionsOfOneUser(t *testing.T) {
-	s, web, desk := world(t)
+	s, web, desk := worldOn(slowStage(t))
 	p := desktop(desk, "web01")
 	pw := shadow(web, "ann")
 	second := s.Desk("tablet", "ann")
