@@ -52,10 +52,9 @@ vet:
 	GOOS=darwin go vet . ./cmd/sft ./internal/api ./internal/client ./internal/conf ./internal/frame ./internal/launch ./internal/loopback ./internal/rdp ./internal/rdpsign ./internal/relay ./internal/tunnel
 
 # Everything: vet, unit tests, both databases, namespaced end-to-end tests, and
-# what is for Windows under Wine. It needs root, for the namespaces. Three
-# packages at a time: the tests on hosts wait as much as they work.
+# what is for Windows under Wine. It needs root, for the namespaces.
 test: setup vet build build-race dist-test
-	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -p 3 -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
+	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test -race -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
 
 # What works in under a minute without root, for working.
 quick:
