@@ -29,7 +29,10 @@ type chain struct {
 
 func newChain(t *testing.T, colour string) *chain {
 	t.Helper()
-	s := newStage(t)
+	return chainOn(newStage(t), colour)
+}
+
+func chainOn(s *stage.Stage, colour string) *chain {
 	s.Project("prod", false)
 	s.Project("edge", false)
 	s.Person("ann", "Ann Example", "prod", "edge")
@@ -148,7 +151,7 @@ func TestThroughBastions(t *testing.T) {
 // The block of ssh-config takes OpenSSH's own programs, and what is built on
 // them, through the bastions; other hosts are as they were.
 func TestSSHConfig(t *testing.T) {
-	c := newChain(t, "")
+	c := chainOn(stage.New(t, lab.New(t, ""), stage.Programs(t)), "") // with the race detector in sft, too
 	desk, web := c.desk, c.web
 	block, errs, status := desk.Sft(t.Context(), "ssh-config")
 	if status != 0 {
