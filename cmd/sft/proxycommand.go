@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -37,7 +36,8 @@ the certificate by the block's IdentityAgent, and what proves the server by its
 UserKnownHostsFile.
 
 If a sign-in is needed it opens a browser only if there is a terminal and
-standard error is one: standard input never is. It ends when ssh has.`,
+standard error is one: standard input never is. It ends when nobody has the other
+end of its standard input or output any more.`,
 		Args:              oneServer,
 		ValidArgsFunction: p.completeServers,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,10 +68,12 @@ func (p *program) proxy(ctx context.Context, target, user string, via []string) 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { // whatever it is in the middle of
-		orphaned(ctx)
-		cancel()
-	}()
+	if out, ok := p.out.(*os.File); ok {
+		go func() { // whatever it is in the middle of
+			unheard(ctx, out)
+			cancel()
+		}()
+	}
 	paths, err := p.paths()
 	if err != nil {
 		return err
@@ -205,26 +207,4 @@ func knownHost(state, name string) bool {
 	b, err := conf.ReadPrivate(filepath.Join(state, knownHostsFile))
 	name = sft.Fold(name)
 	return err == nil && (bytes.HasPrefix(b, []byte(name+",[")) || bytes.Contains(b, []byte("\n"+name+",[")) || bytes.Contains(b, []byte(" "+name+",[")))
-}
-
-// orphaned waits until who started this process is gone, or ctx has ended.
-func orphaned(ctx context.Context) {
-	parent := os.Getppid()
-	if runtime.GOOS == "windows" {
-		if p, err := os.FindProcess(parent); err == nil {
-			p.Wait()
-		} else {
-			<-ctx.Done()
-		}
-		return
-	}
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for os.Getppid() == parent {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
 }

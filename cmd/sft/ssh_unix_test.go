@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,35 +144,67 @@ func TestMeeting(t *testing.T) {
 	}
 }
 
-// TestOrphaned checks that a proxycommand ends with who started it, though
-// nobody closes its standard input.
-func TestOrphaned(t *testing.T) {
-	if os.Getenv("SFT_TEST_ORPHAN") != "" {
+// TestUnheard checks that a proxycommand ends with who reads from it, however it
+// was started and though nobody closes its standard input; and not with who
+// started it.
+func TestUnheard(t *testing.T) {
+	if os.Getenv("SFT_TEST_UNHEARD") != "" {
 		fmt.Println(os.Getpid())
-		orphaned(context.Background())
+		unheard(context.Background(), os.Stdout)
 		os.Exit(0)
 	}
-	dir := t.TempDir()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
+	t.Parallel()
+	pipe := func() (r, w *os.File) {
+		t.Helper()
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, w
 	}
-	defer w.Close()
-	// The shell starts the child, waits until it has said who it is, and goes.
-	cmd := exec.Command("sh", "-c", `"$0" -test.run '^TestOrphaned$' > "$1" & while ! [ -s "$1" ]; do sleep 0.02; done`, os.Args[0], filepath.Join(dir, "pid"))
-	cmd.Env = append(os.Environ(), "SFT_TEST_ORPHAN=1")
-	cmd.Stdin = r
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	pair := func() (r, w *os.File) {
+		t.Helper()
+		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		syscall.CloseOnExec(fds[0])
+		return os.NewFile(uintptr(fds[0]), "here"), os.NewFile(uintptr(fds[1]), "there")
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "pid"))
-	if err != nil {
-		t.Fatal(err)
+	for name, open := range map[string]func() (r, w *os.File){"pipe": pipe, "socket": pair} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in, w := pipe()
+			defer w.Close()
+			defer in.Close()
+			r, out := open()
+			defer r.Close()
+			// A shell starts the child, and goes.
+			cmd := exec.Command("sh", "-c", `"$0" -test.run '^TestUnheard$' &`, os.Args[0])
+			cmd.Env = append(os.Environ(), "SFT_TEST_UNHEARD=1")
+			cmd.Stdin, cmd.Stdout = in, out
+			if err := cmd.Run(); err != nil {
+				t.Fatal(err)
+			}
+			out.Close()
+			pid, err := bufio.NewReader(r).ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := func() bool {
+				stat, err := os.ReadFile("/proc/" + strings.TrimSpace(pid) + "/stat")
+				return err != nil || strings.Contains(string(stat), ") Z ")
+			}
+			for range 25 { // more than it takes to look twice
+				if ended() {
+					t.Fatal("the child ended with who started it")
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			r.Close()
+			eventually(t, "the child has ended", ended)
+		})
 	}
-	eventually(t, "the child has ended", func() bool {
-		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(b)) + "/stat")
-		return err != nil || strings.Contains(string(stat), ") Z ")
-	})
 }
 
 // TestResolveQuietly checks that ssh is not kept waiting, and what it is told of

@@ -29,10 +29,7 @@ type chain struct {
 
 func newChain(t *testing.T, colour string) *chain {
 	t.Helper()
-	return chainOn(newStage(t), colour)
-}
-
-func chainOn(s *stage.Stage, colour string) *chain {
+	s := newStage(t)
 	s.Project("prod", false)
 	s.Project("edge", false)
 	s.Person("ann", "Ann Example", "prod", "edge")
@@ -151,7 +148,7 @@ func TestThroughBastions(t *testing.T) {
 // The block of ssh-config takes OpenSSH's own programs, and what is built on
 // them, through the bastions; other hosts are as they were.
 func TestSSHConfig(t *testing.T) {
-	c := chainOn(stage.New(t, lab.New(t, ""), stage.Programs(t)), "") // with the race detector in sft, too
+	c := newChain(t, "")
 	desk, web := c.desk, c.web
 	block, errs, status := desk.Sft(t.Context(), "ssh-config")
 	if status != 0 {
@@ -190,7 +187,20 @@ func TestSSHConfig(t *testing.T) {
 	web.Must("", "runuser", "-u", "ann", "--", "sh", "-c", "cd; git init -q repo && cd repo && git config user.email a@b && git config user.name a && echo hi > f && git add f && git commit -qm one")
 	run("git", "hi", "git clone -q web01:repo cloned && cat cloned/f")
 	run("a copy between two servers", "", "scp -q -3 web01:big b2:copied && ssh b2 test -s copied")
-	run("Ansible", "SUCCESS", "ANSIBLE_HOST_KEY_CHECKING=True ANSIBLE_TIMEOUT=60 ANSIBLE_SSH_RETRIES=2 ansible -f 2 -i web01,b2,b1, all -m ping -e ansible_python_interpreter=/usr/bin/python3")
+	// A connection that is shared outlives the ssh that opened it.
+	shared := "ssh -o ControlMaster=auto -o ControlPersist=60 -o ControlPath=~/.ssh/shared-%C "
+	run("the first of those who share", "web01", shared+"web01 hostname && pgrep -f '^/usr/local/bin/sft proxycommand' > sharing")
+	run("the second of those who share", "web01", "sleep 3; "+shared+"web01 hostname && pgrep -f '^/usr/local/bin/sft proxycommand' | cmp - sharing")
+	run("the end of sharing", "", shared+"-O exit web01")
+	running := func() bool { _, err := desk.Run("", "pgrep", "-f", "proxycommand"); return err == nil }
+	gone := func(what string) {
+		t.Helper()
+		c.s.Wait(what, 10*time.Second, func() bool { return !running() })
+	}
+	gone("proxycommand is gone with those who shared it")
+	run("Ansible", "SUCCESS", "ANSIBLE_HOST_KEY_CHECKING=True ansible -i web01,b2,b1, all -m ping -e ansible_python_interpreter=/usr/bin/python3")
+	desk.Must("", "pkill", "-x", "ssh") // the connections that Ansible keeps
+	gone("proxycommand is gone with Ansible's connections")
 	run("four at once", "4", "for i in 1 2 3 4; do ssh web01 echo yes & done | grep -c yes")
 
 	// One of two that run at once is killed: the other goes on.
@@ -200,11 +210,10 @@ func TestSSHConfig(t *testing.T) {
 
 	// ssh is gone: so is what sft ran for it.
 	p := desk.Host.Start("ssh", desk.Command(context.Background(), "ann", "ssh", "web01", "sleep", "100"))
-	running := func() bool { _, err := desk.Run("", "pgrep", "-f", "proxycommand"); return err == nil }
 	c.s.Wait("proxycommand runs", 10*time.Second, running)
 	desk.Must("", "pkill", "-KILL", "-x", "ssh")
 	p.Wait()
-	c.s.Wait("proxycommand is gone with its ssh", 10*time.Second, func() bool { return !running() })
+	gone("proxycommand is gone with its ssh")
 	if left := leftovers(desk); left != "" {
 		t.Errorf("private keys are left:\n%s", left)
 	}
