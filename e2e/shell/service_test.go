@@ -128,7 +128,7 @@ func TestServiceAuth(t *testing.T) {
 
 	// And with it again it goes on.
 	bind()
-	s.Wait("ci is let in again", 20*time.Second, func() bool {
+	s.Wait("ci is let in again", 40*time.Second, func() bool {
 		out, _, _ := ci.Sft(t.Context(), "ssh", "web01", "hostname")
 		return out == "web01\n"
 	})

@@ -96,9 +96,16 @@ func (d *Device) vouched(ctx context.Context, seen Account) (Account, error) {
 	if bad == nil {
 		a, err = d.vouch(ctx, key, old)
 	}
-	if bad != nil || sft.CodeOf(err) == sft.Exists {
+	clock := old.ClockOffset
+	if sft.CodeOf(err) == sft.Exists { // forgotten at once: if the agent does not hear the next question, the one after it is the same
+		if err := d.Store.remove(old); err != nil {
+			return Account{}, err
+		}
+		old, bad = Account{}, err
+	}
+	if bad != nil {
 		if key, err = newKey(); err == nil {
-			a, err = d.vouch(ctx, key, Account{Kind: Service, ClockOffset: old.ClockOffset})
+			a, err = d.vouch(ctx, key, Account{Kind: Service, ClockOffset: clock})
 		}
 	}
 	if err != nil {

@@ -292,6 +292,7 @@ func TestBrokerThroughPath(t *testing.T) {
 	go func() {
 		defer close(killed)
 		if c, err := l.Accept(); err == nil {
+			c.Read(make([]byte, 1)) // so the hop has said that it is connected
 			hop.kill()
 			c.Close()
 		}
