@@ -62,6 +62,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("CA", fmt.Sprintf("sha256:%x", sha256.Sum256(srv.Certificate().Raw)))
 			e.Setenv("HOME", e.WorkDir+"/home")
 			e.Setenv("BROWSER", "browse")
+			e.Setenv("GORACE", os.Getenv("GORACE"))
 			for _, k := range []string{"SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SFT_NO_BROWSER", "SFT_TEAM"} {
 				e.Setenv(k, "")
 			}

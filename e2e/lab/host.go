@@ -176,9 +176,13 @@ func (h *Host) Command(ctx context.Context, user, name string, args ...string) *
 	full = append(full, "env", "-C", a.home, name)
 	cmd := exec.CommandContext(ctx, "nsenter", append(full, args...)...)
 	cmd.Err = err
-	cmd.Env = []string{"HOME=" + a.home, "USER=" + a.name, "LOGNAME=" + a.name, "SHELL=" + a.shell, "PATH=" + hostPath, "LANG=C.UTF-8"}
+	cmd.Env = []string{"HOME=" + a.home, "USER=" + a.name, "LOGNAME=" + a.name, "SHELL=" + a.shell, "PATH=" + hostPath, "LANG=C.UTF-8", atOnce}
 	return cmd
 }
+
+// atOnce has a program with the race detector end at once: it waits a second
+// for races of its last moment otherwise.
+const atOnce = "GORACE=atexit_sleep_ms=0"
 
 // An account is a line of a host's /etc/passwd.
 type account struct{ name, uid, gid, home, shell string }

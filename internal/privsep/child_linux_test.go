@@ -402,7 +402,7 @@ func TestShutdownAndContext(t *testing.T) {
 // parent is a monitor, to be killed. It prints the number of its broker.
 func parent(arg string) error {
 	role, without, _ := strings.Cut(arg, "/")
-	cfg := Config{UID: testID, GID: testID, Env: []string{roleVar + "=" + role, "SFT_TEST_PARENT=1"}}
+	cfg := Config{UID: testID, GID: testID, Env: []string{roleVar + "=" + role, "SFT_TEST_PARENT=1", "GORACE=" + os.Getenv("GORACE")}}
 	if without == "no signal" {
 		cfg.birth = func(a *os.ProcAttr) { a.Sys.Pdeathsig = 0 }
 	}
@@ -444,7 +444,7 @@ func TestBrokerDiesWithItsMonitor(t *testing.T) {
 func startParent(t *testing.T, role string, attr *syscall.SysProcAttr) (*exec.Cmd, int) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{roleVar + "=parent:" + role}
+	cmd.Env = []string{roleVar + "=parent:" + role, "GORACE=" + os.Getenv("GORACE")}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = attr
 	out, err := cmd.StdoutPipe()

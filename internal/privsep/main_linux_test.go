@@ -95,7 +95,7 @@ func config(t *testing.T, role string) Config {
 	}
 	return Config{
 		UID: testID, GID: testID,
-		Env: []string{roleVar + "=" + role, fmt.Sprintf("SFT_TEST_PARENT=%d", os.Getpid())},
+		Env: []string{roleVar + "=" + role, fmt.Sprintf("SFT_TEST_PARENT=%d", os.Getpid()), "GORACE=" + os.Getenv("GORACE")},
 		Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	}
 }

@@ -273,11 +273,7 @@ func traffic(t *testing.T, path string) {
 
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	const people, size = 200, 256 << 10
-	rounds := 3
-	if testing.Short() {
-		rounds = 1
-	}
+	const people, rounds, size = 100, 2, 256 << 10
 	var g sync.WaitGroup
 	for range people {
 		g.Go(func() {
