@@ -434,6 +434,33 @@ func FuzzSSHKey(f *testing.F) {
 	})
 }
 
+// person is the key of somebody who has the certificate that by issues for g at
+// that time.
+func person(t *testing.T, by *Authority, g SSHGrant, at time.Time) ssh.Signer {
+	t.Helper()
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := by.IssueSSHUser(sshPublic(t, pub), g, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := parseSSHCertificate(issued.Line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := ssh.NewSignerFromSigner(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewCertSigner(cert, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}
+
 // OpenSSH's server lets in who holds a certificate for that very account on
 // that very server, and shows one that is good for its id.
 func TestSSHDTakesThem(t *testing.T) {
@@ -536,27 +563,7 @@ UsePAM no`, write("key", strings.TrimSpace(string(pem.EncodeToMemory(block)))), 
 		{"to a host that is another server", users, g, time.Now(), "s-2", `principal "s-2" not in the set`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			pub, priv, err := ed25519.GenerateKey(rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
-			issued, err := tt.by.IssueSSHUser(sshPublic(t, pub), tt.grant, tt.at)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cert, err := parseSSHCertificate(issued.Line)
-			if err != nil {
-				t.Fatal(err)
-			}
-			plain, err := ssh.NewSignerFromSigner(priv)
-			if err != nil {
-				t.Fatal(err)
-			}
-			signer, err := ssh.NewCertSigner(cert, plain)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c, err := dial(signer, tt.id)
+			c, err := dial(person(t, tt.by, tt.grant, tt.at), tt.id)
 			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("it is %v, want %q", err, tt.want)
@@ -588,27 +595,8 @@ UsePAM no`, write("key", strings.TrimSpace(string(pem.EncodeToMemory(block)))), 
 	// A session goes on when its certificate has ended, and the certificate
 	// opens no other.
 	t.Run("that ends meanwhile", func(t *testing.T) {
-		pub, priv, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
 		const left = 4 * time.Second
-		issued, err := users.IssueSSHUser(sshPublic(t, pub), g, time.Now().Add(left-SSHUserLife))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cert, err := parseSSHCertificate(issued.Line)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plain, err := ssh.NewSignerFromSigner(priv)
-		if err != nil {
-			t.Fatal(err)
-		}
-		signer, err := ssh.NewCertSigner(cert, plain)
-		if err != nil {
-			t.Fatal(err)
-		}
+		signer := person(t, users, g, time.Now().Add(left-SSHUserLife))
 		c, err := dial(signer, "s-1")
 		if err != nil {
 			t.Fatal(err)
@@ -627,7 +615,7 @@ UsePAM no`, write("key", strings.TrimSpace(string(pem.EncodeToMemory(block)))), 
 		if err := s.Start("cat"); err != nil {
 			t.Fatal(err)
 		}
-		for time.Now().Before(time.Unix(int64(cert.ValidBefore), 0)) {
+		for time.Now().Before(time.Unix(int64(signer.PublicKey().(*ssh.Certificate).ValidBefore), 0)) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		if _, err := dial(signer, "s-1"); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
