@@ -76,6 +76,9 @@ const (
 	AccountPasswordReset Kind = "account.password_reset"
 	SSHLogin             Kind = "server.ssh_login"   // somebody came in by the host's SSH server
 	EventsLost           Kind = "server.events_lost" // a gap in an agent's numbers
+	AuditKeyCreate       Kind = "audit_key.create"   // by which sealed events are signed
+	AuditPrune           Kind = "audit.prune"        // old events were removed on purpose
+	AuditExportRemove    Kind = "audit_export.remove"
 )
 
 // FromAgent are the kinds that an agent may report; the platform records all
