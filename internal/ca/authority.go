@@ -38,7 +38,7 @@ const life = 10 * 365 * 24 * time.Hour
 type Authority struct {
 	kind Kind
 	cert *x509.Certificate // X.509 kinds
-	pub  []byte            // SSH kinds: wire format
+	pub  []byte            // SSH kinds: wire format. Audit: 32 bytes
 	key  crypto.Signer
 
 	notAfter time.Time // SSH kinds, whose public half does not say
@@ -47,7 +47,7 @@ type Authority struct {
 // A Sealed authority is what is stored of one.
 type Sealed struct {
 	Kind     Kind
-	Public   []byte // X.509: certificate, DER. SSH: public key, wire format
+	Public   []byte // X.509: certificate, DER. SSH: public key, wire format. Audit: the key's 32 bytes
 	Key      []byte // PKCS #8, sealed under the name that New was given
 	NotAfter time.Time
 }
@@ -94,6 +94,12 @@ func New(kind Kind, name, title string, s Sealer, now time.Time) (Sealed, error)
 			return Sealed{}, err
 		}
 		key, public = k, p.Marshal()
+	case Audit:
+		p, k, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return Sealed{}, err
+		}
+		key, public = k, p
 	default:
 		return Sealed{}, fmt.Errorf("%q is no kind of authority", kind)
 	}
@@ -134,6 +140,12 @@ func Open(sealed Sealed, name string, s Sealer) (*Authority, error) {
 		p, err := ssh.NewPublicKey(a.key.Public())
 		if err != nil || string(p.Marshal()) != string(sealed.Public) {
 			return nil, fmt.Errorf("open the %s CA of %s: the key is not the public key's", sealed.Kind, name)
+		}
+		a.pub, a.notAfter = sealed.Public, sealed.NotAfter
+	case Audit:
+		k, ok := a.key.(ed25519.PrivateKey)
+		if !ok || !k.Public().(ed25519.PublicKey).Equal(ed25519.PublicKey(sealed.Public)) {
+			return nil, fmt.Errorf("open the audit key %s: the key is not the public key's", name)
 		}
 		a.pub, a.notAfter = sealed.Public, sealed.NotAfter
 	default:

@@ -20,6 +20,7 @@ type dialect struct {
 	goose  goose.Dialect
 	change string           // begins a change: nothing else is written or added until it ends
 	add    string           // begins an addition: no change happens until it ends, other additions may
+	seal   string           // begins the sealing of events: nobody else seals until it ends
 	unique func(error) bool // the row breaks a unique key
 	// write is the isolation of what writes, whatever the database's default:
 	// what is read after the lock is what was there when it was taken.
@@ -40,6 +41,7 @@ var postgresDialect = dialect{
 	write:  sql.LevelReadCommitted,
 	change: `SELECT pg_advisory_xact_lock(727407)`,
 	add:    `SELECT pg_advisory_xact_lock_shared(727407)`,
+	seal:   `SELECT pg_advisory_xact_lock(727408)`,
 	unique: func(err error) bool {
 		e, ok := errors.AsType[*pgconn.PgError](err)
 		return ok && e.Code == "23505"

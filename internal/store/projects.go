@@ -7,7 +7,6 @@ import (
 
 	"sft"
 	"sft/internal/api"
-	"sft/internal/audit"
 )
 
 // A ProjectRecord is a project with its team.
@@ -558,31 +557,4 @@ func (n Notes) CAs(projectID string) ([]CARecord, error) {
 		c.CreatedAt, c.NotAfter = fromMicros(at), fromMicros(na)
 		return c, err
 	}, `SELECT id, project_id, kind, public, sealed, created_at, not_after FROM cas WHERE project_id = $1`, projectID)
-}
-
-// AddEvent stores an event outside of what a Change returns, and reports
-// whether it was new: an agent may send its own again.
-func (tx *Tx) AddEvent(e audit.Event) (added bool, err error) {
-	if err := e.Check(); err != nil {
-		return false, err
-	}
-	c, err := tx.exec(`INSERT INTO events (id, at, team, kind, source, body) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
-		e.ID, micros(e.Time), e.Team, string(e.Kind), e.Source, toJSON(e))
-	return c > 0, err
-}
-
-// Events returns up to count events of a team after the event with the id
-// after, or, descending, before it.
-func (n Notes) Events(team, after string, count int, descending bool) ([]audit.Event, error) {
-	scan := func(s scanner) (e audit.Event, err error) {
-		var body string
-		if err = s.Scan(&body); err == nil {
-			err = json.Unmarshal([]byte(body), &e)
-		}
-		return e, err
-	}
-	if descending {
-		return all(n, scan, `SELECT body FROM events WHERE team = $1 AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3`, team, after, count)
-	}
-	return all(n, scan, `SELECT body FROM events WHERE team = $1 AND id > $2 ORDER BY id LIMIT $3`, team, after, count)
 }

@@ -1,0 +1,374 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"sft"
+	"sft/internal/audit"
+)
+
+// columns is what a row of events has beside the event's id and JSON, so that
+// lists are quick.
+type columns struct {
+	at                              int64
+	team, kind, source, who, target string
+}
+
+func columnsOf(e audit.Event) columns {
+	who := e.Actor.Name
+	if u := e.Detail["user"]; u != "" && e.Actor.Kind == "server" {
+		who = u // what a host tells of is somebody's
+	}
+	return columns{micros(e.Time), e.Team, string(e.Kind), e.Source, findable(who), findable(e.Target)}
+}
+
+// maxFindable caps what is indexed of a text that may be a stranger's, in
+// bytes: PostgreSQL refuses rows with more than some 2,700.
+const maxFindable = 200
+
+// findable is how who and whom are compared: folded, as in JSON, and cut.
+func findable(s string) string {
+	s = sft.Fold(strings.ReplaceAll(string([]rune(s)), "\x00", ""))
+	return strings.ToValidUTF8(s[:min(len(s), maxFindable)], "")
+}
+
+// AddEvent stores an event outside of what a Change returns, and reports
+// whether it was new: an agent may send its own again.
+func (tx *Tx) AddEvent(e audit.Event) (added bool, err error) {
+	if err := e.Check(); err != nil {
+		return false, err
+	}
+	c := columnsOf(e)
+	n, err := tx.exec(`INSERT INTO events (id, at, team, kind, source, who, target, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
+		e.ID, c.at, c.team, c.kind, c.source, c.who, c.target, toJSON(e))
+	return n > 0, err
+}
+
+// An EventQuery says which events of a team are meant. What is empty does not
+// matter.
+type EventQuery struct {
+	Team         string
+	Kind         audit.Kind
+	Who          string    // who did it or, of what a host tells, whose it is
+	Target       string    // what was acted on
+	From, Before time.Time // when it was stored, by its id, in milliseconds
+	After        string    // the id of the last event of the page before
+	Count        int       // at most so many
+	Descending   bool      // the newest first
+}
+
+// sql is the text of the query and its arguments. A page costs what is in it,
+// however many events there are: each of the three filters has an index in
+// the order of pages, and "|| ”" keeps the databases from a worse one.
+func (q EventQuery) sql() (string, []any) {
+	args := []any{q.Team}
+	where := `team = $1`
+	add := func(cond string, v any) {
+		args = append(args, v)
+		where += fmt.Sprintf(" AND "+cond+" $%d", len(args))
+	}
+	other := ""
+	for _, c := range []struct{ column, value string }{{"target", findable(q.Target)}, {"who", findable(q.Who)}, {"kind", string(q.Kind)}} {
+		if c.value != "" {
+			add(c.column+other+" =", c.value)
+			other = ` || ''`
+		}
+	}
+	if !q.From.IsZero() {
+		add("id >=", idFrom(q.From))
+	}
+	if !q.Before.IsZero() {
+		add("id <", idFrom(q.Before))
+	}
+	order := "id"
+	if q.Descending {
+		order = "id DESC"
+	}
+	if q.After != "" && q.Descending {
+		add("id <", q.After)
+	} else if q.After != "" {
+		add("id >", q.After)
+	}
+	args = append(args, q.Count)
+	return fmt.Sprintf(`SELECT body FROM events WHERE %s ORDER BY %s LIMIT $%d`, where, order, len(args)), args
+}
+
+// idFrom is what no UUIDv7 from t on is smaller than (RFC 9562, 5.7).
+func idFrom(t time.Time) string {
+	ms := min(max(t.UnixMilli(), 0), 1<<48-1)
+	return fmt.Sprintf("%08x-%04x", ms>>16, ms&0xffff)
+}
+
+// FindEvents returns a page of events, in the order of their ids.
+func (n Notes) FindEvents(q EventQuery) ([]audit.Event, error) {
+	text, args := q.sql()
+	return all(n, func(s scanner) (e audit.Event, err error) {
+		var body string
+		if err = s.Scan(&body); err == nil {
+			err = json.Unmarshal([]byte(body), &e)
+		}
+		return e, err
+	}, text, args...)
+}
+
+// Events returns up to count events of a team after the event with the id
+// after, or, descending, before it.
+func (n Notes) Events(team, after string, count int, descending bool) ([]audit.Event, error) {
+	return n.FindEvents(EventQuery{Team: team, After: after, Count: count, Descending: descending})
+}
+
+const recordCols = `coalesce(seq, 0), id, at, team, kind, source, who, target, body`
+
+func scanRecord(s scanner) (r audit.Record, err error) {
+	var c columns
+	if err = s.Scan(&r.Seq, &r.ID, &c.at, &c.team, &c.kind, &c.source, &c.who, &c.target, &r.Body); err != nil {
+		return r, err
+	}
+	var e audit.Event
+	want := columns{}
+	if json.Unmarshal([]byte(r.Body), &e) == nil {
+		want = columnsOf(e)
+	}
+	for _, v := range []struct {
+		name string
+		same bool
+	}{{"id", r.ID == e.ID}, {"at", c.at == want.at}, {"team", c.team == want.team}, {"kind", c.kind == want.kind}, {"source", c.source == want.source},
+		{"who", c.who == want.who}, {"target", c.target == want.target}} {
+		if !v.same {
+			r.Off = v.name
+			break
+		}
+	}
+	return r, nil
+}
+
+// Unsealed reports whether there are events that no checkpoint covers.
+func (n Notes) Unsealed() (bool, error) {
+	found, err := all(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq IS NULL ORDER BY id LIMIT 1`)
+	return len(found) > 0, err
+}
+
+// CountUnsealed counts the events that no checkpoint covers.
+func (n Notes) CountUnsealed() (int64, error) {
+	return one(n, scanCount, `SELECT count(*) FROM events WHERE seq IS NULL`)
+}
+
+// Seal gives the next numbers to up to max events that have none, those with
+// the smallest ids first, and stores the checkpoint that sign makes of them.
+// sign is given the note that the chain goes on from, which is empty at its
+// very beginning. All of it is stored or nothing, and one sealer is at work at
+// a time. It returns how many events were sealed.
+//
+// What is not sealed is found by having no number, never by where the last
+// batch ended: an event that becomes visible after one with a later id is in
+// the next batch.
+func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []audit.Record) (audit.Note, error)) (sealed int, err error) {
+	err = db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, db.d.seal, func(n Notes) error {
+		list, err := all(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq IS NULL ORDER BY id LIMIT $1`, max)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		list = fitting(list)
+		last, err := n.LastNote()
+		if err != nil {
+			return err
+		}
+		note, err := sign(last, list)
+		if err != nil {
+			return err
+		}
+		if note.Count() != int64(len(list)) {
+			return fmt.Errorf("the checkpoint is of %d events, not %d", note.Count(), len(list))
+		}
+		entries := make([]audit.Entry, len(list))
+		update, err := n.tx.PrepareContext(ctx, `UPDATE events SET seq = $2, who = $3, target = $4 WHERE id = $1 AND seq IS NULL`)
+		if err != nil {
+			return err
+		}
+		defer update.Close()
+		for i, r := range list {
+			entries[i] = r.Entry()
+			// Who and whom: events of a version that had no such columns get them here.
+			var e audit.Event
+			var c columns
+			if json.Unmarshal([]byte(r.Body), &e) == nil {
+				c = columnsOf(e)
+			}
+			if _, err := update.ExecContext(ctx, r.ID, note.First+int64(i), c.who, c.target); err != nil {
+				return err
+			}
+		}
+		sealed = len(list)
+		return n.add(`INSERT INTO checkpoints (last_seq, first_seq, at, note, entries) VALUES ($1, $2, $3, $4, $5)`,
+			note.Last, note.First, micros(note.Time), note.Text(), audit.PackEntries(entries))
+	})
+	if err != nil {
+		return 0, err
+	}
+	return sealed, nil
+}
+
+// maxBatch is about how much text a batch may have, in bytes: a checkpoint is
+// also what is exported at once.
+const maxBatch = 256 << 10
+
+// fitting cuts a batch to that, and never to nothing.
+func fitting(list []audit.Record) []audit.Record {
+	size := 0
+	for i, r := range list {
+		if size += len(r.Body); size > maxBatch && i > 0 {
+			return list[:i]
+		}
+	}
+	return list
+}
+
+// LastNote is the text of the note that the chain goes on from: the newest
+// checkpoint or, if all were removed on purpose, the note of that. It is empty
+// where nothing was ever sealed.
+func (n Notes) LastNote() (string, error) {
+	text, err := one(n, scanText, `SELECT note FROM checkpoints ORDER BY last_seq DESC LIMIT 1`)
+	if errors.Is(err, ErrNotFound) {
+		return n.Retention()
+	}
+	return text, err
+}
+
+// Retention is the text of the newest note of what was removed on purpose, or
+// empty.
+func (n Notes) Retention() (string, error) {
+	text, err := one(n, scanText, `SELECT note FROM retention ORDER BY last_seq DESC LIMIT 1`)
+	if errors.Is(err, ErrNotFound) {
+		return "", nil
+	}
+	return text, err
+}
+
+func scanText(s scanner) (t string, err error) {
+	err = s.Scan(&t)
+	return t, err
+}
+
+// A SealedBatch is a checkpoint as it is stored.
+type SealedBatch struct {
+	Last    int64 // the number of its last event, as its row says
+	Note    string
+	Entries []byte // audit.UnpackEntries reads them
+}
+
+func scanBatch(s scanner) (b SealedBatch, err error) {
+	err = s.Scan(&b.Last, &b.Note, &b.Entries)
+	return b, err
+}
+
+// NextCheckpoint returns the first checkpoint that ends after the event with
+// the number after.
+func (n Notes) NextCheckpoint(after int64) (SealedBatch, error) {
+	return one(n, scanBatch, `SELECT last_seq, note, entries FROM checkpoints WHERE last_seq > $1 ORDER BY last_seq LIMIT 1`, after)
+}
+
+// CheckpointBefore returns the newest checkpoint that was made before t and
+// ends no later than the event with the number most.
+func (n Notes) CheckpointBefore(t time.Time, most int64) (SealedBatch, error) {
+	return one(n, scanBatch, `SELECT last_seq, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY last_seq DESC LIMIT 1`, micros(t), most)
+}
+
+// Records returns the events with the numbers from first to last.
+func (n Notes) Records(first, last int64) ([]audit.Record, error) {
+	return all(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq >= $1 AND seq <= $2 ORDER BY seq`, first, last)
+}
+
+// Record returns an event by its id.
+func (n Notes) Record(id string) (audit.Record, error) {
+	return one(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE id = $1`, id)
+}
+
+// Outlier returns an event whose number is below low or above high.
+func (n Notes) Outlier(low, high int64) (audit.Record, error) {
+	r, err := one(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq < $1 ORDER BY seq LIMIT 1`, low)
+	if errors.Is(err, ErrNotFound) {
+		r, err = one(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq > $1 ORDER BY seq LIMIT 1`, high)
+	}
+	return r, err
+}
+
+// Retain stores the note of what is removed on purpose. From then on
+// DropRetained removes it.
+func (tx *Tx) Retain(n audit.Note) error {
+	return tx.add(`INSERT INTO retention (last_seq, note) VALUES ($1, $2)`, n.Last, n.Text())
+}
+
+// DropRetained removes up to max of the events that a retention note says are
+// removed, the oldest first, and then their checkpoints. It returns how many
+// events it removed.
+func (n Notes) DropRetained(max int) (int64, error) {
+	rows, err := n.exec(`DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= (SELECT max(last_seq) FROM retention) ORDER BY seq LIMIT $1)`, max)
+	if err == nil && rows == 0 {
+		_, err = n.exec(`DELETE FROM checkpoints WHERE last_seq <= (SELECT max(last_seq) FROM retention)`)
+	}
+	return rows, err
+}
+
+// An Export is how far an export has come.
+type Export struct {
+	Name   string
+	Seq    int64     // the number of the last event that arrived
+	Holder string    // the platform that sends it
+	Until  time.Time // and for how long no other may
+}
+
+const exportCols = `name, seq, holder, until`
+
+func scanExport(s scanner) (e Export, err error) {
+	var at int64
+	err = s.Scan(&e.Name, &e.Seq, &e.Holder, &at)
+	e.Until = fromMicros(at)
+	return e, err
+}
+
+// Exports returns all exports that there ever were and that nobody removed.
+func (n Notes) Exports() ([]Export, error) {
+	return all(n, scanExport, `SELECT `+exportCols+` FROM exports ORDER BY name`)
+}
+
+// Export returns one by its name.
+func (n Notes) Export(name string) (Export, error) {
+	return one(n, scanExport, `SELECT `+exportCols+` FROM exports WHERE name = $1`, name)
+}
+
+// AddExport makes an export that begins with the oldest event, unless it is
+// there.
+func (n Notes) AddExport(name string) error {
+	return n.add(`INSERT INTO exports (name, seq, holder, until) VALUES ($1, 0, '', 0) ON CONFLICT DO NOTHING`, name)
+}
+
+// HoldExport makes holder the one that sends an export until then, and returns
+// where it goes on from. While it is another's, that is ErrExists.
+func (n Notes) HoldExport(name, holder string, now, until time.Time) (Export, error) {
+	rows, err := n.exec(`UPDATE exports SET holder = $2, until = $4 WHERE name = $1 AND (holder = $2 OR until <= $3)`, name, holder, micros(now), micros(until))
+	if err != nil {
+		return Export{}, err
+	}
+	e, err := n.Export(name)
+	if err == nil && rows == 0 {
+		err = ErrExists
+	}
+	return e, err
+}
+
+// Exported moves an export on: what has the number seq has arrived. It never
+// goes back.
+func (n Notes) Exported(name string, seq int64) error {
+	return n.add(`UPDATE exports SET seq = $2 WHERE name = $1 AND seq < $2`, name, seq)
+}
+
+// RemoveExport forgets an export.
+func (tx *Tx) RemoveExport(name string) error {
+	return tx.must(`DELETE FROM exports WHERE name = $1`, name)
+}
