@@ -45,8 +45,8 @@ EXIT STATUS
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(initCommand(), serveCommand(), firstUseCommand(), versionCommand())
-	for _, c := range root.Commands() {
+	root.AddCommand(initCommand(), serveCommand(), firstUseCommand(), auditCommand(), versionCommand())
+	for _, c := range append(root.Commands(), auditCommands(root)...) {
 		args := c.Args
 		c.Args = func(cmd *cobra.Command, a []string) error {
 			if err := args(cmd, a); err != nil {

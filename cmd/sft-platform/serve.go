@@ -25,6 +25,7 @@ import (
 func serveCommand() *cobra.Command {
 	var d data
 	var listen, cert, key, level, aws string
+	var x exportFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the platform until it is told to stop",
@@ -44,7 +45,7 @@ answers too.`,
 			if (cert == "") != (key == "") {
 				return usage{errors.New("--tls-cert and --tls-key go together")}
 			}
-			return serve(cmd.Context(), d, listen, cert, key, aws, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+			return serve(cmd.Context(), d, listen, cert, key, aws, x, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
 		},
 	}
 	d.flags(cmd)
@@ -53,6 +54,7 @@ answers too.`,
 	f.StringVar(&cert, "tls-cert", "", "certificate chain, PEM, for a platform made with --public-certificate")
 	f.StringVar(&key, "tls-key", "", "its private key, PEM")
 	f.StringVar(&aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
+	x.flags(cmd)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
@@ -82,12 +84,18 @@ func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platfor
 // to stop. The unit's TimeoutStopSec is longer.
 const grace = 15 * time.Second
 
-func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile string, logger *slog.Logger) error {
+func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile string, x exportFlags, logger *slog.Logger) error {
 	p, err := d.open(ctx, logger)
 	if err != nil {
 		return err
 	}
 	defer p.DB.Close()
+	if p.Exports, err = x.open(p.URL); err != nil {
+		return err
+	}
+	if host, err := os.Hostname(); err == nil {
+		p.Instance = host + ":" + d.dir
+	}
 	if awsFile != "" {
 		b, err := os.ReadFile(awsFile)
 		if err != nil {

@@ -59,7 +59,7 @@ func TestStopFinishesWhatIsUnderWay(t *testing.T) {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serve(told, d, listen, "", "", "", slog.New(slog.DiscardHandler))
+		ended <- serve(told, d, listen, "", "", "", exportFlags{}, slog.New(slog.DiscardHandler))
 	}()
 	var platformCA []byte
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {

@@ -37,9 +37,15 @@ type Platform struct {
 	Now    func() time.Time
 	AWS    *cloudid.AWS // verifies AWS instances; New takes the certificates in the program
 
+	SealEvery time.Duration // how often Run seals audit events; New says a second
+	Exports   []Sink        // where Run sends what is sealed; names differ
+	Instance  string        // this platform among those on one database, the same after a restart; New makes one up
+
 	limits  limits
 	news    news
 	ending  ending
+	sealed  sealing
+	exports exports
 	mu      sync.Mutex
 	opened  map[string]*ca.Authority // by CA id
 	tokenMu sync.Mutex
@@ -51,8 +57,9 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 	if now == nil {
 		now = time.Now
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), opened: map[string]*ca.Authority{}}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, Instance: audit.NewID(), opened: map[string]*ca.Authority{}}
 	p.news.ch = make(chan struct{})
+	p.sealed.news.ch = make(chan struct{})
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
 		p.URL, err = tx.Setting("url")
 		return err
@@ -274,8 +281,13 @@ func (n *news) tell() {
 // Healthy tells whether the database answers.
 func (p *Platform) Healthy(ctx context.Context) error { return p.DB.Ping(ctx) }
 
-// Run does the platform's housekeeping until ctx ends.
+// Run does the platform's housekeeping until ctx ends: it seals audit events
+// and exports them, and sweeps the database.
 func (p *Platform) Run(ctx context.Context) {
+	go p.seal(ctx)
+	for _, x := range p.exports.begin(p.Exports) {
+		go p.export(ctx, x)
+	}
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()
 	for {

@@ -1,0 +1,478 @@
+package platform
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/store"
+)
+
+// sealBatch is how many events a checkpoint covers at most.
+const sealBatch = 500
+
+// auditKey returns the key that signs the audit. It is made when there is none
+// that is still good; older ones go on being good for what they have signed.
+func (p *Platform) auditKey(ctx context.Context) (*ca.Authority, error) {
+	var key *ca.Authority
+	newest := func(tx *store.Tx) error {
+		records, err := tx.CAs("")
+		if err != nil || !slices.ContainsFunc(records, func(r store.CARecord) bool { return r.Kind == string(ca.Audit) && r.NotAfter.After(p.Now()) }) {
+			return err
+		}
+		list, err := p.authorities(tx, "", ca.Audit)
+		if err == nil {
+			key = list[len(list)-1]
+		}
+		return err
+	}
+	if err := p.DB.Read(ctx, newest); err != nil || key != nil {
+		return key, err
+	}
+	there := errors.New("there is one now")
+	err := p.DB.Change(ctx, func(tx *store.Tx) (audit.Event, error) {
+		if err := newest(tx); err != nil || key != nil {
+			return audit.Event{}, errors.Join(err, there)
+		}
+		if err := p.newCA(tx, "", ca.Audit, ""); err != nil {
+			return audit.Event{}, err
+		}
+		if err := newest(tx); err != nil {
+			return audit.Event{}, err
+		}
+		e, err := p.ownEvent(tx, audit.AuditKeyCreate)
+		e.Target = fmt.Sprintf("%x", key.AuditKey())
+		return e, err
+	})
+	if err != nil && !(key != nil && errors.Is(err, there)) {
+		return nil, err
+	}
+	return key, nil
+}
+
+// ownEvent begins an event of the platform itself, for the first team to see.
+func (p *Platform) ownEvent(tx *store.Tx, kind audit.Kind) (audit.Event, error) {
+	team, err := tx.Setting("first_team")
+	e := p.event(Actor{}, kind, team, "", "")
+	e.Actor = audit.Actor{Kind: "platform", Name: "audit"}
+	return e, err
+}
+
+// sign makes the note of the events after the one that last is of, which ends
+// with hash and has the number seq.
+func (p *Platform) sign(key *ca.Authority, kind audit.NoteKind, from audit.Note, seq int64, hash audit.Hash) (audit.Note, error) {
+	n := audit.Note{Kind: kind, Origin: p.URL, First: from.Last + 1, Last: seq, Previous: from.Hash, Hash: hash,
+		Time: p.Now().UTC().Truncate(time.Microsecond), Key: key.AuditKey()}
+	var err error
+	n.Signature, err = key.SignAudit(n.Message())
+	return n, err
+}
+
+// Seal numbers, chains and signs the events that are stored and not sealed
+// yet, one batch, and returns how many there were. Several platforms on one
+// database take turns.
+func (p *Platform) Seal(ctx context.Context) (int, error) {
+	var open bool
+	if err := p.DB.Read(ctx, func(tx *store.Tx) (err error) { open, err = tx.Unsealed(); return err }); err != nil || !open {
+		return 0, err
+	}
+	key, err := p.auditKey(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return p.DB.Seal(ctx, sealBatch, func(last string, list []audit.Record) (audit.Note, error) {
+		var from audit.Note
+		if last != "" {
+			// A note that somebody else wrote is not made good by going on from it.
+			if from, err = audit.ParseNote(last); err == nil && !key.AuditKey().Equal(from.Key) {
+				err = p.knowsKey(ctx, from.Key)
+			}
+			if err != nil {
+				return from, fmt.Errorf("the newest checkpoint is not good: %w; run \"sft-platform audit verify\"", err)
+			}
+		}
+		entries := make([]audit.Entry, len(list))
+		for i, r := range list {
+			entries[i] = r.Entry()
+		}
+		return p.sign(key, audit.Checkpoint, from, from.Last+int64(len(list)), from.Hash.Chain(from.Last+1, entries))
+	})
+}
+
+// auditKeys returns the public keys that have signed the audit, old ones too.
+// What counts is that the master key opens them: anybody can write a row.
+func (p *Platform) auditKeys(tx *store.Tx) ([]ed25519.PublicKey, error) {
+	records, err := tx.CAs("")
+	if err != nil {
+		return nil, err
+	}
+	var keys []ed25519.PublicKey
+	for _, r := range records {
+		if r.Kind == string(ca.Audit) {
+			a, err := ca.Open(ca.Sealed{Kind: ca.Audit, Public: r.Public, Key: r.Sealed, NotAfter: r.NotAfter}, r.ID, p.Sealer)
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, a.AuditKey())
+		}
+	}
+	return keys, nil
+}
+
+func (p *Platform) knowsKey(ctx context.Context, k ed25519.PublicKey) error {
+	return p.DB.Read(ctx, func(tx *store.Tx) error {
+		keys, err := p.auditKeys(tx)
+		if err == nil && !slices.ContainsFunc(keys, func(o ed25519.PublicKey) bool { return o.Equal(k) }) {
+			err = errors.New("it is signed by a key that is not this platform's")
+		}
+		return err
+	})
+}
+
+// SealStatus is how the sealing of events goes.
+type SealStatus struct {
+	Seq   int64  // the number of the last event that this platform knows to be sealed
+	Error string // why the last try failed, or empty
+}
+
+// sealing is what Run knows of the sealing, and whom it wakes.
+type sealing struct {
+	SealStatus
+	mu   sync.Mutex
+	news news
+}
+
+// AuditSeal tells how the sealing goes.
+func (p *Platform) AuditSeal() SealStatus {
+	p.sealed.mu.Lock()
+	defer p.sealed.mu.Unlock()
+	return p.sealed.SealStatus
+}
+
+// seal seals until ctx ends.
+func (p *Platform) seal(ctx context.Context) {
+	wait := pause{every: p.SealEvery, most: time.Minute}
+	for {
+		n, err := p.Seal(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		var head int64
+		if err == nil {
+			err = p.DB.Read(ctx, func(tx *store.Tx) (err error) { head, err = sealedTo(tx); return err })
+		}
+		p.sealed.mu.Lock()
+		said := p.sealed.Error
+		p.sealed.Error = ""
+		if err != nil {
+			p.sealed.Error = err.Error()
+		} else {
+			p.sealed.Seq = head
+		}
+		p.sealed.mu.Unlock()
+		switch {
+		case err != nil && err.Error() != said:
+			p.Log.Error("seal audit events", "error", err)
+		case err == nil && said != "":
+			p.Log.Info("audit events are sealed again", "seq", head)
+		}
+		if n > 0 {
+			p.sealed.news.tell()
+		}
+		if n < sealBatch && !wait.sleep(ctx, nil, err != nil) {
+			return
+		}
+	}
+}
+
+// sealedTo is the number of the last event that is sealed.
+func sealedTo(tx *store.Tx) (int64, error) {
+	text, err := tx.LastNote()
+	if err != nil || text == "" {
+		return 0, err
+	}
+	n, err := audit.ParseNote(text)
+	return n.Last, err
+}
+
+// A Verified chain is what VerifyAudit found.
+type Verified struct {
+	First, Last int64 // the events that are there and as they were sealed; Last is 0 without any
+	Checkpoints int
+	Newest      string // the newest checkpoint
+	Unsealed    int64  // events that are stored and not sealed yet, of which nothing is known
+}
+
+// VerifyAudit checks every sealed event of the database against the chain and
+// its signatures. kept, unless it is empty, is the text of a checkpoint that
+// was kept elsewhere: the chain has to go through it. What does not hold is an
+// audit.Break, the first one.
+func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, error) {
+	var v Verified
+	err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		c := audit.Chain{}
+		var err error
+		if c.Keys, err = p.auditKeys(tx); err != nil {
+			return err
+		}
+		var mark *audit.Note
+		if kept != "" {
+			n, err := audit.ParseNote(kept)
+			if err == nil && !slices.ContainsFunc(c.Keys, func(k ed25519.PublicKey) bool { return k.Equal(n.Key) }) {
+				err = errors.New("it is signed by a key that the database does not have")
+			}
+			if err != nil {
+				return fmt.Errorf("the kept checkpoint: %w", err)
+			}
+			mark = &n
+		}
+		gone, err := tx.Retention()
+		if err != nil {
+			return err
+		}
+		if gone != "" {
+			if err := c.Begin(gone); err != nil {
+				return err
+			}
+			if mark != nil && mark.Last < c.Last {
+				return fmt.Errorf("the kept checkpoint is of event %d, and all up to %d was removed on purpose; keep a newer one", mark.Last, c.Last)
+			}
+		}
+		v.First = c.Last + 1
+		begin := c.Last
+		for {
+			if mark != nil && mark.Last == c.Last && mark.Hash != c.Hash {
+				return &audit.Break{Seq: mark.Last, Why: "the chain is not the one that the kept checkpoint is of: it was made anew"}
+			}
+			b, err := tx.NextCheckpoint(c.Last)
+			if errors.Is(err, store.ErrNotFound) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if err := p.verifyBatch(tx, &c, b, mark); err != nil {
+				return err
+			}
+			v.Checkpoints++
+			v.Newest = b.Note
+		}
+		if mark != nil && mark.Last > c.Last {
+			return &audit.Break{Seq: c.Last + 1, Why: fmt.Sprintf("everything from here was removed; the kept checkpoint is of event %d", mark.Last)}
+		}
+		// Numbers that no checkpoint has given.
+		switch r, err := tx.Outlier(v.First, c.Last); {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return err
+		case r.Seq > 0 && r.Seq <= begin:
+			return &audit.Break{Seq: r.Seq, ID: r.ID, Why: "it was removed on purpose and is there; if \"audit prune\" was interrupted, run it again"}
+		default:
+			return p.explain(tx, r.Seq, nil, &r)
+		}
+		if c.Last > begin {
+			v.Last = c.Last
+		}
+		v.Unsealed, err = tx.CountUnsealed()
+		return err
+	})
+	return v, err
+}
+
+// verifyBatch checks the next checkpoint and its events.
+func (p *Platform) verifyBatch(tx *store.Tx, c *audit.Chain, b store.SealedBatch, mark *audit.Note) error {
+	entries, err := audit.UnpackEntries(b.Entries)
+	if err != nil {
+		return &audit.Break{Seq: c.Last + 1, Why: "the next checkpoint was changed: " + err.Error()}
+	}
+	before := c.Hash
+	n, err := c.Next(b.Note, entries)
+	if err != nil {
+		return err
+	}
+	if b.Last != n.Last {
+		return &audit.Break{Seq: n.First, Why: fmt.Sprintf("the checkpoint of events %d to %d was changed: it is kept as that of %d", n.First, n.Last, b.Last)}
+	}
+	records, err := tx.Records(n.First, n.Last)
+	if err != nil {
+		return err
+	}
+	if seq, now := audit.Compare(n.First, entries, records); seq != 0 {
+		return p.explain(tx, seq, &entries[seq-n.First], now)
+	}
+	// The kept checkpoint may end inside this batch of another chain.
+	if mark != nil && mark.Last >= n.First && mark.Last < n.Last && before.Chain(n.First, entries[:mark.Last-n.First+1]) != mark.Hash {
+		return &audit.Break{Seq: mark.Last, Why: "the chain is not the one that the kept checkpoint is of: it was made anew"}
+	}
+	return nil
+}
+
+// explain tells what was done at the number seq: was is what was sealed there,
+// now what is there; either may be nothing.
+func (p *Platform) explain(tx *store.Tx, seq int64, was *audit.Entry, now *audit.Record) error {
+	if was != nil && now != nil && now.ID == was.ID {
+		why := "it was changed"
+		if now.Entry() == *was {
+			why += ": its column " + now.Off + " does not say what the event says"
+		}
+		return &audit.Break{Seq: seq, ID: was.ID, Why: why}
+	}
+	if now != nil {
+		sealed, err := sealedAs(tx, now.ID)
+		if err != nil {
+			return err
+		}
+		if sealed == 0 {
+			return &audit.Break{Seq: seq, ID: now.ID, Why: "it was inserted: it was never sealed"}
+		}
+		if was == nil {
+			return &audit.Break{Seq: seq, ID: now.ID, Why: fmt.Sprintf("it was moved from number %d", sealed)}
+		}
+	}
+	switch r, err := tx.Record(was.ID); {
+	case errors.Is(err, store.ErrNotFound):
+		return &audit.Break{Seq: seq, ID: was.ID, Why: "it was removed"}
+	case err != nil:
+		return err
+	case r.Seq == 0:
+		return &audit.Break{Seq: seq, ID: was.ID, Why: "its number was taken away"}
+	default:
+		return &audit.Break{Seq: seq, ID: was.ID, Why: fmt.Sprintf("it was moved to number %d: the order was changed", r.Seq)}
+	}
+}
+
+// sealedAs is the number under which the checkpoints have an event, or 0. They
+// are searched one by one: it is for what is broken.
+func sealedAs(tx *store.Tx, id string) (int64, error) {
+	for after := int64(0); ; {
+		b, err := tx.NextCheckpoint(after)
+		if errors.Is(err, store.ErrNotFound) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		after = b.Last
+		entries, err := audit.UnpackEntries(b.Entries)
+		if err != nil {
+			continue // the check of its own finds it
+		}
+		if i := slices.IndexFunc(entries, func(e audit.Entry) bool { return e.ID == id }); i >= 0 {
+			return b.Last - int64(len(entries)-1-i), nil
+		}
+	}
+}
+
+// AuditCheckpoint returns the text of the newest signed checkpoint.
+func (p *Platform) AuditCheckpoint(ctx context.Context) (string, error) {
+	var text string
+	err := p.DB.Read(ctx, func(tx *store.Tx) (err error) { text, err = tx.LastNote(); return err })
+	if err == nil && text == "" {
+		err = &sft.Error{Code: sft.NotFound, Msg: "nothing is sealed yet", Hint: "start the platform: it seals each second"}
+	}
+	return text, err
+}
+
+// Pruned is what PruneAudit removed.
+type Pruned struct {
+	First, Last int64 // the events, by number; Last is 0 if there were none
+	Kept        string
+}
+
+// PruneAudit removes the events that were sealed before t and that every
+// export has sent, up to the end of a checkpoint. What is left stays
+// verifiable from the note that is signed of it, and a chain that does not hold
+// is not touched. One event tells of it.
+func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) {
+	var r Pruned
+	// What a crash left of the last time.
+	if err := p.dropRetained(ctx); err != nil {
+		return r, err
+	}
+	if _, err := p.VerifyAudit(ctx, ""); err != nil {
+		return r, fmt.Errorf("nothing is removed from a chain that does not hold: %w", err)
+	}
+	key, err := p.auditKey(ctx)
+	if err != nil {
+		return r, err
+	}
+	nothing := errors.New("nothing to remove")
+	err = p.DB.Change(ctx, func(tx *store.Tx) (audit.Event, error) {
+		most, by, err := exportedTo(tx)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		r.Kept = by
+		b, err := tx.CheckpointBefore(t, most)
+		if errors.Is(err, store.ErrNotFound) {
+			return audit.Event{}, nothing
+		}
+		if err != nil {
+			return audit.Event{}, err
+		}
+		last, err := audit.ParseNote(b.Note)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		var from audit.Note
+		if gone, err := tx.Retention(); err != nil {
+			return audit.Event{}, err
+		} else if gone != "" {
+			if from, err = audit.ParseNote(gone); err != nil {
+				return audit.Event{}, err
+			}
+		}
+		if last.Last <= from.Last {
+			return audit.Event{}, nothing
+		}
+		n, err := p.sign(key, audit.Retention, from, last.Last, last.Hash)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		r.First, r.Last = n.First, n.Last
+		if err := tx.Retain(n); err != nil {
+			return audit.Event{}, err
+		}
+		e, err := p.ownEvent(tx, audit.AuditPrune)
+		e.Detail = map[string]string{"first": fmt.Sprint(n.First), "last": fmt.Sprint(n.Last), "before": t.UTC().Format(time.RFC3339), "hash": fmt.Sprintf("%x", n.Hash)}
+		return e, err
+	})
+	if err != nil && !errors.Is(err, nothing) {
+		return Pruned{}, err
+	}
+	return r, p.dropRetained(ctx)
+}
+
+// dropRetained removes what the retention note says, in small steps, so that
+// nobody waits.
+func (p *Platform) dropRetained(ctx context.Context) error {
+	for {
+		var n int64
+		if err := p.DB.Note(ctx, func(tx store.Notes) (err error) { n, err = tx.DropRetained(2000); return err }); err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+// exportedTo is the number up to which every export has sent, and which of
+// them is the last.
+func exportedTo(tx *store.Tx) (most int64, by string, err error) {
+	most, err = sealedTo(tx)
+	if err != nil {
+		return 0, "", err
+	}
+	list, err := tx.Exports()
+	for _, e := range list {
+		if e.Seq < most {
+			most, by = e.Seq, e.Name
+		}
+	}
+	return most, by, err
+}
