@@ -29,7 +29,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("GORACE", os.Getenv("GORACE"))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers, "leads": leads},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers, "leads": leads, "appears": appears},
 	})
 }
 
@@ -112,4 +112,16 @@ func leads(ts *testscript.TestScript, neg bool, args []string) {
 	if resp.StatusCode != want {
 		ts.Fatalf("the link in %s: %s, want %d", args[0], resp.Status, want)
 	}
+}
+
+// appears FILE REGEXP waits until the file has what the expression describes.
+func appears(ts *testscript.TestScript, neg bool, args []string) {
+	re, err := regexp.Compile(args[1])
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if b, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && re.Match(b) {
+			return
+		}
+	}
+	ts.Fatalf("%s has no %s", args[0], args[1])
 }

@@ -1,0 +1,214 @@
+package store_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"sft/internal/audit"
+	"sft/internal/store"
+)
+
+// raw opens the database beside the store.
+func (s *suite) raw() *sql.DB {
+	s.Helper()
+	driver, dsn := "sqlite", strings.TrimPrefix(s.url, "sqlite:")
+	if strings.HasPrefix(s.url, "postgres") {
+		driver, dsn = "pgx", s.url
+	}
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { db.Close() })
+	return db
+}
+
+// idAt is an id of the millisecond t, the nth of them.
+func idAt(t time.Time, n int) string {
+	ms := t.UnixMilli()
+	return fmt.Sprintf("%08x-%04x-7000-8000-%012x", ms>>16, ms&0xffff, n)
+}
+
+func TestFindEvents(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		at := func(n int) time.Time { return t0.Truncate(time.Second).Add(time.Duration(n) * time.Second) }
+		s.change(func(tx *store.Tx) error {
+			for i := range 12 {
+				e := event([]audit.Kind{audit.UserCreate, audit.UserUpdate, audit.SessionStart}[i%3])
+				e.ID, e.Team, e.Session, e.Time = idAt(at(i), i), "found", fmt.Sprint(i), t0
+				e.Actor, e.Target = audit.Actor{Kind: "user", Name: []string{"Ann", "bob"}[i%2]}, []string{"web01", "WEB01", "db"}[i/4]
+				if i%3 == 2 { // a host tells of a person
+					e.Actor, e.Detail = audit.Actor{Kind: "server", Name: "web01"}, map[string]string{"user": "ann"}
+				}
+				if _, err := tx.AddEvent(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		for _, tt := range []struct {
+			name string
+			q    store.EventQuery
+			want string
+		}{
+			{"all", store.EventQuery{}, "0 1 2 3 4 5 6 7 8 9 10 11"},
+			{"the newest", store.EventQuery{Descending: true, Count: 2}, "11 10"},
+			{"the page behind", store.EventQuery{Descending: true, Count: 2, After: idAt(at(10), 10)}, "9 8"},
+			{"of a kind", store.EventQuery{Kind: audit.UserUpdate}, "1 4 7 10"},
+			{"a page of a kind", store.EventQuery{Kind: audit.UserUpdate, After: idAt(at(4), 4), Count: 1}, "7"},
+			{"of a person, whatever the capitals", store.EventQuery{Who: "aNN"}, "0 2 4 5 6 8 10 11"},
+			{"of what was acted on", store.EventQuery{Target: "web01"}, "0 1 2 3 4 5 6 7"},
+			{"of all three", store.EventQuery{Target: "Web01", Who: "ann", Kind: audit.SessionStart}, "2 5"},
+			{"from a moment", store.EventQuery{From: at(9)}, "9 10 11"},
+			{"before a moment", store.EventQuery{Before: at(2)}, "0 1"},
+			{"between two", store.EventQuery{From: at(3), Before: at(6), Descending: true}, "5 4 3"},
+			{"between two, in part of a millisecond", store.EventQuery{From: at(3).Add(time.Millisecond), Before: at(6).Add(time.Microsecond)}, "4 5"},
+			{"between two, of a person", store.EventQuery{From: at(3), Before: at(7), Who: "ann", Count: 2}, "4 5"},
+			{"before there was time", store.EventQuery{Before: time.Unix(-5, 0)}, ""},
+			{"from when no id is", store.EventQuery{From: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}, ""},
+			{"of nobody", store.EventQuery{Who: "carl"}, ""},
+			{"of what cannot be stored", store.EventQuery{Who: "a\x00\xff"}, ""},
+		} {
+			tt.q.Team = "found"
+			if tt.q.Count == 0 {
+				tt.q.Count = 100
+			}
+			var got []string
+			for _, e := range get(s, func(tx *store.Tx) ([]audit.Event, error) { return tx.FindEvents(tt.q) }) {
+				got = append(got, e.Session)
+			}
+			s.same(tt.name, strings.Join(got, " "), tt.want)
+		}
+
+		// What a stranger sends as a name is stored and found, whatever it is.
+		odd := strings.Repeat("é\x00\xff", 2000)
+		e := event(audit.ServerEnroll)
+		e.Team, e.Target, e.Actor.Name = "odd", odd, odd
+		s.change(func(tx *store.Tx) error { _, err := tx.AddEvent(e); return err })
+		for _, q := range []store.EventQuery{{Target: odd}, {Who: odd}} {
+			q.Team, q.Count = "odd", 2
+			s.same("how many of an odd name", len(get(s, func(tx *store.Tx) ([]audit.Event, error) { return tx.FindEvents(q) })), 1)
+		}
+	})
+}
+
+// However many events there are, a page costs what is in it: SQLite reads along
+// an index that has them in order, PostgreSQL looks at few.
+func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		db := s.raw()
+		postgres := strings.HasPrefix(s.url, "postgres")
+		// One kind is of half of all, one of every thousandth, and so on.
+		series := `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) `
+		hex := `printf('%012x', i)`
+		if postgres {
+			hex = `lpad(to_hex(i), 12, '0')`
+		}
+		if _, err := db.Exec(series + `INSERT INTO events (id, at, team, kind, source, who, target, seq, body)
+			SELECT '019caaaa-0000-7000-8000-' || ` + hex + `, i, 'big', CASE WHEN i % 1000 = 0 THEN 'rare' WHEN i % 2 = 0 THEN 'often' ELSE 'else' END, '', 'p' || (i % 50), 't' || (i % 2000),
+				CASE WHEN i <= 19990 THEN i END, '{}' FROM n`); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Exec(`ANALYZE events`); err != nil {
+			t.Fatal(err)
+		}
+		explain := func(query string, args []any) string {
+			prefix := "EXPLAIN QUERY PLAN "
+			if postgres {
+				prefix = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) "
+			}
+			rows, err := db.Query(prefix+query, args...)
+			if err != nil {
+				t.Fatalf("%s: %v", query, err)
+			}
+			defer rows.Close()
+			var plan []string
+			for rows.Next() {
+				var line string
+				var n any
+				if postgres {
+					err = rows.Scan(&line)
+				} else {
+					err = rows.Scan(&n, &n, &n, &line)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				plan = append(plan, line)
+			}
+			return strings.Join(plan, "\n")
+		}
+		const after = "019caaaa-0000-7000-8000-000000002000"
+		when := time.UnixMilli(0x019caaaa0000)
+		for _, tt := range []struct {
+			index string
+			q     store.EventQuery
+		}{
+			{"events_team", store.EventQuery{}},
+			{"events_team", store.EventQuery{After: after}},
+			{"events_team", store.EventQuery{After: after, Descending: true}},
+			{"events_team", store.EventQuery{From: when, Before: when.Add(time.Hour)}},
+			{"events_kind", store.EventQuery{Kind: "rare"}},
+			{"events_kind", store.EventQuery{Kind: "often", After: after, Descending: true}},
+			{"events_who", store.EventQuery{Who: "p7", From: when}},
+			{"events_who", store.EventQuery{Who: "p7", Kind: "else", After: after}},
+			{"events_target", store.EventQuery{Target: "t7", Kind: "else", Who: "p7", After: after}},
+		} {
+			tt.q.Team, tt.q.Count = "big", 10
+			plan := explain(tt.q.SQL())
+			if postgres { // which weighs what is there: it may take another index, and sort a few
+				for _, n := range regexp.MustCompile(`(?:rows=|Removed by Filter: )(\d+)`).FindAllStringSubmatch(plan, -1) {
+					if len(n[1]) > 3 {
+						t.Errorf("%+v reads %s rows by\n%s", tt.q, n[1], plan)
+					}
+				}
+			} else if !strings.Contains(plan, "USING INDEX "+tt.index+" (") || strings.Contains(plan, "TEMP B-TREE") {
+				t.Errorf("%+v is read by\n%s", tt.q, plan)
+			}
+		}
+		// What is to be sealed is found without looking at what is.
+		for query, index := range map[string]string{
+			`SELECT body FROM events WHERE seq IS NULL ORDER BY id LIMIT 500`:           "events_unsealed",
+			`SELECT body FROM events WHERE seq >= 5000 AND seq <= 5010 ORDER BY seq`:    "events_seq",
+			`SELECT body FROM events WHERE seq > 19990 ORDER BY seq LIMIT 1`:            "events_seq",
+			`SELECT note FROM checkpoints WHERE last_seq > 5 ORDER BY last_seq LIMIT 1`: "",
+		} {
+			if plan := explain(query, nil); !strings.Contains(plan, index) {
+				t.Errorf("%s is read by\n%s", query, plan)
+			}
+		}
+	})
+}
+
+// An export is held by one platform at a time, and its mark never goes back.
+func TestExports(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		hold := func(holder string, now time.Time) error {
+			return s.Note(context.Background(), func(n store.Notes) error {
+				_, err := n.HoldExport("file:/a", holder, now, now.Add(time.Minute))
+				return err
+			})
+		}
+		s.is("holding what is not there", hold("p", t0), store.ErrNotFound)
+		for range 2 { // and again, which does nothing
+			s.note(func(n store.Notes) error { return n.AddExport("file:/a") })
+		}
+		s.is("holding it", hold("p", t0), nil)
+		s.is("holding it again", hold("p", t0.Add(30*time.Second)), nil)
+		s.is("another", hold("q", t0.Add(time.Minute)), store.ErrExists)
+		s.is("another, later", hold("q", t0.Add(90*time.Second)), nil)
+		s.is("the first, then", hold("p", t0.Add(91*time.Second)), store.ErrExists)
+		for _, seq := range []int64{5, 9, 3} {
+			s.note(func(n store.Notes) error { return n.Exported("file:/a", seq) })
+		}
+		s.same("the export", get(s, func(tx *store.Tx) ([]store.Export, error) { return tx.Exports() }),
+			[]store.Export{{Name: "file:/a", Seq: 9, Holder: "q", Until: t0.Add(150 * time.Second)}})
+		s.change(func(tx *store.Tx) error { return tx.RemoveExport("file:/a") })
+		s.is("removing it twice", s.try(func(tx *store.Tx) error { return tx.RemoveExport("file:/a") }), store.ErrNotFound)
+	})
+}
