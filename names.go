@@ -120,3 +120,16 @@ func Fold(name string) string { return strings.ToLower(name) }
 // HostFold is how host names are compared: like Fold, and an ending ".local"
 // is ignored.
 func HostFold(name string) string { return strings.TrimSuffix(Fold(name), ".local") }
+
+// Printable keeps s on one line and takes out what could steer a terminal.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n', r == '\t', r == '\r':
+			return ' '
+		case r < 0x20, r >= 0x7f && r < 0xa0, r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+			return -1
+		}
+		return r
+	}, s)
+}

@@ -14,6 +14,7 @@ import (
 	"sft"
 	"sft/internal/client"
 	"sft/internal/conf"
+	"sft/internal/doctor"
 	"sft/internal/launch"
 )
 
@@ -40,70 +41,38 @@ no setting. The exit status is that of the failures; of several the highest.`,
 					return err
 				}
 			}
-			r := report{p: p, json: asJSON, checks: []client.Check{}}
-			p.examine(cmd.Context(), target, r.add)
-			return r.end()
+			r := doctor.Report{Out: p.out, JSON: asJSON}
+			p.examine(cmd.Context(), target, r.Add)
+			return told(r.End())
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
 }
 
-// A report is what doctor prints.
-type report struct {
-	p      *program
-	json   bool
-	checks []client.Check
-	err    error // of writing
-}
-
-// add takes the next step, and prints it at once unless all are printed as
-// JSON in the end.
-func (r *report) add(c client.Check) {
-	r.checks = append(r.checks, c)
-	if r.json || r.err != nil {
-		return
+// told is what a command ends with whose checks have told everything.
+func told(worst *doctor.Check, err error) error {
+	if err == nil && worst != nil {
+		err = silent{&sft.Error{Code: worst.Code, Msg: worst.Found, Hint: worst.Fix}}
 	}
-	line := fmt.Sprintf("%-4s  %-15s  %s", c.Verdict, c.Step, printable(c.Found))
-	if c.Fix != "" {
-		line += "; fix: " + printable(c.Fix)
-	}
-	_, r.err = fmt.Fprintln(r.p.out, line)
-}
-
-// end returns the worst failure, which was told already.
-func (r *report) end() error {
-	if r.json && r.err == nil {
-		r.err = writeJSON(r.p.out, r.checks)
-	}
-	if r.err != nil {
-		return r.err
-	}
-	var worst error
-	exit := 0
-	for _, c := range r.checks {
-		if n := c.Code.Info().Exit; c.Verdict == client.Fail && n > exit {
-			worst, exit = silent{&sft.Error{Code: c.Code, Msg: c.Found, Hint: c.Fix}}, n
-		}
-	}
-	return worst
+	return err
 }
 
 // examine tells of every step, in order.
-func (p *program) examine(ctx context.Context, target string, tell func(client.Check)) {
+func (p *program) examine(ctx context.Context, target string, tell func(doctor.Check)) {
 	paths, err := p.paths()
 	var set settings
 	if err != nil {
-		tell(client.Failed("settings", err))
-		tell(client.Check{Step: "state", Verdict: client.Skip, Found: "needs settings"})
+		tell(doctor.Failed("settings", err))
+		tell(doctor.Check{Step: "state", Verdict: doctor.Skip, Found: "needs settings"})
 		client.SkipDiagnosis(target, "state", tell)
 	} else {
 		set = examineSettings(paths.Config, tell)
 		if d, all, err := p.opened(paths, set); err != nil {
-			tell(client.Failed("state", err))
+			tell(doctor.Failed("state", err))
 			client.SkipDiagnosis(target, "state", tell)
 		} else {
-			tell(client.Check{Step: "state", Verdict: client.OK, Found: fmt.Sprintf("%s, enrolments: %d", paths.State, all)})
+			tell(doctor.Check{Step: "state", Verdict: doctor.OK, Found: fmt.Sprintf("%s, enrolments: %d", paths.State, all)})
 			d.Diagnose(ctx, p.team, target, tell)
 		}
 	}
@@ -112,10 +81,10 @@ func (p *program) examine(ctx context.Context, target string, tell func(client.C
 
 // examineSettings reads the settings; those that cannot be read are the
 // defaults from here on.
-func examineSettings(path string, tell func(client.Check)) settings {
+func examineSettings(path string, tell func(doctor.Check)) settings {
 	set, err := readSettings(path)
 	if err != nil {
-		c := client.Failed("settings", err)
+		c := doctor.Failed("settings", err)
 		c.Found += "; what follows is by the defaults"
 		tell(c)
 		return settings{}
@@ -124,7 +93,7 @@ func examineSettings(path string, tell func(client.Check)) settings {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		found += ": none, so the defaults"
 	}
-	tell(client.Check{Step: "settings", Verdict: client.OK, Found: found})
+	tell(doctor.Check{Step: "settings", Verdict: doctor.OK, Found: found})
 	return set
 }
 
@@ -146,10 +115,10 @@ func (p *program) opened(paths conf.Client, set settings) (*client.Device, int, 
 }
 
 // examineClient looks at the RDP client that would be started.
-func (p *program) examineClient(ctx context.Context, set settings, tell func(client.Check)) {
+func (p *program) examineClient(ctx context.Context, set settings, tell func(doctor.Check)) {
 	const step = "rdp-client"
 	if !launch.HasScreen(p.getenv) {
-		tell(client.Check{Step: step, Verdict: client.Warn, Found: "there is no screen to show a desktop on",
+		tell(doctor.Check{Step: step, Verdict: doctor.Warn, Found: "there is no screen to show a desktop on",
 			Fix: "run \"sft rdp\" in a graphical session, or with --no-launch and an RDP client elsewhere"})
 		return
 	}
@@ -162,12 +131,12 @@ func (p *program) examineClient(ctx context.Context, set settings, tell func(cli
 		err = prog.Ask(ctx)
 	}
 	if err != nil {
-		tell(client.Failed(step, err))
+		tell(doctor.Failed(step, err))
 		return
 	}
-	c := client.Check{Step: step, Verdict: client.OK, Found: prog.String()}
+	c := doctor.Check{Step: step, Verdict: doctor.OK, Found: prog.String()}
 	if prog.Asks() {
-		c.Verdict, c.Found, c.Fix = client.Warn, c.Found+", takes no password from sft", "use \"sft rdp --show-password\", or install FreeRDP"
+		c.Verdict, c.Found, c.Fix = doctor.Warn, c.Found+", takes no password from sft", "use \"sft rdp --show-password\", or install FreeRDP"
 	}
 	tell(c)
 	if how, policies, ok := prog.Launch(); ok {
@@ -180,9 +149,9 @@ func (p *program) examineClient(ctx context.Context, set settings, tell func(cli
 		if len(policies) == 0 {
 			policies = []string{"none"}
 		}
-		c := client.Check{Step: "rdp-launch", Verdict: client.OK, Found: found + "; policies set: " + strings.Join(policies, ", ")}
+		c := doctor.Check{Step: "rdp-launch", Verdict: doctor.OK, Found: found + "; policies set: " + strings.Join(policies, ", ")}
 		if prog.NeedsSignature() && !set.RDP.Sign {
-			c.Verdict, c.Fix = client.Warn, "run \"sft config rdp.sign true\", or \"sft config rdp.launch direct\": mstsc refuses files that are not signed"
+			c.Verdict, c.Fix = doctor.Warn, "run \"sft config rdp.sign true\", or \"sft config rdp.launch direct\": mstsc refuses files that are not signed"
 		}
 		tell(c)
 	}

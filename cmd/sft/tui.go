@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -61,18 +60,7 @@ func (v *voice) progress(line string) (done func()) {
 	return func() { t.Stop() }
 }
 
-// printable keeps s on one line and takes out what could steer a terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n', r == '\t', r == '\r':
-			return ' '
-		case r < 0x20, r >= 0x7f && r < 0xa0, r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
-			return -1
-		}
-		return r
-	}, s)
-}
+func printable(s string) string { return sft.Printable(s) }
 
 // isTerminal reports whether f, a standard stream, is a terminal.
 func isTerminal(f any) bool {

@@ -20,37 +20,9 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/doctor"
 	"sft/internal/frame"
 )
-
-// A Verdict is how one step of a diagnosis went.
-type Verdict string
-
-// The verdicts.
-const (
-	OK   Verdict = "ok"
-	Warn Verdict = "warn" // it works, and something should be changed
-	Fail Verdict = "fail"
-	Skip Verdict = "skip" // it was not tried: what it needs failed, or is not there
-)
-
-// A Check is what a diagnosis found in one step.
-type Check struct {
-	Step    string   `json:"step"`
-	Verdict Verdict  `json:"verdict"`
-	Found   string   `json:"found"`
-	Fix     string   `json:"fix,omitempty"`  // what to do, as an order
-	Code    sft.Code `json:"code,omitempty"` // of a failure
-}
-
-// Failed is the check of a step that failed with err.
-func Failed(step string, err error) Check {
-	c := Check{Step: step, Verdict: Fail, Found: err.Error(), Code: sft.CodeOf(err)}
-	if e, ok := errors.AsType[*sft.Error](err); ok {
-		c.Fix = e.Hint
-	}
-	return c
-}
 
 // The steps of a diagnosis, in their order.
 const (
@@ -80,7 +52,7 @@ var (
 
 // SkipDiagnosis tells of every step of Diagnose that it was not tried, since it
 // needs something that is not there.
-func SkipDiagnosis(target, needs string, each func(Check)) {
+func SkipDiagnosis(target, needs string, each func(doctor.Check)) {
 	g := &diagnosis{each: each, failed: map[string]bool{}}
 	g.skip(needs, platformSteps...)
 	if target != "" {
@@ -95,12 +67,12 @@ const diagnosisTime = 20 * time.Second
 type diagnosis struct {
 	d      *Device
 	a      Account
-	each   func(Check)
+	each   func(doctor.Check)
 	failed map[string]bool // the steps whose dependents are to be skipped
 }
 
-func (g *diagnosis) add(c Check) bool {
-	good := c.Verdict == OK || c.Verdict == Warn
+func (g *diagnosis) add(c doctor.Check) bool {
+	good := c.Verdict == doctor.OK || c.Verdict == doctor.Warn
 	if !good {
 		g.failed[c.Step] = true
 	}
@@ -109,15 +81,15 @@ func (g *diagnosis) add(c Check) bool {
 }
 
 func (g *diagnosis) ok(step, found string) bool {
-	return g.add(Check{Step: step, Verdict: OK, Found: found})
+	return g.add(doctor.Check{Step: step, Verdict: doctor.OK, Found: found})
 }
 
-func (g *diagnosis) fail(step string, err error) bool { return g.add(Failed(step, err)) }
+func (g *diagnosis) fail(step string, err error) bool { return g.add(doctor.Failed(step, err)) }
 
 // skip says of each step that it needs another one.
 func (g *diagnosis) skip(needs string, steps ...string) {
 	for _, s := range steps {
-		g.add(Check{Step: s, Verdict: Skip, Found: "needs " + needs})
+		g.add(doctor.Check{Step: s, Verdict: doctor.Skip, Found: "needs " + needs})
 	}
 }
 
@@ -127,7 +99,7 @@ func (g *diagnosis) skip(needs string, steps ...string) {
 // failed. Nobody is asked to sign in. On the server nothing happens but a ping
 // of its broker, which is a session of its own and in the audit log as such. The
 // agent of this host is asked (ByAgent) as by any other command.
-func (d *Device) Diagnose(ctx context.Context, team, target string, each func(Check)) {
+func (d *Device) Diagnose(ctx context.Context, team, target string, each func(doctor.Check)) {
 	g := &diagnosis{d: d, each: each, failed: map[string]bool{}}
 	onServer := serverSteps
 	if target == "" {
@@ -343,7 +315,7 @@ func (g *diagnosis) way(t *trip, at, proxy *url.URL, from string, err error) boo
 			return false
 		}
 		g.ok(stepProxy, name+", by "+from)
-		g.add(Check{Step: stepName, Verdict: Skip, Found: "the proxy looks it up"})
+		g.add(doctor.Check{Step: stepName, Verdict: doctor.Skip, Found: "the proxy looks it up"})
 		if !t.tlsBegun {
 			g.fail(stepTCP, &sft.Error{Code: sft.Unavailable, Msg: "the proxy does not connect to " + at.Host + ": " + dialReason(err), Err: err,
 				Hint: "have the proxy let CONNECT to " + at.Host + " through, or name another one with \"sft config network.forward_proxy URL\""})
@@ -404,13 +376,13 @@ func (g *diagnosis) clock(said string, here time.Time) {
 		return
 	}
 	offset := there.Sub(here)
-	c := Check{Step: stepClock, Verdict: OK, Found: "within " + (offset.Abs().Truncate(time.Second) + time.Second).String() + " of the platform's"}
+	c := doctor.Check{Step: stepClock, Verdict: doctor.OK, Found: "within " + (offset.Abs().Truncate(time.Second) + time.Second).String() + " of the platform's"}
 	if offset.Abs() > api.WarnSkew {
-		c.Verdict, c.Fix = Warn, "set this machine's clock, and keep it right by NTP"
+		c.Verdict, c.Fix = doctor.Warn, "set this machine's clock, and keep it right by NTP"
 		c.Found = "this machine's clock is " + offset.Abs().Round(time.Second).String() + " " + fastOrSlow(offset) + "; up to " + fmt.Sprint(int(api.MaxSkew.Minutes())) + " minutes are put up with"
 	}
 	if offset.Abs() > api.MaxSkew {
-		c.Verdict, c.Code = Fail, sft.ClockSkew
+		c.Verdict, c.Code = doctor.Fail, sft.ClockSkew
 	}
 	g.add(c)
 }
@@ -467,15 +439,15 @@ func (g *diagnosis) state(v sft.Server, now time.Time) {
 	if v.LastSeen != nil {
 		found += ", last in touch at " + v.LastSeen.UTC().Format(time.RFC3339)
 	}
-	c := Check{Step: stepServer, Verdict: OK, Found: found}
+	c := doctor.Check{Step: stepServer, Verdict: doctor.OK, Found: found}
 	if v.State != sft.StateActive {
-		c.Verdict, c.Code, c.Fix = Fail, sft.Unavailable, "start sftd on it, or delete the record if the host is gone"
+		c.Verdict, c.Code, c.Fix = doctor.Fail, sft.Unavailable, "start sftd on it, or delete the record if the host is gone"
 	}
-	if c.Verdict == OK && !unmanaged(v) && (v.LastSeen == nil || now.Sub(*v.LastSeen) > silence) {
-		c.Verdict, c.Fix = Warn, "look at \"sftd status\" on the server: its agent does not reach the platform"
+	if c.Verdict == doctor.OK && !unmanaged(v) && (v.LastSeen == nil || now.Sub(*v.LastSeen) > silence) {
+		c.Verdict, c.Fix = doctor.Warn, "look at \"sftd status\" on the server: its agent does not reach the platform"
 	}
-	if len(v.NameConflict) > 0 && c.Verdict == OK {
-		c.Verdict, c.Found = Warn, c.Found+"; other servers hold its names too: "+printable(strings.Join(v.NameConflict, ", "))
+	if len(v.NameConflict) > 0 && c.Verdict == doctor.OK {
+		c.Verdict, c.Found = doctor.Warn, c.Found+"; other servers hold its names too: "+printable(strings.Join(v.NameConflict, ", "))
 		c.Fix = "name it by its id, or have an administrator rename one"
 	}
 	g.add(c)
@@ -483,10 +455,10 @@ func (g *diagnosis) state(v sft.Server, now time.Time) {
 
 // problem is what an agent says is wrong on its host. It says of its RDP
 // service what would refuse a sign-in, and, as a warning, what would not.
-func problem(said string) Check {
-	c := Check{Step: stepProblems, Verdict: Warn, Found: printable(said), Fix: "have the host's administrator look at \"sftd status\" there"}
+func problem(said string) doctor.Check {
+	c := doctor.Check{Step: stepProblems, Verdict: doctor.Warn, Found: printable(said), Fix: "have the host's administrator look at \"sftd status\" there"}
 	if strings.HasPrefix(said, "rdp: ") {
-		c.Verdict, c.Code = Fail, sft.RDPUnavailable
+		c.Verdict, c.Code = doctor.Fail, sft.RDPUnavailable
 	}
 	return c
 }

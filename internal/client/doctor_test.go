@@ -21,6 +21,7 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/doctor"
 	"sft/internal/frame"
 	"sft/internal/rdpsign"
 	"sft/internal/testenv"
@@ -172,7 +173,7 @@ func TestDiagnose(t *testing.T) {
 	tests := []struct {
 		name    string
 		harm    func(*clinic)
-		verdict Verdict
+		verdict doctor.Verdict
 		step    string
 		found   string // a part of it
 		fix     string // a part of it
@@ -181,66 +182,66 @@ func TestDiagnose(t *testing.T) {
 	}{
 		{"nothing", func(*clinic) {}, "", "", "", "", "", ""},
 		{"no server is named", func(c *clinic) { c.target = "" }, "", "", "", "", "", ""},
-		{"not enrolled", func(c *clinic) { c.must(c.d.Store.remove(c.a)) }, Fail, "enrolment", "this device is not enrolled", `run "sft enroll --url URL"`, sft.SignIn,
+		{"not enrolled", func(c *clinic) { c.must(c.d.Store.remove(c.a)) }, doctor.Fail, "enrolment", "this device is not enrolled", `run "sft enroll --url URL"`, sft.SignIn,
 			"device-key proxy platform-name platform-tcp platform-tls platform clock sign-in " + afterSignIn},
-		{"the device key is gone", func(c *clinic) { c.must(os.Remove(c.d.Store.keys.path(c.a))) }, Fail, "device-key", "key for team main is gone", "sft enroll --force", sft.SignIn, "sign-in " + afterSignIn},
+		{"the device key is gone", func(c *clinic) { c.must(os.Remove(c.d.Store.keys.path(c.a))) }, doctor.Fail, "device-key", "key for team main is gone", "sft enroll --force", sft.SignIn, "sign-in " + afterSignIn},
 		{"a proxy that is away", func(c *clinic) {
 			c.d.Proxy = &url.URL{Scheme: "http", User: url.UserPassword("u", "hunter2"), Host: away(c.t)}
-		}, Fail, "proxy", "(by network.forward_proxy) cannot be reached", "sft config network.forward_proxy", sft.Unavailable,
+		}, doctor.Fail, "proxy", "(by network.forward_proxy) cannot be reached", "sft config network.forward_proxy", sft.Unavailable,
 			"platform-name platform-tcp platform-tls " + afterTLS},
-		{"a proxy without an address", func(c *clinic) { c.d.Proxy = &url.URL{Scheme: "http", Host: "proxy.invalid:3128"} }, Fail, "proxy", "proxy.invalid", "sft config network.forward_proxy", sft.Unavailable,
+		{"a proxy without an address", func(c *clinic) { c.d.Proxy = &url.URL{Scheme: "http", Host: "proxy.invalid:3128"} }, doctor.Fail, "proxy", "proxy.invalid", "sft config network.forward_proxy", sft.Unavailable,
 			"platform-name platform-tcp platform-tls " + afterTLS},
-		{"a proxy that refuses", func(c *clinic) { c.d.Proxy = newProxy(c.t, 403) }, Fail, "platform-tcp", "says 403 Forbidden", "have the proxy let CONNECT", sft.Unavailable, "platform-name platform-tls " + afterTLS},
+		{"a proxy that refuses", func(c *clinic) { c.d.Proxy = newProxy(c.t, 403) }, doctor.Fail, "platform-tcp", "says 403 Forbidden", "have the proxy let CONNECT", sft.Unavailable, "platform-name platform-tls " + afterTLS},
 		{"a proxy that works", func(c *clinic) { c.d.Proxy = newProxy(c.t, 0) }, "", "", "", "", "", "platform-name"},
-		{"a name without an address", func(c *clinic) { c.a.URL = "https://platform.invalid:1"; c.keep() }, Fail, "platform-name", `"platform.invalid" has no address`, "name servers", sft.Unavailable, "platform-tcp platform-tls " + afterTLS},
-		{"a port that is closed", func(c *clinic) { c.a.URL = "https://" + away(c.t); c.keep() }, Fail, "platform-tcp", "refused", "check that the platform runs", sft.Unavailable, "platform-tls " + afterTLS},
-		{"another CA", func(c *clinic) { c.a.CA = testenv.New(c.t).CA; c.keep() }, Fail, "platform-tls", "by another CA than the one that this device was enrolled with", "sft enroll --force", sft.Invalid, afterTLS},
-		{"a CA that is not known", func(c *clinic) { c.a.CA = nil; c.keep() }, Fail, "platform-tls", "by a CA that this machine does not know", "if a proxy opens TLS here", sft.Invalid, afterTLS},
+		{"a name without an address", func(c *clinic) { c.a.URL = "https://platform.invalid:1"; c.keep() }, doctor.Fail, "platform-name", `"platform.invalid" has no address`, "name servers", sft.Unavailable, "platform-tcp platform-tls " + afterTLS},
+		{"a port that is closed", func(c *clinic) { c.a.URL = "https://" + away(c.t); c.keep() }, doctor.Fail, "platform-tcp", "refused", "check that the platform runs", sft.Unavailable, "platform-tls " + afterTLS},
+		{"another CA", func(c *clinic) { c.a.CA = testenv.New(c.t).CA; c.keep() }, doctor.Fail, "platform-tls", "by another CA than the one that this device was enrolled with", "sft enroll --force", sft.Invalid, afterTLS},
+		{"a CA that is not known", func(c *clinic) { c.a.CA = nil; c.keep() }, doctor.Fail, "platform-tls", "by a CA that this machine does not know", "if a proxy opens TLS here", sft.Invalid, afterTLS},
 		{"no TLS", func(c *clinic) {
 			srv := httptest.NewServer(http.NotFoundHandler())
 			c.t.Cleanup(srv.Close)
 			c.a.URL = strings.Replace(srv.URL, "http:", "https:", 1)
 			c.keep()
-		}, Fail, "platform-tls", "TLS could not be begun", "breaks TLS", sft.Unavailable, afterTLS},
+		}, doctor.Fail, "platform-tls", "TLS could not be begun", "breaks TLS", sft.Unavailable, afterTLS},
 		{"another web server", func(c *clinic) {
 			srv := httptest.NewTLSServer(http.NotFoundHandler())
 			c.t.Cleanup(srv.Close)
 			c.a.URL, c.a.CA = srv.URL, srv.Certificate().Raw
 			c.keep()
-		}, Fail, "platform", "something that is not the platform answered with status 404", "check the platform's URL", sft.Internal, strings.TrimPrefix(afterTLS, "platform ")},
-		{"a clock 10 minutes slow", func(c *clinic) { c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(-10 * time.Minute) } }, Warn, "clock", "10m0s slow", "set this machine's clock", "", ""},
-		{"a clock 10 minutes fast", func(c *clinic) { c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(10 * time.Minute) } }, Warn, "clock", "10m0s fast", "set this machine's clock", "", ""},
-		{"a clock 20 minutes slow", func(c *clinic) { c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(-20 * time.Minute) } }, Fail, "clock", "20m0s slow", "set this machine's clock", sft.ClockSkew, "sign-in " + afterSignIn},
+		}, doctor.Fail, "platform", "something that is not the platform answered with status 404", "check the platform's URL", sft.Internal, strings.TrimPrefix(afterTLS, "platform ")},
+		{"a clock 10 minutes slow", func(c *clinic) { c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(-10 * time.Minute) } }, doctor.Warn, "clock", "10m0s slow", "set this machine's clock", "", ""},
+		{"a clock 10 minutes fast", func(c *clinic) { c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(10 * time.Minute) } }, doctor.Warn, "clock", "10m0s fast", "set this machine's clock", "", ""},
+		{"a clock 20 minutes slow", func(c *clinic) { c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(-20 * time.Minute) } }, doctor.Fail, "clock", "20m0s slow", "set this machine's clock", sft.ClockSkew, "sign-in " + afterSignIn},
 		{"a clock that is a year off", func(c *clinic) {
 			c.d.Machine = func() time.Time { return c.env.Clock.Now().Add(365 * 24 * time.Hour) }
-		}, Fail, "platform-tls", "which is what this machine's clock says", "set this machine's clock", sft.Invalid, afterTLS},
-		{"signed out", func(c *clinic) { c.must(c.signed().Do(c.t.Context(), "POST", "/v1/clients/logout", nil, nil)) }, Fail, "sign-in", "not signed in to team main", `run "sft login --team main"`, sft.SignIn, afterSignIn},
+		}, doctor.Fail, "platform-tls", "which is what this machine's clock says", "set this machine's clock", sft.Invalid, afterTLS},
+		{"signed out", func(c *clinic) { c.must(c.signed().Do(c.t.Context(), "POST", "/v1/clients/logout", nil, nil)) }, doctor.Fail, "sign-in", "not signed in to team main", `run "sft login --team main"`, sft.SignIn, afterSignIn},
 		{"the device was removed", func(c *clinic) {
 			c.must(c.signed().Do(c.t.Context(), "DELETE", "/v1/teams/main/clients/"+c.a.ClientID, nil, nil))
-		}, Fail, "sign-in", "removed from team main", "sft enroll --force", sft.Revoked, afterSignIn},
-		{"an unknown server", func(c *clinic) { c.target = "web02" }, Fail, "resolve", `there is no server "web02"`, "sft list-servers", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
-		{"a server that is silent", func(c *clinic) { c.env.Clock.Advance(sft.ActiveFor); c.signInAgain() }, Fail, "resolve", "has not been in touch since", "start sftd on it", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
-		{"a server that was not in touch for a while", func(c *clinic) { c.env.Clock.Advance(6 * time.Minute) }, Warn, "server", "last in touch at 2026-03-01T09:00:00Z", "its agent does not reach the platform", "", ""},
-		{"Remote Desktop is off there", func(c *clinic) { c.report("rdp: Remote Desktop is turned off; turn it on") }, Fail, "server-problems", "rdp: Remote Desktop is turned off; turn it on", "sftd status", sft.RDPUnavailable, ""},
-		{"the host has a warning", func(c *clinic) { c.report("rdp, a warning: both sessions are taken") }, Warn, "server-problems", "both sessions are taken", "sftd status", "", ""},
-		{"the broker is down", func(c *clinic) { c.broker.Close() }, Fail, "broker-tcp", "no answer from the broker of web01", "check that sftd runs there", sft.Unavailable, "broker-proof broker-ping"},
+		}, doctor.Fail, "sign-in", "removed from team main", "sft enroll --force", sft.Revoked, afterSignIn},
+		{"an unknown server", func(c *clinic) { c.target = "web02" }, doctor.Fail, "resolve", `there is no server "web02"`, "sft list-servers", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
+		{"a server that is silent", func(c *clinic) { c.env.Clock.Advance(sft.ActiveFor); c.signInAgain() }, doctor.Fail, "resolve", "has not been in touch since", "start sftd on it", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
+		{"a server that was not in touch for a while", func(c *clinic) { c.env.Clock.Advance(6 * time.Minute) }, doctor.Warn, "server", "last in touch at 2026-03-01T09:00:00Z", "its agent does not reach the platform", "", ""},
+		{"Remote Desktop is off there", func(c *clinic) { c.report("rdp: Remote Desktop is turned off; turn it on") }, doctor.Fail, "server-problems", "rdp: Remote Desktop is turned off; turn it on", "sftd status", sft.RDPUnavailable, ""},
+		{"the host has a warning", func(c *clinic) { c.report("rdp, a warning: both sessions are taken") }, doctor.Warn, "server-problems", "both sessions are taken", "sftd status", "", ""},
+		{"the broker is down", func(c *clinic) { c.broker.Close() }, doctor.Fail, "broker-tcp", "no answer from the broker of web01", "check that sftd runs there", sft.Unavailable, "broker-proof broker-ping"},
 		{"the broker has another key", func(c *clinic) {
 			for range 2 { // while a key is renewed, both are good
 				c.server.HostKey, _ = testenv.Key(c.t)
 				c.env.Report(c.server)
 			}
-		}, Fail, "broker-proof", "its key is not the one that the platform knows", "somebody may be between you and the server", sft.Invalid, "broker-ping"},
+		}, doctor.Fail, "broker-proof", "its key is not the one that the platform knows", "somebody may be between you and the server", sft.Invalid, "broker-ping"},
 		{"the host knows the person by another name", func(c *clinic) {
 			c.reply = func(p frame.PingReply) frame.Reply { p.Login = "bob"; return frame.Reply{Ping: &p} }
-		}, Fail, "broker-ping", `the host says that this is login "bob"`, "sftd status", sft.Internal, ""},
+		}, doctor.Fail, "broker-ping", `the host says that this is login "bob"`, "sftd status", sft.Internal, ""},
 		{"the host refuses", func(c *clinic) {
 			c.reply = func(frame.PingReply) frame.Reply {
 				return frame.Reply{Error: &sft.Error{Code: sft.Denied, Msg: "ann may not sign in", Hint: "ask an administrator"}}
 			}
-		}, Fail, "broker-ping", "ann may not sign in", "ask an administrator", sft.Denied, ""},
+		}, doctor.Fail, "broker-ping", "ann may not sign in", "ask an administrator", sft.Denied, ""},
 		{"the host answers something else", func(c *clinic) {
 			c.reply = func(frame.PingReply) frame.Reply { return frame.Reply{RDP: &frame.RDPReply{Login: "ann"}} }
-		}, Fail, "broker-ping", "none to a ping", "same version", sft.Internal, ""},
+		}, doctor.Fail, "broker-ping", "none to a ping", "same version", sft.Internal, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -252,12 +253,12 @@ func TestDiagnose(t *testing.T) {
 				skipped[s] = true
 			}
 			met := tt.step == ""
-			c.d.Diagnose(c.ctx, "", c.target, func(k Check) {
+			c.d.Diagnose(c.ctx, "", c.target, func(k doctor.Check) {
 				steps = append(steps, k.Step)
-				want := OK
+				want := doctor.OK
 				switch {
 				case skipped[k.Step]:
-					want = Skip
+					want = doctor.Skip
 				case k.Step == tt.step:
 					want, met = tt.verdict, true
 					if !strings.Contains(k.Found, tt.found) || !strings.Contains(k.Fix, tt.fix) || k.Code != tt.code {
@@ -267,7 +268,7 @@ func TestDiagnose(t *testing.T) {
 				if k.Verdict != want || k.Found == "" || strings.Contains(k.Found+k.Fix, "hunter2") {
 					t.Errorf("%+v, want %s", k, want)
 				}
-				if k.Verdict == Fail && (k.Fix == "" || k.Code == "") {
+				if k.Verdict == doctor.Fail && (k.Fix == "" || k.Code == "") {
 					t.Errorf("%+v has no fix or no code", k)
 				}
 			})
@@ -310,7 +311,7 @@ func (c *clinic) signInAgain() {
 // The ping is in the audit log as what it is, and opened for the one service.
 func TestDiagnoseIsAudited(t *testing.T) {
 	c := newClinic(t)
-	c.d.Diagnose(t.Context(), "", "web01", func(Check) {})
+	c.d.Diagnose(t.Context(), "", "web01", func(doctor.Check) {})
 	var got []string
 	for _, e := range c.env.Events() {
 		if e.Kind == "user_creds.issue" {
@@ -333,8 +334,8 @@ func TestDiagnoseEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	var failed []string
-	c.d.Diagnose(ctx, "", "", func(k Check) {
-		if k.Verdict == Fail {
+	c.d.Diagnose(ctx, "", "", func(k doctor.Check) {
+		if k.Verdict == doctor.Fail {
 			failed = append(failed, k.Step)
 		}
 	})
