@@ -79,6 +79,8 @@ const (
 	AuditKeyCreate       Kind = "audit_key.create"   // by which sealed events are signed
 	AuditPrune           Kind = "audit.prune"        // old events were removed on purpose
 	AuditExportRemove    Kind = "audit_export.remove"
+	PlatformBackup       Kind = "platform.backup"
+	PlatformRestore      Kind = "platform.restore" // what was recorded after the backup is not here
 )
 
 // FromAgent are the kinds that an agent may report; the platform records all

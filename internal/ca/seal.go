@@ -44,10 +44,11 @@ func OpenSealer(path string) (Sealer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSealer(key)
+	return NewSealer(key)
 }
 
-func newSealer(key []byte) (Sealer, error) {
+// NewSealer returns the sealer of a master key.
+func NewSealer(key []byte) (Sealer, error) {
 	if len(key) != keySize {
 		return nil, fmt.Errorf("the master key has %d bytes, not %d; restore it from a backup", len(key), keySize)
 	}

@@ -24,31 +24,64 @@ func WriteSecret(path string, data []byte) error { return replace(path, data, 0)
 func WriteFile(path string, data []byte, mode fs.FileMode) error { return replace(path, data, mode) }
 
 // replace writes a private file if mode is 0.
-func replace(path string, data []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := createBeside(dir, mode)
+func replace(path string, data []byte, mode fs.FileMode) error {
+	f, err := createBeside(filepath.Dir(path), mode)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
+	n := &NewFile{f, path}
+	defer n.Discard()
+	if _, err := n.Write(data); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	return n.Commit()
+}
+
+// A NewFile is a private file that has no name yet: after a crash it is a file
+// beside it whose name begins with ".new-".
+type NewFile struct {
+	f    *os.File
+	path string
+}
+
+// CreateSecret begins a file that WriteSecret would write, for what is not in
+// memory as a whole. The caller ends it with Commit or Discard.
+func CreateSecret(path string) (*NewFile, error) {
+	f, err := createPrivate(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	return &NewFile{f, path}, nil
+}
+
+// Write adds to the file.
+func (n *NewFile) Write(b []byte) (int, error) { return n.f.Write(b) }
+
+// Sync brings what was written to disk.
+func (n *NewFile) Sync() error { return n.f.Sync() }
+
+// Commit brings the file to disk and gives it its name; one of that name is
+// replaced.
+func (n *NewFile) Commit() error {
+	if err := n.f.Sync(); err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	if err := n.f.Close(); err != nil {
 		return err
 	}
-	if err := rename(f.Name(), path); err != nil {
+	if err := rename(n.f.Name(), n.path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	n.path = ""
+	return syncDir(filepath.Dir(n.f.Name()))
+}
+
+// Discard removes a file that was not committed.
+func (n *NewFile) Discard() {
+	if n.path != "" {
+		n.f.Close()
+		os.Remove(n.f.Name())
+	}
 }
 
 func createBeside(dir string, mode fs.FileMode) (*os.File, error) {
@@ -107,6 +140,19 @@ func PrivateDir(path string) error {
 	return checkOwnDir(path, i)
 }
 
+// CheckOwnDir refuses a folder for what is secret that belongs to somebody
+// else, or that others can write in.
+func CheckOwnDir(path string) error {
+	i, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !i.IsDir() {
+		return &sft.Error{Code: sft.Invalid, Msg: path + " is not a folder", Hint: "name a folder"}
+	}
+	return checkOwnDir(path, i)
+}
+
 // ServiceDir makes the folder at path, where a service of the system keeps
 // what it must be able to believe, with the folders above it. Nobody but the
 // service and the machine's administrators gets in.
@@ -129,17 +175,21 @@ type Lock struct{ f *os.File }
 var ErrLocked = errors.New("locked by another process")
 
 // LockFile waits for the lock on the file at path, which it makes.
-func LockFile(path string) (*Lock, error) { return lockFile(path, true) }
+func LockFile(path string) (*Lock, error) { return lockFile(path, true, false) }
 
 // TryLock is LockFile without waiting.
-func TryLock(path string) (*Lock, error) { return lockFile(path, false) }
+func TryLock(path string) (*Lock, error) { return lockFile(path, false, false) }
 
-func lockFile(path string, wait bool) (*Lock, error) {
+// TryShare is TryLock for a lock that several may hold at once, while nobody
+// has it alone.
+func TryShare(path string) (*Lock, error) { return lockFile(path, false, true) }
+
+func lockFile(path string, wait, share bool) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := lock(f, wait); err != nil {
+	if err := lock(f, wait, share); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -80,8 +80,11 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-func lock(f *os.File, wait bool) error {
+func lock(f *os.File, wait, share bool) error {
 	how := unix.LOCK_EX
+	if share {
+		how = unix.LOCK_SH
+	}
 	if !wait {
 		how |= unix.LOCK_NB
 	}

@@ -210,8 +210,11 @@ func rename(from, to string) error {
 // cannot be flushed without administrator rights.
 func syncDir(string) error { return nil }
 
-func lock(f *os.File, wait bool) error {
-	how := uint32(windows.LOCKFILE_EXCLUSIVE_LOCK)
+func lock(f *os.File, wait, share bool) error {
+	how := uint32(0)
+	if !share {
+		how = windows.LOCKFILE_EXCLUSIVE_LOCK
+	}
 	if !wait {
 		how |= windows.LOCKFILE_FAIL_IMMEDIATELY
 	}

@@ -25,6 +25,11 @@ type dialect struct {
 	// write is the isolation of what writes, whatever the database's default:
 	// what is read after the lock is what was there when it was taken.
 	write sql.IsolationLevel
+	// columns lists table, column and type of all tables, a table's columns in
+	// their order; parents lists each table with those that its keys are of.
+	columns, parents string
+	checks           []string // each lists what is damaged
+	clock            string   // the database's own time, in microseconds; empty if it has none
 }
 
 var sqliteDialect = dialect{
@@ -34,6 +39,11 @@ var sqliteDialect = dialect{
 		e, ok := errors.AsType[*sqlite.Error](err)
 		return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 	},
+	columns: `SELECT m.name, c.name, lower(c.type) FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+		WHERE m.type = 'table' AND substr(m.name, 1, 7) <> 'sqlite_' ORDER BY m.name, c.cid`,
+	parents: `SELECT m.name, k."table" FROM sqlite_schema m JOIN pragma_foreign_key_list(m.name) k WHERE m.type = 'table'`,
+	checks: []string{`SELECT integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'`,
+		`SELECT 'a row of table ' || "table" || ' points to none of ' || parent FROM pragma_foreign_key_check LIMIT 1`},
 }
 
 var postgresDialect = dialect{
@@ -46,6 +56,12 @@ var postgresDialect = dialect{
 		e, ok := errors.AsType[*pgconn.PgError](err)
 		return ok && e.Code == "23505"
 	},
+	clock: `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`,
+	columns: `SELECT t.relname, c.attname, format_type(c.atttypid, c.atttypmod) FROM pg_class t JOIN pg_attribute c ON c.attrelid = t.oid
+		WHERE t.relkind = 'r' AND t.relnamespace = current_schema()::regnamespace AND c.attnum > 0 AND NOT c.attisdropped
+		ORDER BY t.relname COLLATE "C", c.attnum`,
+	parents: `SELECT t.relname, p.relname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_class p ON p.oid = k.confrelid
+		WHERE k.contype = 'f' AND k.connamespace = current_schema()::regnamespace`,
 }
 
 // open connects to rawURL with two pools: the driver of SQLite lets a

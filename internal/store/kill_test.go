@@ -17,8 +17,13 @@ import (
 
 const writerEnv = "SFT_TEST_WRITER"
 
-// TestMain is also the program that TestKilledWhileWriting kills.
+// TestMain is also the programs that TestKilledWhileWriting and
+// TestKilledWhileLoading kill.
 func TestMain(m *testing.M) {
+	if url := os.Getenv(loaderEnv); url != "" {
+		fmt.Fprintln(os.Stderr, load(url))
+		os.Exit(1)
+	}
 	if url := os.Getenv(writerEnv); url != "" {
 		fmt.Fprintln(os.Stderr, write(url))
 		os.Exit(1)

@@ -551,10 +551,17 @@ func (tx *Tx) AddCA(c CARecord) error {
 
 // CAs returns the authorities of a project, or, for "", the platform's own.
 func (n Notes) CAs(projectID string) ([]CARecord, error) {
-	return all(n, func(s scanner) (c CARecord, err error) {
-		var at, na int64
-		err = s.Scan(&c.ID, &c.ProjectID, &c.Kind, &c.Public, &c.Sealed, &at, &na)
-		c.CreatedAt, c.NotAfter = fromMicros(at), fromMicros(na)
-		return c, err
-	}, `SELECT id, project_id, kind, public, sealed, created_at, not_after FROM cas WHERE project_id = $1`, projectID)
+	return all(n, scanCA, `SELECT `+caCols+` FROM cas WHERE project_id = $1`, projectID)
+}
+
+// AllCAs returns the CAs of all projects, and the platform's own.
+func (n Notes) AllCAs() ([]CARecord, error) { return all(n, scanCA, `SELECT `+caCols+` FROM cas`) }
+
+const caCols = `id, project_id, kind, public, sealed, created_at, not_after`
+
+func scanCA(s scanner) (c CARecord, err error) {
+	var at, na int64
+	err = s.Scan(&c.ID, &c.ProjectID, &c.Kind, &c.Public, &c.Sealed, &at, &na)
+	c.CreatedAt, c.NotAfter = fromMicros(at), fromMicros(na)
+	return c, err
 }

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -42,24 +43,87 @@ type DB struct {
 
 // Open connects to the database at url, "sqlite:PATH" or "postgres://…", and
 // brings its schema up to date. A SQLite file is made when it is missing.
-func Open(ctx context.Context, url string) (*DB, error) {
+func Open(ctx context.Context, url string) (*DB, error) { return OpenAt(ctx, url, 0) }
+
+// OpenAt is Open for a schema that is brought up to a version, and no further;
+// 0 is the newest.
+func OpenAt(ctx context.Context, url string, version int64) (*DB, error) {
 	read, write, d, err := open(url)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	db := &DB{read, write, d}
-	dir, err := fs.Sub(migrations, "migrations")
-	if err == nil {
-		var p *goose.Provider
-		if p, err = goose.NewProvider(d.goose, write, dir); err == nil {
-			_, err = p.Up(ctx)
-		}
-	}
-	if err != nil {
+	if err := db.Migrate(ctx, version); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	return db, nil
+}
+
+// Attach is Open for a database that is there, whose schema stays as it is:
+// Versions tells which it is.
+func Attach(ctx context.Context, url string) (*DB, error) {
+	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+		if _, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("open database: %w", err)
+		}
+	}
+	read, write, d, err := open(url)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db := &DB{read, write, d}
+	if err := db.Ping(ctx); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	return db, nil
+}
+
+// Migrate brings the schema up to a version; 0 is the newest. A schema that is
+// newer than this program is refused: it would be written by rules that are no
+// longer its own.
+func (db *DB) Migrate(ctx context.Context, version int64) error {
+	p, err := db.migrations()
+	if err != nil {
+		return err
+	}
+	have, newest, err := p.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if have > newest {
+		return TooNew("the database", have, newest)
+	}
+	if version == 0 {
+		version = newest
+	}
+	_, err = p.UpTo(ctx, version)
+	return err
+}
+
+// Versions returns the version of the schema, and the newest that this program
+// knows.
+func (db *DB) Versions(ctx context.Context) (have, newest int64, err error) {
+	p, err := db.migrations()
+	if err != nil {
+		return 0, 0, err
+	}
+	return p.GetVersions(ctx)
+}
+
+func (db *DB) migrations() (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(db.d.goose, db.write, dir)
+}
+
+// TooNew refuses what has a newer schema than this program knows.
+func TooNew(what string, have, newest int64) error {
+	return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is by a newer version: its schema is %d, and this program knows %d", what, have, newest),
+		Hint: "use the version of sft-platform that made it, or a newer one"}
 }
 
 // Close lets go of the database.

@@ -1,0 +1,208 @@
+package platform_test
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/ca"
+	"sft/internal/platform"
+	"sft/internal/store"
+	"sft/internal/testdb"
+	"sft/internal/testenv"
+)
+
+func backup(t testing.TB, e *testenv.Env) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if _, err := e.Platform.Backup(t.Context(), &b, nil); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func reopen(t testing.TB, b []byte) *platform.BackupFile {
+	t.Helper()
+	f, err := platform.OpenBackup(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Any byte that is another one, and any end that is missing, is found before
+// anything is stored.
+func TestBackupDamage(t *testing.T) {
+	e := testenv.New(t)
+	whole := backup(t, e)
+	if err := reopen(t, whole).Verify(e.Platform.Sealer); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(b []byte) bool {
+		f, err := platform.OpenBackup(bytes.NewReader(b), int64(len(b)))
+		if err == nil {
+			err = f.Verify(e.Platform.Sealer)
+		}
+		return err != nil
+	}
+	for i := range whole {
+		whole[i] ^= 1 << (i % 8)
+		if !refused(whole) {
+			t.Errorf("byte %d of %d can be another one", i, len(whole))
+		}
+		whole[i] ^= 1 << (i % 8)
+		if (i%7 == 0 || i > len(whole)-200) && !refused(whole[:i]) {
+			t.Errorf("%d of %d bytes are taken", i, len(whole))
+		}
+	}
+	for _, more := range []string{"\x00", "x", string(whole[len(whole)-200:])} {
+		if !refused(append(slices.Clone(whole), more...)) {
+			t.Errorf("%d more bytes are taken", len(more))
+		}
+	}
+	key := t.TempDir() + "/master.key"
+	if err := ca.NewMasterKey(key); err != nil {
+		t.Fatal(err)
+	}
+	other, err := ca.OpenSealer(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "another master key", reopen(t, whole).Verify(other), sft.Denied)
+
+	// A file that is changed after it was found good.
+	late := slices.Clone(whole)
+	f := reopen(t, late)
+	late[len(late)/2] ^= 1
+	db, err := store.Open(t.Context(), testdb.SQLite(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_, err = f.Restore(t.Context(), db, platform.RestoreRequest{Scratch: t.TempDir()})
+	wantCode(t, "a file that changes", err, sft.Invalid)
+	wantEmpty(t, db, true)
+}
+
+func wantEmpty(t *testing.T, db *store.DB, want bool) {
+	t.Helper()
+	if err := db.Read(t.Context(), func(tx *store.Tx) error {
+		empty, err := tx.Empty()
+		if empty != want {
+			t.Errorf("the database is empty: %v", empty)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzOpenBackup checks that only the very bytes that were written open under
+// the master key.
+func FuzzOpenBackup(f *testing.F) {
+	e := testenv.New(f)
+	whole := backup(f, e)
+	for _, b := range [][]byte{whole, whole[:60], whole[:len(whole)/2], nil, []byte("sft-platform backup 1\n{}\n\x00\x00"), []byte("sft-platform backup 1\n{}\n\xff\xff")} {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := platform.OpenBackup(bytes.NewReader(b), int64(len(b)))
+		if err == nil && file.Verify(e.Platform.Sealer) == nil && !bytes.Equal(b, whole) {
+			t.Error("other bytes opened")
+		}
+	})
+}
+
+// A platform goes on from a backup, on the other kind of database, safe from
+// what it does not know.
+func TestRestore(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant("prod", "staff", false, "ann", "eve")
+		ann, eve := e.Client("ann"), e.Client("eve")
+		s := e.Server("prod", testenv.Facts("web01"))
+		e.State(s)
+		e.Report(s)
+		cookie := e.Cookie("ann")
+		link, err := e.Platform.NewFirstUse(t.Context(), "", "eve")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid := e.User("bob").UID
+		revision := e.State(s).Revision
+		whole := backup(t, e)
+
+		// Since then: eve's laptop was stolen, and revoked.
+		e.Do("DELETE", "/clients/"+eve.ID, nil, nil)
+		if _, _, err := e.Connect(eve, "web01"); err == nil {
+			t.Fatal("a client that was revoked connects")
+		}
+
+		to := testdb.SQLite(t)
+		if strings.HasPrefix(e.DBURL, "sqlite") {
+			to = testdb.Postgres(t)
+		}
+		db, err := store.Open(t.Context(), to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		f := reopen(t, whole)
+		if _, err := f.Restore(t.Context(), db, platform.RestoreRequest{Scratch: t.TempDir(), Name: "b1"}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.Restore(t.Context(), db, platform.RestoreRequest{Scratch: t.TempDir()})
+		wantCode(t, "a database in use", err, sft.Exists)
+		// As it was, but for what AfterRestore does and its event.
+		e.DB, e.Platform.DB = db, db
+		events := e.Events()
+		if last := events[len(events)-1]; last.Kind != audit.PlatformRestore || last.Target != "b1" || last.Detail["made_at"] != f.MadeAt.Format("2006-01-02T15:04:05Z07:00") {
+			t.Errorf("it is told as %+v", last)
+		}
+		for who, c := range map[string]*testenv.Client{"ann": ann, "eve": eve} {
+			_, _, err := e.Connect(c, "web01")
+			wantCode(t, who+" before signing in", err, sft.SignIn)
+		}
+		if _, _, _, err := e.Platform.Web(t.Context(), sft.NewSecret(cookie.Value), ""); err == nil {
+			t.Error("a web session goes on")
+		}
+		if _, err := e.Platform.FirstUse(t.Context(), sft.NewSecret(link[strings.Index(link, "secret=")+7:])); err == nil {
+			t.Error("a one-time link is good")
+		}
+		if got := e.State(s).Revision; got <= revision+1000 {
+			t.Errorf("the revision is %d, and %d before", got, revision)
+		}
+		if got := e.User("carl").UID; got < uid+1000 {
+			t.Errorf("a new user has uid %d, and %d may have been given since", got, uid+1)
+		}
+		wantEmpty(t, db, false)
+	})
+}
+
+// A backup by a newer version is refused, and one by an older is brought up to
+// date.
+func TestRestoreOtherVersions(t *testing.T) {
+	e := testenv.New(t)
+	_, newest, err := e.DB.Versions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := store.OpenAt(t.Context(), testdb.SQLite(t), newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	f := reopen(t, backup(t, e))
+	f.Schema = newest + 1
+	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()})
+	wantCode(t, "a newer schema", err, sft.Invalid)
+	wantEmpty(t, old, true)
+
+	// The same records, in a schema of before the last migration, do not fit it.
+	f.Schema = 1
+	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()})
+	wantCode(t, "records of another schema than they say", err, sft.Invalid)
+	wantEmpty(t, old, true)
+}

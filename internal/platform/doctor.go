@@ -1,0 +1,57 @@
+package platform
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sft/internal/ca"
+	"sft/internal/store"
+)
+
+// Keys is what the master key opened.
+type Keys struct {
+	CAs     int
+	Soonest time.Time // when the first of them ends; zero if there are none
+}
+
+// Keys opens every key in the database. CAs that have ended are left out.
+func (p *Platform) Keys(ctx context.Context) (k Keys, err error) {
+	if _, err := p.tokenKey(ctx); err != nil {
+		return k, err
+	}
+	err = p.DB.Read(ctx, func(tx *store.Tx) error {
+		list, err := tx.AllCAs()
+		for _, r := range list {
+			if !r.NotAfter.After(p.Now()) {
+				continue
+			}
+			if _, err := ca.Open(ca.Sealed{Kind: ca.Kind(r.Kind), Public: r.Public, Key: r.Sealed, NotAfter: r.NotAfter}, r.ID, p.Sealer); err != nil {
+				return err
+			}
+			if k.CAs++; k.Soonest.IsZero() || r.NotAfter.Before(k.Soonest) {
+				k.Soonest = r.NotAfter
+			}
+		}
+		return err
+	})
+	return k, err
+}
+
+// Times returns the time by the database's own clock, zero for SQLite, which
+// has none; and when the last event happened and the last backup was made,
+// zero if there was none.
+func Times(ctx context.Context, db *store.DB) (clock, event, backup time.Time, err error) {
+	err = db.Read(ctx, func(tx *store.Tx) error {
+		s, err := tx.Setting(lastBackup)
+		if err == nil {
+			backup, err = time.Parse(time.RFC3339, s)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		clock, event, err = tx.Times()
+		return err
+	})
+	return clock, event, backup, err
+}
