@@ -15,12 +15,15 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"sft"
+	"sft/internal/conf"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
+
+// prefix is what the names of all variables begin with.
+const prefix = "SFT_PLATFORM"
 
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -34,20 +37,29 @@ func run(args []string) int {
 credentials for it. It keeps its records in SQLite, or PostgreSQL.
 
 Each flag can also be given as a variable of the environment: --listen as
-SFT_PLATFORM_LISTEN, and so on. A flag wins over its variable.
+SFT_PLATFORM_LISTEN, and so on; and each flag of serve as a key of a YAML file,
+"listen: :8443". A flag wins over a variable, a variable over the file. What is
+in force is printed by "sft-platform serve --print-config".
 
 EXIT STATUS
   0  done
   1  failed
   2  wrong usage`,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnv(cmd.Flags()) },
 	}
+	var s settings
+	serve := serveCommand(&s)
+	s.Options = conf.Options{Prefix: prefix, Flags: serve.Flags()}
+	root.PersistentFlags().StringVar(&s.file, "config", conf.PlatformPaths().Config, "file of settings")
+	conf.NotSetting(root.PersistentFlags(), "config")
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(initCommand(), serveCommand(), firstUseCommand(), auditCommand(), versionCommand())
+	root.AddCommand(initCommand(), serve, firstUseCommand(), auditCommand(), backupCommand(), restoreCommand(), doctorCommand(&s), versionCommand())
 	for _, c := range append(root.Commands(), auditCommands(root)...) {
 		args := c.Args
+		if c.PreRunE == nil {
+			c.PreRunE = func(cmd *cobra.Command, _ []string) error { return s.fill(cmd) }
+		}
 		c.Args = func(cmd *cobra.Command, a []string) error {
 			if err := args(cmd, a); err != nil {
 				return usage{err}
@@ -58,6 +70,9 @@ EXIT STATUS
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return sft.ExitDone
+	}
+	if _, ok := errors.AsType[told](err); ok {
+		return sft.ExitFailed
 	}
 	fmt.Fprintln(os.Stderr, "sft-platform:", err)
 	if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint != "" {
@@ -73,21 +88,11 @@ EXIT STATUS
 // A usage error is the caller's: the exit status tells.
 type usage struct{ error }
 
-// fromEnv sets the flags that were not given from the environment.
-func fromEnv(flags *pflag.FlagSet) (err error) {
-	flags.VisitAll(func(f *pflag.Flag) {
-		name := "SFT_PLATFORM_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if v, ok := os.LookupEnv(name); ok && !f.Changed && err == nil {
-			if e := flags.Set(f.Name, v); e != nil {
-				err = usage{fmt.Errorf("%s: %w", name, e)}
-			}
-		}
-	})
-	return err
-}
+func (u usage) Unwrap() error { return u.error }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+	nothing := func(*cobra.Command, []string) error { return nil } // whatever the settings are
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, PreRunE: nothing, Run: func(cmd *cobra.Command, _ []string) {
 		fmt.Fprintln(cmd.OutOrStdout(), "sft-platform", sft.Version)
 	}}
 }

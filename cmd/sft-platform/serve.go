@@ -10,22 +10,24 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"sft/internal/ca"
 	"sft/internal/cloudid"
+	"sft/internal/conf"
 	"sft/internal/daemon"
 	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/webapi"
 )
 
-func serveCommand() *cobra.Command {
+func serveCommand(s *settings) *cobra.Command {
 	var d data
 	var listen, cert, key, level, aws string
 	var x exportFlags
+	var show bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the platform until it is told to stop",
@@ -34,16 +36,21 @@ given, or with one by its own CA, whose fingerprint is in enrollment tokens
 and in the line that init printed. On SIGTERM or Ctrl-C it finishes the
 requests under way and ends.
 
+Its flags are the settings of the platform, and the keys of the file of them.
+
 GET /healthz answers while the program runs, GET /readyz while the database
 answers too.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var l slog.Level
 			if err := l.UnmarshalText([]byte(level)); err != nil {
-				return usage{fmt.Errorf("--log-level is %q; use debug, info, warn or error", level)}
+				return usage{fmt.Errorf("%s is %q; use debug, info, warn or error", s.name("log-level"), level)}
 			}
 			if (cert == "") != (key == "") {
 				return usage{errors.New("--tls-cert and --tls-key go together")}
+			}
+			if show {
+				return s.Print(cmd.OutOrStdout(), s.from)
 			}
 			return serve(cmd.Context(), d, listen, cert, key, aws, x, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
 		},
@@ -56,19 +63,23 @@ answers too.`,
 	f.StringVar(&aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
 	x.flags(cmd)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&show, "print-config", false, "print the settings in force, without secrets, and where each comes from")
+	conf.NotSetting(f, "print-config")
 	return cmd
 }
 
 // open opens the platform that init made. The caller closes its database.
 func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platform, error) {
-	sealer, err := ca.OpenSealer(d.masterKey())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", d.dir)
-	}
+	return d.openBy(ctx, logger, store.Open)
+}
+
+// openBy is open on a database that is opened by how.
+func (d *data) openBy(ctx context.Context, logger *slog.Logger, how func(context.Context, string) (*store.DB, error)) (*platform.Platform, error) {
+	sealer, err := d.sealer()
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, d.url())
+	db, err := how(ctx, d.url())
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +90,18 @@ func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platfor
 	}
 	return p, nil
 }
+
+// use says that a platform runs on the data folder, as long as this process
+// lives: its records are not to be replaced meanwhile.
+func (d *data) use() (*conf.Lock, error) {
+	l, err := conf.TryShare(d.lockFile())
+	if errors.Is(err, conf.ErrLocked) {
+		return nil, errors.New("a backup is being restored; start the platform when that is done")
+	}
+	return l, err
+}
+
+func (d *data) lockFile() string { return filepath.Join(d.dir, "serve.lock") }
 
 // grace is how long the requests under way may take when the platform is told
 // to stop. The unit's TimeoutStopSec is longer.
@@ -96,6 +119,11 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile strin
 	if host, err := os.Hostname(); err == nil {
 		p.Instance = host + ":" + d.dir
 	}
+	using, err := d.use()
+	if err != nil {
+		return err
+	}
+	defer using.Release()
 	if awsFile != "" {
 		b, err := os.ReadFile(awsFile)
 		if err != nil {
@@ -105,14 +133,14 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile strin
 			return err
 		}
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	if certFile != "" {
 		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 		if err != nil {
 			return fmt.Errorf("read the certificate: %w", err)
 		}
-		conf.Certificates = []tls.Certificate{pair}
-	} else if conf.GetCertificate, err = p.Certificate(ctx); err != nil {
+		config.Certificates = []tls.Certificate{pair}
+	} else if config.GetCertificate, err = p.Certificate(ctx); err != nil {
 		return err
 	}
 	ln, err := net.Listen("tcp", listen)
@@ -124,7 +152,7 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile strin
 	defer hangUp()
 	srv := &http.Server{
 		Handler:           webapi.New(p, logger),
-		TLSConfig:         conf,
+		TLSConfig:         config,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,

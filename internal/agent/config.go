@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"reflect"
@@ -127,24 +126,11 @@ func ReadConfig(file string, named bool) (Config, error) {
 		c.BrokerAccessPort = c.BrokerListenPort
 	}
 	if e := c.check(); e != nil {
-		e.Msg = at(file, e.Msg) + ": " + e.Msg
+		key, _, _ := strings.Cut(e.Msg, " ")
+		e.Msg = conf.Where(file, key) + ": " + e.Msg
 		return c, e
 	}
 	return c, nil
-}
-
-// at names a file, and the line of the key that msg begins with.
-func at(file, msg string) string {
-	key, _, _ := strings.Cut(msg, " ")
-	b, _ := os.ReadFile(file) // it was read a moment ago; without it there is no line
-	n := 0
-	for line := range strings.Lines(string(b)) {
-		n++
-		if strings.HasPrefix(line, key+":") {
-			return fmt.Sprintf("%s line %d", file, n)
-		}
-	}
-	return file
 }
 
 // maxAltNames is how many AltNames the platform takes.

@@ -25,5 +25,6 @@ func (n Notes) Tables() (list []Table, err error) {
 func Alone(ctx context.Context, db *DB, fn func(*Tx) error) error {
 	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, db.d.change, func(n Notes) error { return fn(&Tx{Notes: n}) })
 }
+
 // SQL is the text of the query and its arguments, for the test of its plan.
 func (q EventQuery) SQL() (string, []any) { return q.sql() }

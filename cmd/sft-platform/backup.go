@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"sft"
+	"sft/internal/ca"
+	"sft/internal/conf"
+	"sft/internal/platform"
+	"sft/internal/store"
+)
+
+func backupCommand() *cobra.Command {
+	var d data
+	var passphrase string
+	cmd := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write all records to a file, while the platform runs",
+		Long: `Backup writes all records, as they are at one moment, to a new file that only
+this account can read, whole or not at all. The file does not depend on the kind
+of database: restore can put it into the other one. It has a hash over all of it,
+and a seal by the master key, so restore finds any damage and any change.
+
+The master key is NOT in it, and without master.key a backup cannot be restored:
+keep a copy of the key apart from the backups. With --with-master-key it is in
+the file, sealed with a passphrase: who has file and passphrase has everything.
+
+Nothing in the file is encrypted but the keys: it has names, password hashes and
+all events. Run it as the account that the platform runs as. It is an audit event.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := backup(cmd.Context(), d, args[0], passphrase)
+			if err != nil {
+				return err
+			}
+			key := "The master key is not in it: keep a copy of " + d.masterKey() + " apart from it."
+			if passphrase != "" {
+				key = "The master key is in it, sealed with the passphrase."
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d rows, SHA-256 %s\n%s\n", args[0], b.Rows.Sum(), b.SHA256, key)
+			return err
+		},
+	}
+	d.flags(cmd)
+	cmd.Flags().StringVar(&passphrase, "with-master-key", "", "put the master key in too, sealed with the passphrase in this private file")
+	return cmd
+}
+
+func backup(ctx context.Context, d data, file, passphrase string) (b platform.Backup, err error) {
+	if _, err := os.Lstat(file); err == nil {
+		return b, &sft.Error{Code: sft.Exists, Msg: file + " is there already", Hint: "give each backup a name of its own"}
+	}
+	if err := conf.CheckOwnDir(filepath.Dir(file)); err != nil {
+		return b, err
+	}
+	var key []byte
+	if passphrase != "" {
+		secret, err := ca.ReadPassphrase(passphrase)
+		if err != nil {
+			return b, err
+		}
+		if key, err = ca.SealMasterKey(d.masterKey(), secret); err != nil {
+			return b, err
+		}
+	}
+	p, err := d.openBy(ctx, slog.New(slog.DiscardHandler), attached)
+	if err != nil {
+		return b, err
+	}
+	defer p.DB.Close()
+	f, err := conf.CreateSecret(file)
+	if err != nil {
+		return b, err
+	}
+	defer f.Discard()
+	if b, err = p.Backup(ctx, f, key); err != nil {
+		return b, fmt.Errorf("write %s: %w", file, err)
+	}
+	// The event is stored before the file has its name: none is made in secret.
+	if err := f.Sync(); err != nil {
+		return b, fmt.Errorf("write %s: %w", file, err)
+	}
+	if err := p.BackupMade(ctx, b, filepath.Base(file)); err != nil {
+		return b, err
+	}
+	return b, f.Commit()
+}
+
+// attached opens a database whose schema is this program's already. A backup
+// that is made because of an upgrade is not to be the upgrade.
+func attached(ctx context.Context, url string) (*store.DB, error) {
+	db, err := store.Attach(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	have, newest, err := db.Versions(ctx)
+	switch {
+	case err == nil && have > newest:
+		err = store.TooNew("the database", have, newest)
+	case err == nil && have < newest:
+		err = &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the database is by an older version: its schema is %d, and this program's is %d", have, newest),
+			Hint: "make the backup with the version that runs; serve of this version brings the database up to date"}
+	}
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// errNoPlatform is what commands say that need a platform.
+func errNoPlatform(dir string) error {
+	return fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", dir)
+}
+
+// sealer opens the master key.
+func (d *data) sealer() (ca.Sealer, error) {
+	s, err := ca.OpenSealer(d.masterKey())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoPlatform(d.dir)
+	}
+	return s, err
+}

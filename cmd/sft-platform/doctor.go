@@ -1,0 +1,378 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sft"
+	"sft/internal/conf"
+	"sft/internal/doctor"
+	"sft/internal/platform"
+	"sft/internal/store"
+)
+
+func doctorCommand(s *settings) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is wrong, and what to do",
+		Long: `Doctor looks at what the platform needs: settings, data folder, master key,
+database, disk, keys, certificate, address, clock and backups. It changes nothing,
+and it does not matter whether the platform runs. Run it as the account that the
+platform runs as, with the settings that serve has.
+
+A line is a step: ok, warn (it works), fail, or skip (not tried, since another
+step failed). It does not stop at a failure. The exit status is 1 if a step
+failed.`,
+		Args:    cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error { return nil }, // settings that are wrong are a finding
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r := doctor.Report{Out: cmd.OutOrStdout(), JSON: asJSON}
+			x := &examination{s: s, add: r.Add}
+			x.run(cmd.Context(), s.fill(cmd))
+			worst, err := r.End()
+			if err == nil && worst != nil {
+				err = told{errors.New(worst.Found)}
+			}
+			return err
+		},
+	}
+	s.Flags.VisitAll(cmd.Flags().AddFlag)
+	cmd.Flags().MarkHidden("print-config")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(cmd.Flags(), "json")
+	return cmd
+}
+
+// A told error was said in the report already.
+type told struct{ error }
+
+// An examination is one run of doctor.
+type examination struct {
+	s   *settings
+	add func(doctor.Check)
+}
+
+func (x *examination) value(flag string) string { return x.s.Flags.Lookup(flag).Value.String() }
+
+func (x *examination) ok(step, found string) {
+	x.add(doctor.Check{Step: step, Verdict: doctor.OK, Found: found})
+}
+
+func (x *examination) warn(step, found, fix string) {
+	x.add(doctor.Check{Step: step, Verdict: doctor.Warn, Found: found, Fix: fix})
+}
+
+// fail says what failed. The fix is the error's own, if it has one.
+func (x *examination) fail(step string, err error, fix string) {
+	c := doctor.Failed(step, err)
+	if c.Fix == "" {
+		c.Fix = fix
+	}
+	x.add(c)
+}
+
+func (x *examination) skip(needs string, steps ...string) {
+	for _, s := range steps {
+		x.add(doctor.Check{Step: s, Verdict: doctor.Skip, Found: "needs " + needs})
+	}
+}
+
+func (x *examination) run(ctx context.Context, settings error) {
+	if settings != nil {
+		x.fail("settings", settings, "correct it, then run doctor again: what follows is without it")
+	} else {
+		x.settings()
+	}
+	d := data{dir: x.value("data"), database: x.value("database")}
+	key := x.dataDir(&d)
+	db := x.database(ctx, &d)
+	if db == nil {
+		x.skip("database", "schema", "integrity", "keys", "certificate", "clock", "backup")
+	} else {
+		defer db.Close()
+		current := x.schema(ctx, db)
+		if err := db.Check(ctx); err != nil {
+			x.fail("integrity", err, "stop the platform, keep the damaged file, and restore the last backup")
+		} else {
+			x.ok("integrity", "no damage is known")
+		}
+		switch {
+		case !current:
+			x.skip("schema", "keys", "certificate", "clock", "backup")
+		case !key:
+			x.skip("master-key", "keys", "certificate")
+			x.records(ctx, db)
+		default:
+			x.platform(ctx, &d)
+			x.records(ctx, db)
+		}
+	}
+	x.disk(d.dir)
+	x.listen(ctx)
+}
+
+// settings looks at the file of them, which may have the database's password.
+func (x *examination) settings() {
+	found := "none in " + x.s.file
+	i, err := os.Stat(x.s.file)
+	if err == nil {
+		found = "in " + x.s.file
+		if db := x.value("database"); conf.Redact(db) != db && strings.HasPrefix(x.s.from["database"], "file ") && i.Mode().Perm()&0o007 != 0 {
+			x.fail("settings", errors.New(x.s.file+" has the database's password, and everybody can read it"), "run \"chmod o= "+x.s.file+"\", and change the password")
+			return
+		}
+	}
+	x.ok("settings", found)
+}
+
+// dataDir looks at the folder and the master key, and reports whether the key
+// can be used.
+func (x *examination) dataDir(d *data) bool {
+	if err := conf.CheckOwnDir(d.dir); err != nil {
+		x.fail("data-folder", err, "run \"sft-platform init\", or give --data")
+		x.skip("data-folder", "master-key")
+		return false
+	}
+	x.ok("data-folder", d.dir)
+	if _, err := d.sealer(); err != nil {
+		x.fail("master-key", err, "restore it from its own copy: nothing else opens the keys in the database")
+		return false
+	}
+	x.ok("master-key", d.masterKey())
+	return true
+}
+
+func (x *examination) database(ctx context.Context, d *data) *store.DB {
+	const step = "database"
+	shown := conf.Redact(d.url())
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	db, err := store.Attach(ctx, d.url())
+	if err != nil {
+		fix := "check that PostgreSQL runs, and --database"
+		if strings.HasPrefix(shown, "sqlite:") {
+			fix = "check --data and --database; if the file is lost, restore a backup"
+		}
+		x.fail(step, errors.New(strings.ReplaceAll(err.Error(), d.url(), shown)), fix)
+		return nil
+	}
+	if path, ok := strings.CutPrefix(d.url(), "sqlite:"); ok {
+		if i, err := os.Stat(path); err == nil && i.Mode().Perm()&0o077 != 0 {
+			x.fail(step, errors.New(path+" can be read by others"), "run \"chmod 600 "+path+"\"")
+			return db
+		}
+	}
+	x.ok(step, shown)
+	return db
+}
+
+// schema reports whether the schema is the one that this program works with.
+func (x *examination) schema(ctx context.Context, db *store.DB) bool {
+	have, newest, err := db.Versions(ctx)
+	switch {
+	case err != nil:
+		x.fail("schema", err, "give the database of a platform")
+	case have > newest:
+		x.fail("schema", store.TooNew("the database", have, newest), "")
+	case have == 0:
+		x.fail("schema", errors.New("the database is empty"), "run \"sft-platform init\", or restore a backup")
+	case have < newest:
+		x.warn("schema", fmt.Sprintf("%d, and this program's is %d", have, newest), "make a backup with the version that runs, then start this one, which brings it up to date")
+	default:
+		x.ok("schema", fmt.Sprint(have))
+		return true
+	}
+	return false
+}
+
+// soon is when a warning of an end begins.
+const soon = 14 * 24 * time.Hour
+
+// platform looks at what the master key opens.
+func (x *examination) platform(ctx context.Context, d *data) {
+	p, err := d.openBy(ctx, slog.New(slog.DiscardHandler), store.Attach)
+	if err != nil {
+		x.fail("keys", err, "run \"sft-platform init\"")
+		x.skip("keys", "certificate")
+		return
+	}
+	defer p.DB.Close()
+	k, err := p.Keys(ctx)
+	switch {
+	case err != nil:
+		x.fail("keys", err, "put the master key of this database into "+d.dir)
+	case !k.Soonest.IsZero() && time.Until(k.Soonest) < soon:
+		x.warn("keys", fmt.Sprintf("%d CAs, of which one ends at %s", k.CAs, k.Soonest.Format(time.RFC3339)), "see docs/operating.md")
+	default:
+		x.ok("keys", fmt.Sprintf("the master key opens all: %d CAs", k.CAs))
+	}
+	x.certificate(ctx, p)
+}
+
+func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
+	const step = "certificate"
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		x.fail(step, err, "")
+		return
+	}
+	file, key := x.value("tls-cert"), x.value("tls-key")
+	if file == "" {
+		if _, err := p.Certificate(ctx); err != nil {
+			x.fail(step, err, "")
+			return
+		}
+		x.ok(step, "made for "+u.Hostname()+" by the platform's own CA")
+		return
+	}
+	pair, err := tls.LoadX509KeyPair(file, key)
+	if err != nil {
+		x.fail(step, err, "give the chain and the private key that belong together, PEM")
+		return
+	}
+	rest := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			rest.AddCert(c)
+		}
+	}
+	leaf, now := pair.Leaf, time.Now()
+	_, untrusted := leaf.Verify(x509.VerifyOptions{Intermediates: rest})
+	i, err := os.Stat(key)
+	good := fmt.Sprintf("for %s, good until %s", u.Hostname(), leaf.NotAfter.UTC().Format(time.RFC3339))
+	switch {
+	case err == nil && i.Mode().Perm()&0o007 != 0:
+		x.fail(step, errors.New("everybody can read the private key "+key), "have a new one made, in a file that only this account can read")
+	case leaf.VerifyHostname(u.Hostname()) != nil:
+		x.fail(step, fmt.Errorf("it is for %s, and people and servers come to %s", strings.Join(leaf.DNSNames, ", "), u.Hostname()), "have one made for "+u.Hostname())
+	case now.Before(leaf.NotBefore) || now.After(leaf.NotAfter):
+		x.fail(step, errors.New("it is "+good+", from "+leaf.NotBefore.UTC().Format(time.RFC3339)), "renew it, or set the clock")
+	case untrusted != nil:
+		x.warn(step, good+"; this machine does not trust it: "+untrusted.Error(), "put the whole chain into "+file+"; if the CA is your own, see that all machines trust it")
+	case leaf.NotAfter.Sub(now) < soon:
+		x.warn(step, good, "renew it, then restart the platform")
+	default:
+		x.ok(step, good)
+	}
+}
+
+// maxAge is how old the last backup may be.
+const maxAge = 7 * 24 * time.Hour
+
+// records looks at what the database says of time: its own clock, the last
+// event, and the last backup.
+func (x *examination) records(ctx context.Context, db *store.DB) {
+	now := time.Now()
+	there, last, made, err := platform.Times(ctx, db)
+	const fix = "set this machine's clock, and keep it right by NTP"
+	switch skew := there.Sub(now); {
+	case err != nil:
+		x.fail("clock", err, "")
+		x.skip("clock", "backup")
+		return
+	case last.After(now.Add(time.Minute)):
+		x.fail("clock", fmt.Errorf("it says %s, and the last event is of %s", now.UTC().Format(time.RFC3339), last.Format(time.RFC3339)), fix)
+	case there.IsZero():
+		x.ok("clock", "later than the last event, of "+last.Format(time.RFC3339))
+	case skew.Abs() > time.Minute:
+		x.fail("clock", fmt.Errorf("it is %s from the database's", skew.Abs().Round(time.Second)), fix)
+	default:
+		x.ok("clock", "within a minute of the database's")
+	}
+	switch {
+	case made.IsZero():
+		x.warn("backup", "none was ever made", "run \"sft-platform backup FILE\" each day, and keep a copy of the master key apart")
+	case now.Sub(made) > maxAge:
+		x.warn("backup", "the last was made at "+made.Format(time.RFC3339), "run \"sft-platform backup FILE\" each day")
+	default:
+		x.ok("backup", "made at "+made.Format(time.RFC3339))
+	}
+}
+
+// How many bytes are few, and too few.
+const (
+	fewBytes    = 1 << 30
+	tooFewBytes = 100 << 20
+)
+
+func (x *examination) disk(dir string) {
+	n, err := free(dir)
+	found := fmt.Sprintf("%d MiB free in %s", n>>20, dir)
+	const fix = "make room: with the disk full no session is opened"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		x.skip("data-folder", "disk")
+	case err != nil:
+		x.fail("disk", err, "")
+	case n < tooFewBytes:
+		x.fail("disk", errors.New(found), fix)
+	case n < fewBytes:
+		x.warn("disk", found, fix)
+	default:
+		x.ok("disk", found)
+	}
+}
+
+// listen tries the address. What holds it already should be the platform.
+func (x *examination) listen(ctx context.Context) {
+	addr := x.value("listen")
+	ln, err := net.Listen("tcp", addr)
+	switch {
+	case err == nil:
+		ln.Close()
+		x.warn("listen", addr+" is free: the platform does not run", "start it, as in \"systemctl start sft-platform\"")
+	case errors.Is(err, syscall.EADDRINUSE):
+		if err := healthy(ctx, addr); err != nil {
+			x.fail("listen", fmt.Errorf("%s is taken, and not by a platform that is well: %w", addr, err), "look at the platform's log, or find out what else listens there")
+			return
+		}
+		x.ok("listen", addr+", and the platform answers there")
+	case errors.Is(err, fs.ErrPermission):
+		x.fail("listen", err, "run serve by its unit, which may use ports below 1024, or give another --listen")
+	default:
+		x.fail("listen", err, "give an address of this machine to --listen")
+	}
+}
+
+// healthy asks what listens on an address of this machine whether it is well.
+func healthy(ctx context.Context, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", "https://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	t := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // nothing is sent, and only the status is looked at
+	defer t.CloseIdleConnections()
+	resp, err := t.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return &sft.Error{Code: sft.Unavailable, Msg: "it answers " + resp.Status, Hint: "look at the platform's log"}
+	}
+	return nil
+}
