@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +18,7 @@ import (
 	"sft/internal/conf"
 	"sft/internal/doctor"
 	"sft/internal/launch"
+	"sft/internal/loopback"
 )
 
 func (p *program) doctor() *cobra.Command {
@@ -24,9 +27,10 @@ func (p *program) doctor() *cobra.Command {
 		Use:   "doctor [--json] [SERVER]",
 		Short: "Find out what is wrong, and what to do",
 		Long: `Doctor looks at each step that "sft rdp" takes: settings, state, enrolment, the
-way to the platform, the clock, the sign-in and the RDP client; and, if you
-name a server, what it is to you, what its agent says is wrong there, and its
-broker, which is asked for a ping: no account is opened for it.
+way to the platform, the clock, the sign-in, the RDP client, and the loopback port
+that it would connect to; and, if you name a server, what it is to you, what its
+agent says is wrong there, and its broker, which is asked for a ping: no account
+is opened for it.
 
 A line is a step: ok, warn (it works), fail, or skip (not tried, since another
 step failed). It does not stop at a failure, opens no browser and changes
@@ -76,7 +80,51 @@ func (p *program) examine(ctx context.Context, target string, tell func(doctor.C
 			d.Diagnose(ctx, p.team, target, tell)
 		}
 	}
+	examineLoopback(ctx, tell)
 	p.examineClient(ctx, set, tell)
+}
+
+// examineLoopback opens the port that an RDP client would connect to, and
+// connects to it.
+func examineLoopback(ctx context.Context, tell func(doctor.Check)) {
+	const step = "loopback"
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	l, err := loopback.ListenApart(ctx)
+	if err != nil {
+		tell(doctor.Failed(step, &sft.Error{Code: sft.Internal, Msg: "no port can be opened on this machine itself: " + err.Error(), Err: err,
+			Hint: "see whether a firewall or a sandbox forbids it to sft"}))
+		return
+	}
+	defer l.Close()
+	accepted := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			c.Close()
+		}
+		accepted <- err
+	}()
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
+	if err == nil {
+		defer c.Close()
+		select {
+		case err = <-accepted:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if _, stranger := errors.AsType[*loopback.StrangerError](err); stranger {
+		tell(doctor.Failed(step, &sft.Error{Code: sft.Internal, Msg: "a socket of yours is not known as yours: " + err.Error(), Err: err,
+			Hint: "see whether a sandbox, or a VPN's filter, hides the system's table of sockets from sft"}))
+		return
+	}
+	if err != nil {
+		tell(doctor.Failed(step, &sft.Error{Code: sft.Internal, Msg: "a port on this machine cannot be reached from it: " + err.Error(), Err: err,
+			Hint: "let connections to 127.0.0.0/8 through the firewall"}))
+		return
+	}
+	tell(doctor.Check{Step: step, Verdict: doctor.OK, Found: l.Addr().Addr().String() + " takes your sockets, and knows them as yours"})
 }
 
 // examineSettings reads the settings; those that cannot be read are the

@@ -165,7 +165,7 @@ password:
 		p.enroll(), p.unenroll(), p.login(), p.logout(), p.use(), p.listAccounts(),
 		p.listServers(), p.listProjects(), p.resolve(), p.rdp(),
 		p.ssh(), p.proxycommand(), p.sshConfig(),
-		p.settings(), p.doctor(), p.deviceInfo(), p.registerURLHandler(), p.openURL(), p.completion(root), p.version(),
+		p.settings(), p.doctor(), p.support(), p.deviceInfo(), p.registerURLHandler(), p.openURL(), p.completion(root), p.version(),
 	)
 	root.SetHelpCommandGroupID("")
 	for _, c := range append(root.Commands(), root) {

@@ -41,6 +41,7 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"plain": plain, "shows": shows},
 		Setup: func(e *testscript.Env) error {
 			p := &standIn{approved: map[string]string{}}
 			if strings.Contains(filepath.Base(e.WorkDir), "ssh-") {
