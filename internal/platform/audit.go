@@ -62,3 +62,12 @@ func moment(name, s string) (time.Time, error) {
 	}
 	return t, nil
 }
+
+// ownEvent begins the event of what the platform does by itself, or whoever
+// holds its files. It is of the first team, whose administrators can see it.
+func (p *Platform) ownEvent(tx *store.Tx, kind audit.Kind, target string) (audit.Event, error) {
+	team, err := tx.Setting("first_team")
+	e := p.event(Actor{}, kind, team, "", target)
+	e.Actor = audit.Actor{Kind: "platform", Name: string(kind)}
+	return e, err
+}

@@ -111,15 +111,6 @@ func (p *Platform) BackupMade(ctx context.Context, b Backup, name string) error 
 	})
 }
 
-// ownEvent begins the event of what whoever holds the platform's own files
-// does. It is of the first team, whose administrators can see it.
-func (p *Platform) ownEvent(tx *store.Tx, kind audit.Kind, target string) (audit.Event, error) {
-	team, err := tx.Setting("first_team")
-	e := p.event(Actor{}, kind, team, "", target)
-	e.Actor = audit.Actor{Kind: "platform", Name: string(kind)}
-	return e, err
-}
-
 // A BackupFile is a backup that was read and found to be as it was written.
 type BackupFile struct {
 	BackupHead

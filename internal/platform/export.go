@@ -227,9 +227,7 @@ func (p *Platform) RemoveExport(ctx context.Context, name string) error {
 		if err := tx.RemoveExport(name); err != nil {
 			return audit.Event{}, notFound(err, "export", name)
 		}
-		e, err := p.ownEvent(tx, audit.AuditExportRemove)
-		e.Target = name
-		return e, err
+		return p.ownEvent(tx, audit.AuditExportRemove, name)
 	})
 }
 

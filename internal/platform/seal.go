@@ -47,22 +47,12 @@ func (p *Platform) auditKey(ctx context.Context) (*ca.Authority, error) {
 		if err := newest(tx); err != nil {
 			return audit.Event{}, err
 		}
-		e, err := p.ownEvent(tx, audit.AuditKeyCreate)
-		e.Target = fmt.Sprintf("%x", key.AuditKey())
-		return e, err
+		return p.ownEvent(tx, audit.AuditKeyCreate, fmt.Sprintf("%x", key.AuditKey()))
 	})
 	if err != nil && !(key != nil && errors.Is(err, there)) {
 		return nil, err
 	}
 	return key, nil
-}
-
-// ownEvent begins an event of the platform itself, for the first team to see.
-func (p *Platform) ownEvent(tx *store.Tx, kind audit.Kind) (audit.Event, error) {
-	team, err := tx.Setting("first_team")
-	e := p.event(Actor{}, kind, team, "", "")
-	e.Actor = audit.Actor{Kind: "platform", Name: "audit"}
-	return e, err
 }
 
 // sign makes the note of the events after the one that last is of, which ends
@@ -440,7 +430,7 @@ func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) 
 		if err := tx.Retain(n); err != nil {
 			return audit.Event{}, err
 		}
-		e, err := p.ownEvent(tx, audit.AuditPrune)
+		e, err := p.ownEvent(tx, audit.AuditPrune, "")
 		e.Detail = map[string]string{"first": fmt.Sprint(n.First), "last": fmt.Sprint(n.Last), "before": t.UTC().Format(time.RFC3339), "hash": fmt.Sprintf("%x", n.Hash)}
 		return e, err
 	})

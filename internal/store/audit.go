@@ -214,15 +214,15 @@ func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []a
 	return sealed, nil
 }
 
-// maxBatch is about how much text a batch may have, in bytes: a checkpoint is
+// maxSealed is about how much text a batch may have, in bytes: a checkpoint is
 // also what is exported at once.
-const maxBatch = 256 << 10
+const maxSealed = 256 << 10
 
 // fitting cuts a batch to that, and never to nothing.
 func fitting(list []audit.Record) []audit.Record {
 	size := 0
 	for i, r := range list {
-		if size += len(r.Body); size > maxBatch && i > 0 {
+		if size += len(r.Body); size > maxSealed && i > 0 {
 			return list[:i]
 		}
 	}
