@@ -30,7 +30,7 @@ var mayImport = map[string]string{
 	"internal/cloudid":     ".",
 	"internal/store":       ". internal/api internal/audit",
 	"internal/platform":    ". internal/api internal/audit internal/ca internal/cloudid internal/frame internal/policy internal/store",
-	"internal/webapi":      ". internal/api internal/platform",
+	"internal/webapi":      ". internal/api internal/frame internal/platform",
 	"internal/export":      ". internal/audit internal/conf",
 	"internal/accounts":    ". internal/conf",
 	"internal/privsep":     ".",

@@ -11,10 +11,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"sft"
 	"sft/internal/cloudid"
 	"sft/internal/conf"
 	"sft/internal/daemon"
@@ -25,9 +27,9 @@ import (
 
 func serveCommand(s *settings) *cobra.Command {
 	var d data
-	var listen, cert, key, level, aws string
-	var x exportFlags
+	var level string
 	var show bool
+	o := serving{limits: webapi.DefaultLimits}
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the platform until it is told to stop",
@@ -38,34 +40,83 @@ requests under way and ends.
 
 Its flags are the settings of the platform, and the keys of the file of them.
 
-GET /healthz answers while the program runs, GET /readyz while the database
-answers too.`,
+GET /healthz answers while the program runs, GET /readyz while it can do its
+work: see docs/metrics.md, also for metrics and limits.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var l slog.Level
 			if err := l.UnmarshalText([]byte(level)); err != nil {
 				return usage{fmt.Errorf("%s is %q; use debug, info, warn or error", s.name("log-level"), level)}
 			}
-			if (cert == "") != (key == "") {
+			if (o.cert == "") != (o.key == "") {
 				return usage{errors.New("--tls-cert and --tls-key go together")}
+			}
+			if err := o.check(); err != nil {
+				return usage{err}
 			}
 			if show {
 				return s.Print(cmd.OutOrStdout(), s.from)
 			}
-			return serve(cmd.Context(), d, listen, cert, key, aws, x, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+			return serve(cmd.Context(), d, o, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
 		},
 	}
 	d.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&listen, "listen", ":443", "address to listen on")
-	f.StringVar(&cert, "tls-cert", "", "certificate chain, PEM, for a platform made with --public-certificate")
-	f.StringVar(&key, "tls-key", "", "its private key, PEM")
-	f.StringVar(&aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
-	x.flags(cmd)
+	f.StringVar(&o.listen, "listen", ":443", "address to listen on")
+	f.StringVar(&o.cert, "tls-cert", "", "certificate chain, PEM, for a platform made with --public-certificate")
+	f.StringVar(&o.key, "tls-key", "", "its private key, PEM")
+	f.StringVar(&o.aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
+	o.exports.flags(cmd)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.metrics, "metrics-listen", "", "loopback address to show metrics on, without TLS, as in 127.0.0.1:9464")
+	f.StringVar(&o.metricsToken, "metrics-token-file", "", "file with the token that opens /metrics on the platform's own port")
+	f.Float64Var(&o.limits.Rate, "rate", o.limits.Rate, "requests a second of one client, agent or service user's key; 40 times as many at once")
+	f.Float64Var(&o.limits.Anonymous, "anonymous-rate", o.limits.Anonymous, "the same for what nobody has signed, of one place")
+	f.IntVar(&o.limits.Requests, "max-requests", o.limits.Requests, "requests at once, a quarter of them by one caller or from one place")
+	f.IntVar(&o.limits.Agents, "max-agents", o.limits.Agents, "agents' requests that hang at once")
+	f.IntVar(&o.limits.Connections, "max-connections", o.limits.Connections, "connections at once, a quarter of them from one place")
 	f.BoolVar(&show, "print-config", false, "print the settings in force, without secrets, and where each comes from")
 	conf.NotSetting(f, "print-config")
 	return cmd
+}
+
+// serving is how the platform is served.
+type serving struct {
+	listen                string
+	cert, key             string // files
+	aws                   string // file
+	metrics, metricsToken string // address; file
+	limits                webapi.Limits
+	exports               exportFlags
+}
+
+// check refuses what cannot be served so.
+func (o serving) check() error {
+	l := o.limits
+	if !(l.Rate >= 0.1 && l.Anonymous >= 0.1 && l.Rate <= 1e6 && l.Anonymous <= 1e6) || l.Requests < 4 || l.Agents < 1 || l.Connections < 4 {
+		return errors.New("a limit is too low or too high: rates are 0.1 to 1000000, --max-requests and --max-connections 4 at least, --max-agents 1")
+	}
+	if o.metrics == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(o.metrics)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("--metrics-listen is %q: give a loopback address and a port, as in 127.0.0.1:9464, or use --metrics-token-file for readers from elsewhere", o.metrics)
+	}
+	return nil
+}
+
+// readToken reads the token that opens the metrics.
+func readToken(path string) (sft.Secret, error) {
+	b, err := conf.ReadPrivate(path)
+	if err != nil {
+		return sft.Secret{}, fmt.Errorf("read the token of the metrics: %w", err)
+	}
+	token := strings.TrimRight(string(b), "\r\n")
+	if len(token) < 16 || len(token) > 200 || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return sft.Secret{}, fmt.Errorf("the token in %s is not one line of 16 to 200 characters without spaces; make one with \"openssl rand -hex 32\"", path)
+	}
+	return sft.NewSecret(token), nil
 }
 
 // open opens the platform that init made. The caller closes its database.
@@ -107,13 +158,13 @@ func (d *data) lockFile() string { return filepath.Join(d.dir, "serve.lock") }
 // to stop. The unit's TimeoutStopSec is longer.
 const grace = 15 * time.Second
 
-func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile string, x exportFlags, logger *slog.Logger) error {
+func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	p, err := d.open(ctx, logger)
 	if err != nil {
 		return err
 	}
 	defer p.DB.Close()
-	if p.Exports, err = x.open(p.URL); err != nil {
+	if p.Exports, err = o.exports.open(p.URL); err != nil {
 		return err
 	}
 	if host, err := os.Hostname(); err == nil {
@@ -124,8 +175,8 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile strin
 		return err
 	}
 	defer using.Release()
-	if awsFile != "" {
-		b, err := os.ReadFile(awsFile)
+	if o.aws != "" {
+		b, err := os.ReadFile(o.aws)
 		if err != nil {
 			return fmt.Errorf("read the AWS certificates: %w", err)
 		}
@@ -133,17 +184,34 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile strin
 			return err
 		}
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
-	if certFile != "" {
-		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	if o.cert != "" {
+		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
 		if err != nil {
 			return fmt.Errorf("read the certificate: %w", err)
 		}
-		config.Certificates = []tls.Certificate{pair}
-	} else if config.GetCertificate, err = p.Certificate(ctx); err != nil {
+		tlsConf.Certificates = []tls.Certificate{pair}
+	} else if tlsConf.GetCertificate, err = p.Certificate(ctx); err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", listen)
+	api := webapi.New(p, logger)
+	api.Limits = o.limits
+	if o.metricsToken != "" {
+		if api.MetricsToken, err = readToken(o.metricsToken); err != nil {
+			return err
+		}
+	}
+	if o.metrics != "" {
+		ln, err := net.Listen("tcp", o.metrics)
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		local := &http.Server{Handler: api.LocalMetrics(), ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: log.New(debugWriter{logger}, "", 0)}
+		go local.Serve(ln)
+		defer local.Close()
+	}
+	ln, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return err
 	}
@@ -151,8 +219,9 @@ func serve(ctx context.Context, d data, listen, certFile, keyFile, awsFile strin
 	base, hangUp := context.WithCancel(context.Background())
 	defer hangUp()
 	srv := &http.Server{
-		Handler:           webapi.New(p, logger),
-		TLSConfig:         config,
+		Handler:           api,
+		ConnState:         api.Conn,
+		TLSConfig:         tlsConf,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,

@@ -19,6 +19,7 @@ import (
 	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/testenv"
+	"sft/internal/webapi"
 )
 
 // At a stop, agents' hanging requests are answered at once, and people who
@@ -59,7 +60,7 @@ func TestStopFinishesWhatIsUnderWay(t *testing.T) {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serve(told, d, listen, "", "", "", exportFlags{}, slog.New(slog.DiscardHandler))
+		ended <- serve(told, d, serving{listen: listen, limits: webapi.DefaultLimits}, slog.New(slog.DiscardHandler))
 	}()
 	var platformCA []byte
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {

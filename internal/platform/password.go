@@ -6,15 +6,12 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
-	"golang.org/x/time/rate"
-
 	"sft"
 )
 
@@ -130,56 +127,16 @@ func checkNewPassword(pw sft.Secret, name string) error {
 	return nil
 }
 
-// limits holds back who tries too often. Names and addresses each have a
-// bucket: a few tries at once, then one in a while.
-type limits struct {
-	mu sync.Mutex
-	m  map[string]*rate.Limiter
-}
-
-// maxLimiters bounds the memory of limits. When it is reached, all is
-// forgiven: better than refusing everybody.
-const maxLimiters = 100_000
-
-// allow takes one try from the bucket of key.
-func (l *limits) allow(now time.Time, key string, every time.Duration, burst int) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.m == nil || len(l.m) >= maxLimiters {
-		l.m = map[string]*rate.Limiter{}
-	}
-	r := l.m[key]
-	if r == nil {
-		r = rate.NewLimiter(rate.Every(every), burst)
-		l.m[key] = r
-	}
-	return r.AllowN(now, 1)
-}
-
-// source is what counts as one place to come from: an IPv4 address, or the
-// /64 that one household or machine has of IPv6.
-func source(addr string) string {
-	a, err := netip.ParseAddr(addr)
-	if err != nil || a.Unmap().Is4() {
-		return addr
-	}
-	p, err := a.WithZone("").Prefix(64)
-	if err != nil {
-		return addr
-	}
-	return p.String()
-}
-
 // from takes one try of a kind from the bucket of where it comes from.
 func (p *Platform) from(a Actor, kind string, every time.Duration, burst int) bool {
-	return p.limits.allow(p.Now(), kind+":"+source(a.Addr), every, burst)
+	return p.limits.allow(p.Now(), kind+":"+Source(a.Addr), every, burst)
 }
 
 // tried counts a try at a password or a typed code. The bucket of a name is
 // one for each place that tries, and a large one for all: a stranger who
 // guesses does not keep its owner out.
 func (p *Platform) tried(account, addr string) error {
-	now, from := p.Now(), source(addr)
+	now, from := p.Now(), Source(addr)
 	if p.limits.allow(now, "addr:"+from, 2*time.Second, 40) && p.limits.allow(now, "name:"+account+"@"+from, 15*time.Second, 8) &&
 		p.limits.allow(now, "name:"+account, time.Second, 200) {
 		return nil

@@ -160,7 +160,7 @@ func TestTooManyTries(t *testing.T) {
 }
 
 func TestLimitsForgetBeforeTheyFillTheMemory(t *testing.T) {
-	var l limits
+	var l Limits
 	at := time.Now()
 	for i := range maxLimiters + 10 {
 		l.allow(at, fmt.Sprint(i), time.Minute, 1)
@@ -178,5 +178,24 @@ func TestUserCodes(t *testing.T) {
 			t.Fatalf("the code is %q", c)
 		}
 		seen[c] = true
+	}
+}
+
+// When the memory is full, those go first of whom there is nothing to tell.
+func TestLimitsForgetWhatIsFullAgain(t *testing.T) {
+	var l Limits
+	at := time.Now()
+	for i := range maxLimiters - 10 {
+		l.Take(at, fmt.Sprint("once", i), time.Second, 10)
+	}
+	for range 10 {
+		l.Take(at, "often", time.Hour, 10)
+	}
+	at = at.Add(time.Minute)
+	for i := range 20 {
+		l.Take(at, fmt.Sprint("later", i), time.Second, 10)
+	}
+	if b, known := l.Look(at, "often", time.Hour, 10); !known || b.OK || b.Again < 50*time.Minute || len(l.m) > 30 {
+		t.Errorf("of who asks too often is known %+v, %v, among %d", b, known, len(l.m))
 	}
 }

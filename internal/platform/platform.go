@@ -41,7 +41,7 @@ type Platform struct {
 	Exports   []Sink        // where Run sends what is sealed; names differ
 	Instance  string        // this platform among those on one database, the same after a restart; New makes one up
 
-	limits  limits
+	limits  Limits
 	news    news
 	ending  ending
 	sealed  sealing
@@ -152,7 +152,7 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 // stranger does not fill the disk.
 func (p *Platform) refuse(ctx context.Context, e audit.Event, err error) error {
 	e.Outcome = audit.Refused
-	if e.Team == "" || !p.limits.allow(p.Now(), "refused:"+source(e.Actor.Addr), 2*time.Second, 100) {
+	if e.Team == "" || !p.limits.allow(p.Now(), "refused:"+Source(e.Actor.Addr), 2*time.Second, 100) {
 		p.Log.Warn("refused", "kind", e.Kind, "team", e.Team, "addr", e.Actor.Addr, "actor", e.Actor.Name, "target", sft.Quote(e.Target), "why", err)
 		return err
 	}
@@ -277,9 +277,6 @@ func (n *news) tell() {
 	close(n.ch)
 	n.ch = make(chan struct{})
 }
-
-// Healthy tells whether the database answers.
-func (p *Platform) Healthy(ctx context.Context) error { return p.DB.Ping(ctx) }
 
 // Run does the platform's housekeeping until ctx ends: it seals audit events
 // and exports them, and sweeps the database.

@@ -7,6 +7,16 @@ import "sync"
 // way goes on.
 func (p *Platform) Stop() { p.ending.tell() }
 
+// Stopping reports whether Stop was called.
+func (p *Platform) Stopping() bool {
+	select {
+	case <-p.ending.wait():
+		return true
+	default:
+		return false
+	}
+}
+
 // An ending is told once; the zero value has not been.
 type ending struct {
 	made, told sync.Once

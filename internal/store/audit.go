@@ -169,7 +169,7 @@ func (n Notes) CountUnsealed() (int64, error) {
 // batch ended: an event that becomes visible after one with a later id is in
 // the next batch.
 func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []audit.Record) (audit.Note, error)) (sealed int, err error) {
-	err = db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, db.d.seal, func(n Notes) error {
+	err = db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "seal", db.d.seal, func(n Notes) error {
 		list, err := all(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq IS NULL ORDER BY id LIMIT $1`, max)
 		if err != nil || len(list) == 0 {
 			return err

@@ -456,7 +456,7 @@ func Convert(ctx context.Context, dir string, schema int64, r io.Reader, w io.Wr
 		return err
 	}
 	defer db.Close()
-	if err := db.in(ctx, db.write, nil, "", func(n Notes) error {
+	if err := db.in(ctx, db.write, nil, "load", "", func(n Notes) error {
 		tx := &Tx{Notes: n}
 		if err := tx.Clear(); err != nil { // what migrations made is among the records
 			return err

@@ -23,7 +23,7 @@ func (n Notes) Tables() (list []Table, err error) {
 // Alone is Change without an event, so that a test has nothing but what it
 // stores.
 func Alone(ctx context.Context, db *DB, fn func(*Tx) error) error {
-	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, db.d.change, func(n Notes) error { return fn(&Tx{Notes: n}) })
+	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "change", db.d.change, func(n Notes) error { return fn(&Tx{Notes: n}) })
 }
 
 // SQL is the text of the query and its arguments, for the test of its plan.

@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -39,6 +40,8 @@ var migrations embed.FS
 type DB struct {
 	read, write *sql.DB
 	d           dialect
+	version     int64 // of the schema
+	watch       atomic.Pointer[func(Span)]
 }
 
 // Open connects to the database at url, "sqlite:PATH" or "postgres://…", and
@@ -52,7 +55,7 @@ func OpenAt(ctx context.Context, url string, version int64) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{read, write, d}
+	db := &DB{read: read, write: write, d: d}
 	if err := db.Migrate(ctx, version); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open database: %w", err)
@@ -72,7 +75,7 @@ func Attach(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{read, write, d}
+	db := &DB{read: read, write: write, d: d}
 	if err := db.Ping(ctx); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open database: %w", err)
@@ -98,6 +101,7 @@ func (db *DB) Migrate(ctx context.Context, version int64) error {
 	if version == 0 {
 		version = newest
 	}
+	db.version = version
 	_, err = p.UpTo(ctx, version)
 	return err
 }
@@ -162,11 +166,13 @@ type Notes struct {
 	ctx context.Context
 	tx  *sql.Tx
 	d   dialect
+	// span is what is told of the transaction.
+	span *Span
 }
 
 // Read runs fn on one consistent view of the records.
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
-	return db.in(ctx, db.read, &sql.TxOptions{ReadOnly: true, Isolation: db.readIsolation()}, "", func(n Notes) error {
+	return db.in(ctx, db.read, &sql.TxOptions{ReadOnly: true, Isolation: db.readIsolation()}, "read", "", func(n Notes) error {
 		return fn(&Tx{Notes: n})
 	})
 }
@@ -181,26 +187,30 @@ func (db *DB) readIsolation() sql.IsolationLevel {
 // Change runs fn alone: no other Change or Add is under way. What fn wrote is
 // stored together with the event that it returns, or not at all.
 func (db *DB) Change(ctx context.Context, fn func(*Tx) (audit.Event, error)) error {
-	return db.audited(ctx, db.d.change, fn)
+	return db.audited(ctx, "change", db.d.change, fn)
 }
 
 // Add is a Change by a fn that only adds records of its own, such as a
 // session. Others may add at the same time, but what fn has read does not
 // change until it is done.
 func (db *DB) Add(ctx context.Context, fn func(*Tx) (audit.Event, error)) error {
-	return db.audited(ctx, db.d.add, fn)
+	return db.audited(ctx, "add", db.d.add, fn)
 }
 
-func (db *DB) audited(ctx context.Context, lock string, fn func(*Tx) (audit.Event, error)) error {
-	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, lock, func(n Notes) error {
+func (db *DB) audited(ctx context.Context, kind, lock string, fn func(*Tx) (audit.Event, error)) error {
+	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, kind, lock, func(n Notes) error {
 		tx := &Tx{Notes: n}
 		e, err := fn(tx)
 		if err != nil {
 			return err
 		}
 		for _, e := range append(tx.events, e) {
-			if _, err := tx.AddEvent(e); err != nil {
+			added, err := tx.AddEvent(e)
+			if err != nil {
 				return err
+			}
+			if added {
+				tx.span.Events++
 			}
 		}
 		return nil
@@ -212,10 +222,17 @@ func (tx *Tx) Also(e audit.Event) { tx.events = append(tx.events, e) }
 
 // Note runs fn on what needs no event.
 func (db *DB) Note(ctx context.Context, fn func(Notes) error) error {
-	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "", fn)
+	return db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "note", "", fn)
 }
 
-func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, lock string, fn func(Notes) error) error {
+func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, lock string, fn func(Notes) error) (err error) {
+	span, began := Span{Kind: kind}, time.Now()
+	defer func() {
+		if tell := db.watch.Load(); tell != nil {
+			span.Took, span.Failed = time.Since(began), err != nil
+			(*tell)(span)
+		}
+	}()
 	tx, err := pool.BeginTx(ctx, opts)
 	if err != nil {
 		return err
@@ -226,7 +243,8 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, lock st
 			return err
 		}
 	}
-	if err := fn(Notes{ctx, tx, db.d}); err != nil {
+	span.Waited = time.Since(began)
+	if err := fn(Notes{ctx, tx, db.d, &span}); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -251,6 +269,7 @@ func (n Notes) exec(query string, args ...any) (int64, error) {
 	if !storable(args) {
 		return 0, errText
 	}
+	n.span.Statements++
 	r, err := n.tx.ExecContext(n.ctx, query, args...)
 	if err != nil {
 		if n.d.unique(err) {
@@ -282,6 +301,7 @@ func one[T any](n Notes, scan func(scanner) (T, error), query string, args ...an
 	if !storable(args) {
 		return *new(T), ErrNotFound
 	}
+	n.span.Statements++
 	v, err := scan(n.tx.QueryRowContext(n.ctx, query, args...))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
@@ -293,6 +313,7 @@ func all[T any](n Notes, scan func(scanner) (T, error), query string, args ...an
 	if !storable(args) {
 		return []T{}, nil
 	}
+	n.span.Statements++
 	rows, err := n.tx.QueryContext(n.ctx, query, args...)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -126,10 +127,8 @@ func NewOn(t testing.TB, dbURL string) *Env {
 	t.Helper()
 	e := &Env{t: t, DBURL: dbURL, Log: &Log{}, Clock: &Clock{now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}}
 	ctx := t.Context()
-	key := t.TempDir() + "/master.key"
-	e.must(ca.NewMasterKey(key))
-	sealer, err := ca.OpenSealer(key)
-	e.must(err)
+	sealer := Sealer(t)
+	var err error
 	e.DB, err = store.Open(ctx, dbURL)
 	e.must(err)
 	t.Cleanup(func() { e.DB.Close() })
@@ -306,6 +305,35 @@ func (e *Env) Form(cookie *http.Cookie, path string, form url.Values) *http.Resp
 	e.must(err)
 	e.t.Cleanup(func() { resp.Body.Close() })
 	return resp
+}
+
+// Sealer returns the sealer of a new master key.
+func Sealer(t testing.TB) ca.Sealer {
+	t.Helper()
+	key := t.TempDir() + "/master.key"
+	err := ca.NewMasterKey(key)
+	if err == nil {
+		var s ca.Sealer
+		if s, err = ca.OpenSealer(key); err == nil {
+			return s
+		}
+	}
+	t.Fatal(err)
+	return nil
+}
+
+// Exec runs a statement on the database, past the platform.
+func (e *Env) Exec(query string) {
+	e.t.Helper()
+	driver, name := "pgx", e.DBURL
+	if path, ok := strings.CutPrefix(e.DBURL, "sqlite:"); ok {
+		driver, name = "sqlite", path
+	}
+	db, err := sql.Open(driver, name)
+	e.must(err)
+	defer db.Close()
+	_, err = db.ExecContext(e.t.Context(), query)
+	e.must(err)
 }
 
 // Key makes a P-256 key, and returns its public half as it is sent.

@@ -1,6 +1,10 @@
 package webapi
 
-import "sft/internal/platform"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sft/internal/platform"
+)
 
 // A Row is a route as the tests see it.
 type Row struct {
@@ -18,3 +22,22 @@ func Rows(p *platform.Platform) (list []Row) {
 
 // Next is where a sign-in leads.
 var Next = next
+
+// The limits' own parts.
+var (
+	CheckJSON = checkJSON
+	Claimed   = claimed
+)
+
+// MetricDescs are the metrics of s as they describe themselves.
+func MetricDescs(s *Server) (list []string) {
+	ch := make(chan *prometheus.Desc)
+	go func() { s.metrics.registry.Describe(ch); close(ch) }()
+	for d := range ch {
+		list = append(list, d.String())
+	}
+	return list
+}
+
+// Hanging is how many requests of agents hang.
+func (s *Server) Hanging() int { n, _ := s.hanging.count(); return n }

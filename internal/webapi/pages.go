@@ -50,6 +50,15 @@ func (s *Server) pages() {
 	}))
 	handle := func(pattern string, h http.HandlerFunc) {
 		s.mux.Handle(pattern, guard.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			pass, err := s.begin(w, r, "")
+			defer pass.end()
+			if err == nil {
+				err = pass.nobody()
+			}
+			if err != nil {
+				s.failed(w, r, err, "message.html", page{Title: "Too much at once"})
+				return
+			}
 			r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 			if err := r.ParseForm(); err != nil {
 				s.show(w, http.StatusBadRequest, "message.html", page{Title: "Too long", Error: &sft.Error{Msg: "the form is too long"}})
@@ -146,6 +155,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 	p := s.signInPage(r)
 	cookie, err := s.p.SignIn(r.Context(), platform.Actor{Addr: addr(r)}, p.Team, p.User, sft.NewSecret(r.PostFormValue("password")))
 	if err != nil {
+		s.metrics.signInsLost.WithLabelValues("password").Inc()
 		s.failed(w, r, err, "signin.html", p)
 		return
 	}

@@ -19,12 +19,16 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"sft"
 	"sft/internal/api"
 	"sft/internal/platform"
 )
+
+// statePath is the route whose requests hang.
+const statePath = "/v1/agent/state"
 
 // maxBody caps the body of a request, in bytes.
 const maxBody = 1 << 20
@@ -55,31 +59,51 @@ type handler func(ctx context.Context, a platform.Actor, r *http.Request, body [
 
 // A Server answers HTTP requests for a platform.
 type Server struct {
-	p   *platform.Platform
-	log *slog.Logger
-	mux *http.ServeMux
+	// Limits may be set before the first request.
+	Limits Limits
+	// MetricsToken opens /metrics to whoever has it. Without it there is no
+	// such page.
+	MetricsToken sft.Secret
+
+	p       *platform.Platform
+	log     *slog.Logger
+	mux     *http.ServeMux
+	metrics *metrics
+	ready   ready
+
+	showMetrics http.Handler
+
+	buckets     platform.Limits
+	requests    gate // by place
+	callers     gate
+	hanging     gate     // by agent
+	connections gate     // by place
+	open        sync.Map // of net.Conn, its place
 }
 
 // New returns the platform's HTTP handler.
 func New(p *platform.Platform, log *slog.Logger) *Server {
-	s := &Server{p: p, log: log, mux: http.NewServeMux()}
+	s := &Server{Limits: DefaultLimits, p: p, log: log, mux: http.NewServeMux()}
+	s.metrics = newMetrics(s)
+	s.showMetrics = s.metricsHandler()
+	p.DB.Watch(s.metrics.span)
 	for _, rt := range routes(p) {
 		s.mux.Handle(rt.method+" "+rt.path, s.api(rt))
 	}
 	s.pages()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
-	s.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-		defer cancel()
-		if err := p.Healthy(ctx); err != nil {
-			s.log.Error("the database does not answer", "error", err)
-			http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
-			return
-		}
-		io.WriteString(w, "ok\n")
-	})
+	s.mux.HandleFunc("GET /readyz", s.readyz)
+	s.mux.HandleFunc("GET /metrics", s.metricsByToken)
 	s.mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, &sft.Error{Code: sft.NotFound, Msg: "there is no such route", Hint: "see the API's reference"})
+		pass, err := s.begin(w, r, "")
+		defer pass.end()
+		if err == nil {
+			err = pass.nobody()
+		}
+		if err == nil {
+			err = &sft.Error{Code: sft.NotFound, Msg: "there is no such route", Hint: "see the API's reference"}
+		}
+		s.fail(w, r, err)
 	})
 	return s
 }
@@ -87,7 +111,7 @@ func New(p *platform.Platform, log *slog.Logger) *Server {
 // ServeHTTP logs each request and lives through a panic of any.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	sw := &statusWriter{ResponseWriter: w, now: s.p.Now}
+	sw := &statusWriter{ResponseWriter: w, p: s.p}
 	defer func() {
 		if v := recover(); v != nil && v != http.ErrAbortHandler {
 			s.log.Error("a request failed badly", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
@@ -96,6 +120,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		// The path alone: a query may hold a secret.
+		s.metrics.served(r.Pattern, sw.status, time.Since(began))
 		s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "status", sw.status, "addr", addr(r), "took", time.Since(began))
 	}()
 	sw.Header().Set("Strict-Transport-Security", "max-age=31536000")
@@ -107,13 +132,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type statusWriter struct {
 	http.ResponseWriter
 	status int
-	now    func() time.Time
+	p      *platform.Platform
 }
 
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
-		w.Header().Set(api.TimeHeader, w.now().UTC().Format(time.RFC3339Nano))
+		w.Header().Set(api.TimeHeader, w.p.Now().UTC().Format(time.RFC3339Nano))
+		if w.p.Stopping() {
+			w.Header().Set("Connection", "close") // so that the next request goes to who comes after
+		}
+		// Not an error where the connection has no deadline: then there is no
+		// network in between.
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTime))
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -137,21 +168,34 @@ func addr(r *http.Request) string {
 // api carries out a route of the API.
 func (s *Server) api(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := r.Header.Get("Authorization")
+		pass, err := s.begin(w, r, header)
+		defer pass.end()
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
 			s.fail(w, r, &sft.Error{Code: sft.Invalid, Msg: "the request's body is too long or did not arrive", Hint: "send at most 1 MiB"})
 			return
 		}
+		hangs := rt.path == statePath
 		ctx := r.Context()
-		a, err := s.p.Authenticate(ctx, r.Header.Get("Authorization"), r.Method, r.URL.RequestURI(), body, addr(r))
-		if err == nil {
-			err = s.admit(ctx, rt.access, a)
+		if !hangs {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.Limits.Time)
+			defer cancel()
 		}
-		if err != nil {
-			s.fail(w, r, err)
-			return
+		status, reply, err := s.handle(ctx, rt, r, header, body, func(a platform.Actor) error {
+			if a.Server+a.Client+a.Key == "" {
+				return pass.nobody()
+			}
+			return pass.proven(a, hangs)
+		})
+		if err != nil && r.Context().Err() == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = s.limited(w, sft.Unavailable, "time", "the platform did not get to it in time", 5*time.Second)
 		}
-		status, reply, err := rt.handle(ctx, a, r, body)
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -162,6 +206,24 @@ func (s *Server) api(rt route) http.Handler {
 		}
 		s.reply(w, status, reply)
 	})
+}
+
+// handle finds out whose the request is, counts it as theirs, and carries it
+// out.
+func (s *Server) handle(ctx context.Context, rt route, r *http.Request, header string, body []byte, count func(platform.Actor) error) (int, any, error) {
+	a, err := s.p.Authenticate(ctx, header, r.Method, r.URL.RequestURI(), body, addr(r))
+	if err != nil {
+		return 0, nil, errors.Join(count(platform.Actor{}), err)
+	}
+	if err := count(a); err != nil {
+		return 0, nil, err
+	}
+	if err := s.admit(ctx, rt.access, a); err != nil {
+		return 0, nil, err
+	}
+	status, reply, err := rt.handle(ctx, a, r, body)
+	s.metrics.handled(rt, body, reply, err)
+	return status, reply, err
 }
 
 // admit checks the caller against the route's rule.
@@ -223,8 +285,9 @@ func (s *Server) public(r *http.Request, err error) *sft.Error {
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := s.public(r, err)
-	if e.Code == sft.TooMany {
-		w.Header().Set("Retry-After", "60")
+	s.metrics.refusals.WithLabelValues(string(e.Code)).Inc()
+	if after := map[int]string{http.StatusTooManyRequests: "60", http.StatusServiceUnavailable: "5"}[e.Code.Info().Status]; after != "" && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", after)
 	}
 	s.reply(w, e.Code.Info().Status, api.ErrorReply{Error: *e, Time: s.p.Now().UTC()})
 }
@@ -256,6 +319,9 @@ func bind(v any, r *http.Request, body []byte) error {
 	if len(body) > 0 && r.Method != http.MethodGet && r.Method != http.MethodDelete {
 		if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); ct != "application/json" {
 			return &sft.Error{Code: sft.Invalid, Msg: "the body's type is " + sft.Quote(ct), Hint: "send Content-Type: application/json"}
+		}
+		if err := checkJSON(body); err != nil {
+			return err
 		}
 		if err := json.Unmarshal(body, v); err != nil {
 			msg := "the body is not the JSON of this request"

@@ -522,7 +522,7 @@ func TestUnknownRoutes(t *testing.T) {
 // A request that fails badly is answered, and the next one too.
 func TestAPanic(t *testing.T) {
 	var log testenv.Log
-	p := &platform.Platform{Now: time.Now} // without a database, which no platform is
+	p := &platform.Platform{Now: time.Now, DB: &store.DB{}} // without a database, which no platform is
 	srv := listen(t, webapi.New(p, slog.New(slog.NewTextHandler(&log, nil))), &http.Server{})
 	resp, err := http.Get(srv + "/readyz")
 	if err != nil {

@@ -1,0 +1,348 @@
+package webapi
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"sft"
+	"sft/internal/platform"
+)
+
+// Limits bounds what callers can use of the platform. What is over a limit is
+// refused at once, with the time after which to try again, before the
+// database hears of it.
+type Limits struct {
+	// Rate is how many requests a second each client, agent and key of a
+	// service user may make in the long run, and forty times as many at once.
+	// Anonymous is the same for each place (an IPv4 address, or a /64 of IPv6)
+	// that requests come from which nobody has signed.
+	Rate, Anonymous float64
+	// Requests is how many may be under way at once, a quarter of them by one
+	// caller or from one place. Requests of agents that hang do not count.
+	Requests int
+	// Agents is how many requests of agents may hang at once.
+	Agents int
+	// Connections is how many may be open at once, a quarter of them from one
+	// place.
+	Connections int
+	// Time is how long the handling of a request may take.
+	Time time.Duration
+}
+
+// DefaultLimits are what a Server begins with.
+var DefaultLimits = Limits{Rate: 100, Anonymous: 50, Requests: 2048, Agents: 20_000, Connections: 24_000, Time: 30 * time.Second}
+
+// burst is how many seconds' worth of requests can be made at once.
+const burst = 40
+
+// maxHanging is how many requests of one agent may hang: it has one, and
+// perhaps another whose end the platform has not seen yet.
+const maxHanging = 4
+
+// writeTime is how long a caller may take to take a reply.
+const writeTime = 30 * time.Second
+
+// maxDepth is how deep the JSON of a request may be nested.
+const maxDepth = 16
+
+// A gate counts what is under way, in all and for each key.
+type gate struct {
+	mu  sync.Mutex
+	n   int
+	per map[string]int
+}
+
+// enter counts one more for key, unless that is too many for the key or in
+// all, of which the first has more to say. Whoever has entered leaves.
+func (g *gate) enter(key string, each, all int) (ofKey, inAll bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.per[key] >= each {
+		return false, true
+	}
+	if g.n >= all {
+		return true, false
+	}
+	if g.per == nil {
+		g.per = map[string]int{}
+	}
+	g.n++
+	g.per[key]++
+	return true, true
+}
+
+func (g *gate) leave(key string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n--
+	if g.per[key]--; g.per[key] == 0 {
+		delete(g.per, key)
+	}
+}
+
+// count returns how many there are, and of how many keys.
+func (g *gate) count() (all, keys int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n, len(g.per)
+}
+
+// A pass is one request's way through the limits.
+type pass struct {
+	s      *Server
+	w      http.ResponseWriter
+	place  string // where it comes from, as a key
+	caller string // who made it, as a key, once that is known
+	gates  map[*gate]string
+}
+
+// limited is the error of a request over the limit of a name, which ends
+// after a time.
+func (s *Server) limited(w http.ResponseWriter, code sft.Code, limit, msg string, after time.Duration) error {
+	s.metrics.limited.WithLabelValues(limit).Inc()
+	seconds := max(1, int64(math.Ceil(after.Seconds())))
+	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	return &sft.Error{Code: code, Msg: msg, Hint: fmt.Sprintf("try again in %d s", seconds)}
+}
+
+// begin lets a request in, by what it says of itself: header is its
+// Authorization. Nobody has proven anything yet, so nothing is taken from the
+// bucket of who it claims to be. Who calls it calls end.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request, header string) (*pass, error) {
+	p := &pass{s: s, w: w, place: "from " + platform.Source(addr(r)), gates: map[*gate]string{}}
+	now := time.Now()
+	b, known := s.buckets.Look(now, p.place, every(s.Limits.Anonymous), size(s.Limits.Anonymous))
+	limit := "place"
+	if c := claimed(header); c != "" {
+		// Who was here before is not kept out by strangers at the same place.
+		var own platform.Bucket
+		if own, known = s.buckets.Look(now, c, every(s.Limits.Rate), size(s.Limits.Rate)); known {
+			b, limit = own, "caller"
+		}
+	}
+	p.show(b)
+	if !b.OK {
+		return p, s.tooFast(w, limit, b)
+	}
+	return p, p.enter(&s.requests, p.place, "place")
+}
+
+// tooFast is the error of a caller or place that is over its rate.
+func (s *Server) tooFast(w http.ResponseWriter, limit string, b platform.Bucket) error {
+	w.Header().Set("X-RateLimit-Retry-At", epoch(b.Again))
+	return s.limited(w, sft.TooMany, limit+"_rate", "too many requests", b.Again)
+}
+
+// enter counts the request at a gate.
+func (p *pass) enter(g *gate, key, what string) error {
+	all, each := p.s.Limits.Requests, max(1, p.s.Limits.Requests/4)
+	if g == &p.s.hanging {
+		all, each = p.s.Limits.Agents, maxHanging
+	}
+	ofKey, inAll := g.enter(key, each, all)
+	switch {
+	case !ofKey:
+		return p.s.limited(p.w, sft.TooMany, what+"_requests", "too many requests at once", time.Second)
+	case !inAll:
+		return p.s.limited(p.w, sft.Unavailable, "requests", "the platform has too much to do", 2*time.Second)
+	}
+	p.gates[g] = key
+	return nil
+}
+
+// nobody counts a request that nobody has proven to have made.
+func (p *pass) nobody() error { return p.take(p.place, "place", p.s.Limits.Anonymous) }
+
+// proven counts a request of somebody who has proven who they are. One that
+// hangs counts among its like from here on, and no more among the others.
+func (p *pass) proven(a platform.Actor, hangs bool) error {
+	p.caller = key(a)
+	if err := p.take(p.caller, "caller", p.s.Limits.Rate); err != nil {
+		return err
+	}
+	if !hangs {
+		return p.enter(&p.s.callers, p.caller, "caller")
+	}
+	if err := p.enter(&p.s.hanging, p.caller, "caller"); err != nil {
+		return err
+	}
+	p.leave(&p.s.requests)
+	return nil
+}
+
+// take takes one from a bucket.
+func (p *pass) take(key, limit string, rate float64) error {
+	b := p.s.buckets.Take(time.Now(), key, every(rate), size(rate))
+	p.show(b)
+	if !b.OK {
+		return p.s.tooFast(p.w, limit, b)
+	}
+	return nil
+}
+
+// show tells the caller what is left.
+func (p *pass) show(b platform.Bucket) {
+	h := p.w.Header()
+	h.Set("X-RateLimit-Limit", strconv.Itoa(b.Size))
+	h.Set("X-RateLimit-Remaining", strconv.Itoa(b.Left))
+	h.Set("X-RateLimit-Reset", epoch(b.Full))
+}
+
+func (p *pass) leave(g *gate) {
+	if key, ok := p.gates[g]; ok {
+		delete(p.gates, g)
+		g.leave(key)
+	}
+}
+
+func (p *pass) end() {
+	for g := range p.gates {
+		p.leave(g)
+	}
+}
+
+func every(rate float64) time.Duration { return time.Duration(float64(time.Second) / rate) }
+
+func size(rate float64) int { return max(1, int(rate*burst)) }
+
+// epoch is the time after d from now, in seconds since 1970.
+func epoch(d time.Duration) string {
+	return strconv.FormatInt(time.Now().Add(d+time.Second-1).Unix(), 10)
+}
+
+// key is the name of a caller's bucket.
+func key(a platform.Actor) string {
+	switch {
+	case a.Server != "":
+		return "server:" + a.Server
+	case a.Client != "":
+		return "client:" + a.Client
+	}
+	return "key:" + a.Key
+}
+
+// claimed is the key of whoever an Authorization header says that it is by, or
+// "": nothing of it is proven.
+func claimed(header string) string {
+	_, rest, ok := strings.Cut(header, ".")
+	payload, _, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || len(payload) > 16<<10 {
+		return ""
+	}
+	b, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return ""
+	}
+	var c struct {
+		Issuer string `json:"iss"`
+		Key    string `json:"kid"`
+	}
+	if json.Unmarshal(b, &c) != nil || len(c.Issuer)+len(c.Key) > 100 {
+		return ""
+	}
+	if c.Issuer != "" {
+		return c.Issuer
+	}
+	if c.Key != "" {
+		return "key:" + c.Key
+	}
+	return ""
+}
+
+// Conn bounds how many connections are open: it is the ConnState of an
+// http.Server.
+func (s *Server) Conn(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		place := platform.Source(host)
+		ofKey, inAll := s.connections.enter(place, max(1, s.Limits.Connections/4), s.Limits.Connections)
+		if !ofKey || !inAll {
+			s.metrics.limited.WithLabelValues("connections").Inc()
+			c.Close()
+			return
+		}
+		s.open.Store(c, place)
+	case http.StateClosed, http.StateHijacked:
+		if place, ok := s.open.LoadAndDelete(c); ok {
+			s.connections.leave(place.(string))
+		}
+	}
+}
+
+// foldRune is how encoding/json compares the letters of a field's name.
+func foldRune(r rune) rune {
+	for {
+		next := unicode.SimpleFold(r)
+		if next <= r {
+			return next
+		}
+		r = next
+	}
+}
+
+// checkJSON refuses a body that two readers could understand in two ways, or
+// that is nested too deep: an object with a key twice, whatever the case of its
+// letters, and anything after the value.
+func checkJSON(body []byte) error {
+	d := json.NewDecoder(strings.NewReader(string(body)))
+	d.UseNumber()
+	invalid := func(msg string) error {
+		return &sft.Error{Code: sft.Invalid, Msg: msg, Hint: "compare it with the API's reference"}
+	}
+	type level struct {
+		keys  map[string]bool // of an object
+		isKey bool            // what comes next
+	}
+	var stack []level
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return nil // whoever reads it next says so
+		}
+		top := len(stack) - 1
+		switch v := t.(type) {
+		case json.Delim:
+			switch v {
+			case '{', '[':
+				if len(stack) == maxDepth {
+					return invalid("the body is nested too deep")
+				}
+				l := level{}
+				if v == '{' {
+					l = level{map[string]bool{}, true}
+				}
+				stack = append(stack, l)
+				continue
+			default:
+				stack = stack[:top]
+			}
+		case string:
+			if top >= 0 && stack[top].isKey {
+				k := strings.Map(foldRune, v)
+				if stack[top].keys[k] {
+					return invalid("the body has the field " + sft.Quote(v) + " twice")
+				}
+				stack[top].keys[k], stack[top].isKey = true, false
+				continue
+			}
+		}
+		if top = len(stack) - 1; top < 0 {
+			break
+		}
+		stack[top].isKey = stack[top].keys != nil
+	}
+	if len(strings.TrimSpace(string(body[d.InputOffset():]))) > 0 {
+		return invalid("the body goes on after its end")
+	}
+	return nil
+}
