@@ -36,7 +36,9 @@ func serveCommand(s *settings) *cobra.Command {
 		Long: `Serve runs the platform. It listens with TLS: with the certificate that it is
 given, or with one by its own CA, whose fingerprint is in enrollment tokens
 and in the line that init printed. On SIGTERM or Ctrl-C it finishes the
-requests under way and ends.
+requests under way and ends. Under systemd its socket stays open meanwhile, so
+that "systemctl restart" loses no request; a socket unit works as well, and its
+address is used instead of --listen.
 
 Its flags are the settings of the platform, and the keys of the file of them.
 
@@ -75,6 +77,7 @@ work: see docs/metrics.md, also for metrics and limits.`,
 	f.IntVar(&o.limits.Requests, "max-requests", o.limits.Requests, "requests at once, a quarter of them by one caller or from one place")
 	f.IntVar(&o.limits.Agents, "max-agents", o.limits.Agents, "agents' requests that hang at once")
 	f.IntVar(&o.limits.Connections, "max-connections", o.limits.Connections, "connections at once, a quarter of them from one place")
+	f.DurationVar(&o.delay, "shutdown-delay", 0, "how long to go on when told to stop, while /readyz sends a load balancer elsewhere (15s at most)")
 	f.BoolVar(&show, "print-config", false, "print the settings in force, without secrets, and where each comes from")
 	conf.NotSetting(f, "print-config")
 	return cmd
@@ -86,6 +89,7 @@ type serving struct {
 	cert, key             string // files
 	aws                   string // file
 	metrics, metricsToken string // address; file
+	delay                 time.Duration
 	limits                webapi.Limits
 	exports               exportFlags
 }
@@ -95,6 +99,9 @@ func (o serving) check() error {
 	l := o.limits
 	if !(l.Rate >= 0.1 && l.Anonymous >= 0.1 && l.Rate <= 1e6 && l.Anonymous <= 1e6) || l.Requests < 4 || l.Agents < 1 || l.Connections < 4 {
 		return errors.New("a limit is too low or too high: rates are 0.1 to 1000000, --max-requests and --max-connections 4 at least, --max-agents 1")
+	}
+	if o.delay < 0 || o.delay > 15*time.Second {
+		return fmt.Errorf("--shutdown-delay is %v; use 0 to 15s", o.delay)
 	}
 	if o.metrics == "" {
 		return nil
@@ -153,6 +160,10 @@ func (d *data) use() (*conf.Lock, error) {
 }
 
 func (d *data) lockFile() string { return filepath.Join(d.dir, "serve.lock") }
+// linger is how long connections may take to close by a reply that says so,
+// before those that nothing goes through are closed: a client that uses one all
+// the time never sends a request into a connection that is being closed.
+const linger = time.Second
 
 // grace is how long the requests under way may take when the platform is told
 // to stop. The unit's TimeoutStopSec is longer.
@@ -211,7 +222,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		go local.Serve(ln)
 		defer local.Close()
 	}
-	ln, err := net.Listen("tcp", o.listen)
+	ln, err := listen(o.listen, logger)
 	if err != nil {
 		return err
 	}
@@ -230,19 +241,29 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		ErrorLog:          log.New(debugWriter{logger}, "", 0),
 	}
 	go p.Run(base)
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(ln, "", "") }()
 	if err := daemon.Notify("READY=1"); err != nil {
 		logger.Warn("tell systemd", "error", err)
 	}
 	logger.Info("serving", "url", p.URL, "listen", ln.Addr().String())
-	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(ln, "", "") }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 	}
 	logger.Info("stopping")
-	p.Stop() // what hangs is not waited for
+	if err := daemon.Notify("STOPPING=1"); err != nil {
+		logger.Warn("tell systemd", "error", err)
+	}
+	api.Drain()
+	time.Sleep(o.delay)
+	// From here on new connections are for who comes after. What hangs is not
+	// waited for, and each reply closes its connection.
+	ln.Close()
+	p.Stop()
+	for began := time.Now(); api.Connections() > 0 && time.Since(began) < linger; time.Sleep(10 * time.Millisecond) {
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {

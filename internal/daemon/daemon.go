@@ -10,6 +10,14 @@ import (
 // Notify tells systemd the state of this service, as in "READY=1" or
 // "STOPPING=1" (sd_notify(3)). Without systemd it does nothing.
 func Notify(state string) error {
+	return notify(func(c *net.UnixConn) error {
+		_, err := c.Write([]byte(state))
+		return err
+	})
+}
+
+// notify calls send with a connection to systemd, if there is one.
+func notify(send func(*net.UnixConn) error) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil
@@ -19,6 +27,5 @@ func Notify(state string) error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Write([]byte(state))
-	return err
+	return send(c)
 }

@@ -279,6 +279,9 @@ func (s *Server) Conn(c net.Conn, state http.ConnState) {
 	}
 }
 
+// Connections is how many are open, as far as Conn has been told.
+func (s *Server) Connections() int { n, _ := s.connections.count(); return n }
+
 // foldRune is how encoding/json compares the letters of a field's name.
 func foldRune(r rune) rune {
 	for {

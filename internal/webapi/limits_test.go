@@ -344,6 +344,30 @@ func TestReadyz(t *testing.T) {
 	})
 }
 
+// One that is about to stop says so before it does, and goes on until then.
+func TestDrain(t *testing.T) {
+	e := testenv.New(t)
+	s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+	url := listen(t, s, &http.Server{})
+	for _, drained := range []bool{false, true} {
+		want := map[string]int{"/readyz": 200, "/healthz": 200, "/v1/info": 200}
+		if drained {
+			s.Drain()
+			want["/readyz"] = 503
+		}
+		for path, want := range want {
+			resp, err := http.Get(url + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("%s, drained %v: %s", path, drained, resp.Status)
+			}
+		}
+	}
+}
+
 func TestCheckJSON(t *testing.T) {
 	for body, ok := range map[string]bool{
 		`{}`:                            true,

@@ -79,7 +79,7 @@ func newMetrics(s *Server) *metrics {
 	gauge("requests_in_flight", "Requests under way; those that hang are left out.", func() int { n, _ := s.requests.count(); return n })
 	gauge("agent_requests_hanging", "Requests of agents that wait for news.", func() int { n, _ := s.hanging.count(); return n })
 	gauge("agents_connected", "Agents of which a request waits for news.", func() int { _, n := s.hanging.count(); return n })
-	gauge("connections_open", "Connections open.", func() int { n, _ := s.connections.count(); return n })
+	gauge("connections_open", "Connections open.", s.Connections)
 	gauge("stopping", "1 while the platform stops, else 0.", func() int {
 		if s.p.Stopping() {
 			return 1

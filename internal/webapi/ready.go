@@ -29,7 +29,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case s.p.Stopping():
+	case s.draining.Load() || s.p.Stopping():
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 	case s.isReady() != nil:
 		http.Error(w, "not ready", http.StatusServiceUnavailable)
@@ -37,6 +37,10 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "ok\n")
 	}
 }
+
+// Drain has /readyz say from now on that requests should go elsewhere. They are
+// answered as before.
+func (s *Server) Drain() { s.draining.Store(true) }
 
 // isReady asks the platform, or who has asked it just now.
 func (s *Server) isReady() error {

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sft"
@@ -65,11 +66,12 @@ type Server struct {
 	// such page.
 	MetricsToken sft.Secret
 
-	p       *platform.Platform
-	log     *slog.Logger
-	mux     *http.ServeMux
-	metrics *metrics
-	ready   ready
+	p        *platform.Platform
+	log      *slog.Logger
+	mux      *http.ServeMux
+	metrics  *metrics
+	ready    ready
+	draining atomic.Bool
 
 	showMetrics http.Handler
 
