@@ -160,6 +160,7 @@ func (d *data) use() (*conf.Lock, error) {
 }
 
 func (d *data) lockFile() string { return filepath.Join(d.dir, "serve.lock") }
+
 // linger is how long connections may take to close by a reply that says so,
 // before those that nothing goes through are closed: a client that uses one all
 // the time never sends a request into a connection that is being closed.

@@ -40,7 +40,8 @@ var migrations embed.FS
 type DB struct {
 	read, write *sql.DB
 	d           dialect
-	version     int64 // of the schema
+	group       *group // of the writers, on SQLite
+	version     int64  // of the schema
 	watch       atomic.Pointer[func(Span)]
 }
 
@@ -56,6 +57,9 @@ func OpenAt(ctx context.Context, url string, version int64) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	db := &DB{read: read, write: write, d: d}
+	if read != write {
+		db.group = newGroup()
+	}
 	if err := db.Migrate(ctx, version); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open database: %w", err)
@@ -233,6 +237,13 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, l
 			(*tell)(span)
 		}
 	}()
+	if pool == db.write && db.group != nil {
+		return db.group.do(ctx, pool, func(tx *sql.Tx) error {
+			span.Waited = time.Since(began)
+			// A statement that is interrupted would undo what is of others.
+			return fn(Notes{context.WithoutCancel(ctx), tx, db.d, &span})
+		})
+	}
 	tx, err := pool.BeginTx(ctx, opts)
 	if err != nil {
 		return err
