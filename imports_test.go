@@ -63,8 +63,8 @@ var mayImport = map[string]string{
 // mustNotLink says what must not be in a program, by whatever way: it would
 // be reach that the program has no use for.
 var mustNotLink = map[string][]string{
-	"cmd/sft":          {"internal/store", "internal/ca", "internal/policy", "internal/platform", "internal/accounts", "internal/broker", "database/sql"},
-	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "internal/sshagent", "database/sql"},
+	"cmd/sft":          {"internal/store", "internal/ca", "internal/policy", "internal/platform", "internal/accounts", "internal/broker", "database/sql", "k8s.io/apimachinery/pkg/labels"},
+	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "internal/sshagent", "database/sql", "k8s.io/apimachinery/pkg/labels"},
 	"cmd/sft-platform": {"internal/accounts", "internal/privsep", "internal/tunnel", "internal/client"},
 }
 

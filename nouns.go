@@ -39,6 +39,8 @@ const (
 	AccessAdmin   Role = "access_admin"   // everything in the team
 	AccessUser    Role = "access_user"    // read most things, manage own clients
 	ReportingUser Role = "reporting_user" // read everything
+	// Preauthorizer may give others preauthorizations, and no more.
+	Preauthorizer Role = "preauthorization"
 )
 
 // The groups that every team has from its first day.
@@ -130,6 +132,9 @@ type Project struct {
 	// its files, that many seconds after their last session; 0: accounts are
 	// always there.
 	UserOnDemand int64 `json:"user_on_demand_period"`
+	// RequirePreauth gives credentials for the project's servers to those alone
+	// who have a Preauthorization beside the access that their groups give.
+	RequirePreauth bool `json:"require_preauth_for_creds"`
 	// ClientOptions are for the clients of people who connect to the project's
 	// servers.
 	ClientOptions ClientOptions `json:"client_config_options"`
@@ -193,9 +198,11 @@ var AllChannels = Channels{Clipboard: true, Devices: true, Audio: true, OtherDyn
 
 // A ProjectGroup lets a group into a project's servers.
 type ProjectGroup struct {
-	Group           string `json:"name"`
-	ServerAccess    bool   `json:"server_access"`
-	ServerAdmin     bool   `json:"server_admin"`
+	Group        string `json:"name"`
+	ServerAccess bool   `json:"server_access"`
+	ServerAdmin  bool   `json:"server_admin"`
+	// ServersSelector is a label selector of Kubernetes: all that is here counts
+	// on the servers that match it alone. Empty: on every server.
 	ServersSelector string `json:"servers_selector,omitempty"`
 	// CreateServerGroup makes the group a local group on the project's Linux
 	// servers, under ServerGroupName or, if that is left empty, "sft_" and the
@@ -206,6 +213,21 @@ type ProjectGroup struct {
 	// on servers that the group gives access to.
 	SudoEntitlements []string  `json:"sudo_entitlements,omitempty"`
 	CreatedAt        time.Time `json:"created_at"`
+}
+
+// A Preauthorization lets one user have credentials, from a time to a time,
+// where projects require one. It gives no access by itself, and its end ends no
+// session.
+type Preauthorization struct {
+	ID        string    `json:"id"`
+	User      string    `json:"user_name"`
+	Projects  []string  `json:"projects"`          // by name
+	Servers   []string  `json:"servers,omitempty"` // by id; empty: all of the projects
+	StartsAt  time.Time `json:"starts_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Disabled  bool      `json:"disabled"`
+	CreatedBy string    `json:"created_by_user"`
+	CreatedAt time.Time `json:"created_at"`
 }
 
 // An EnrollmentToken lets any number of servers enrol in one project until it
@@ -246,21 +268,23 @@ type InstanceDetails struct {
 // A Server is a host enrolled in one project. Names and addresses are claims
 // of its agent.
 type Server struct {
-	ID            string     `json:"id"`
-	Project       string     `json:"project_name"`
-	Hostname      string     `json:"hostname"`
-	CanonicalName string     `json:"canonical_name,omitempty"`
-	AltNames      []string   `json:"alt_names"`
-	AccessAddress string     `json:"access_address"`
-	BrokerPort    int        `json:"broker_port"`
-	Bastion       string     `json:"bastion,omitempty"`
-	OS            string     `json:"os"`
-	OSType        string     `json:"os_type"` // linux or windows
-	Version       string     `json:"sftd_version"`
-	Services      []string   `json:"services"`
-	State         State      `json:"state"`
-	RegisteredAt  time.Time  `json:"registered_at"`
-	LastSeen      *time.Time `json:"last_seen,omitempty"`
+	ID            string   `json:"id"`
+	Project       string   `json:"project_name"`
+	Hostname      string   `json:"hostname"`
+	CanonicalName string   `json:"canonical_name,omitempty"`
+	AltNames      []string `json:"alt_names"`
+	AccessAddress string   `json:"access_address"`
+	BrokerPort    int      `json:"broker_port"`
+	Bastion       string   `json:"bastion,omitempty"`
+	OS            string   `json:"os"`
+	OSType        string   `json:"os_type"` // linux or windows
+	Version       string   `json:"sftd_version"`
+	Services      []string `json:"services"`
+	State         State    `json:"state"`
+	// Labels are what selectors go by; a key begins with its source.
+	Labels       map[string]string `json:"labels"`
+	RegisteredAt time.Time         `json:"registered_at"`
+	LastSeen     *time.Time        `json:"last_seen,omitempty"`
 	// Managed is false for a record without an agent, which is there to be a
 	// hop. Its state is always ACTIVE until it is deleted.
 	Managed bool `json:"managed"`

@@ -25,6 +25,8 @@ type Facts struct {
 	Services      []string `json:"services"`
 	InstanceID    string   `json:"instance_id,omitempty"`
 	Problems      []string `json:"problems,omitempty"` // what is wrong on the host, each with what to do
+	// Labels are those of sftd.yaml; "sftd." comes before a key if it is left out.
+	Labels map[string]string `json:"labels,omitempty"`
 	// SSH is the host's OpenSSH server, where sftd looks after one.
 	SSH *SSHFacts `json:"ssh,omitempty"`
 	// PrivateAddress is where a bastion in the same Network reaches the host.

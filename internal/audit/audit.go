@@ -37,6 +37,9 @@ const (
 	ProjectDelete   Kind = "project.delete"
 	ProjectGroup    Kind = "project.add_group"
 	ProjectUngroup  Kind = "project.remove_group"
+	ProjectSelector Kind = "project_group_selector.update" // the group counts on other servers from then on
+	PreauthCreate   Kind = "preauthorization.create"
+	PreauthUpdate   Kind = "preauthorization.update"
 	TokenCreate     Kind = "server_enrollment_token.create"
 	TokenDelete     Kind = "server_enrollment_token.delete"
 	CloudCreate     Kind = "cloud_account.create"
@@ -50,6 +53,7 @@ const (
 	ServerUnmanaged Kind = "server.create_unmanaged"
 	ServerRemove    Kind = "server.remove"
 	ServerUpdate    Kind = "server.update"
+	ServerLabels    Kind = "server_labels.update" // by an administrator or, of its own, by the host
 	NameConflict    Kind = "server.name_conflict"
 	KeyConflict     Kind = "server.key_conflict" // two agents use one device key
 	ClientEnroll    Kind = "client.enroll"

@@ -82,8 +82,8 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 			if err != nil {
 				return notFound(err, "project", s.Project)
 			}
-			st.Revision = pr.Revision
-			if fmt.Sprint(pr.Revision) == r.After && !last {
+			st.Revision = revision(pr, s)
+			if fmt.Sprint(st.Revision) == r.After && !last {
 				return nil
 			}
 			return p.state(tx, s, pr, &st)
@@ -124,8 +124,11 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	}
 	st.Settings = api.Settings{Team: team.Name, Project: pr.Name, CreateServerUsers: pr.CreateServerUsers, DeleteServerUsers: pr.DeleteServerUsers,
 		MaxSession: pr.MaxSession, DisconnectedSession: pr.DisconnectedSession, Channels: &pr.Channels}
-	return accounts(tx, pr, st)
+	return p.accounts(tx, pr, &s, st)
 }
+
+// revision is that of a server's state. Either part only ever grows.
+func revision(pr store.ProjectRecord, s store.ServerRecord) int64 { return pr.Revision + s.Revision }
 
 // Report takes an agent's facts, and signs a certificate for its broker when
 // it sends a CSR, and for the SSH keys of its host that it sends.
@@ -154,7 +157,11 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 			return audit.Event{}, err
 		}
 		e := p.event(a, audit.ServerUpdate, team.Name, s.Project, r.Facts.Hostname)
+		before := s.Labels()
 		s.Facts = r.Facts
+		if err := p.labelled(tx, a, team.Name, s, before); err != nil {
+			return e, err
+		}
 		if err := p.takeNames(tx, a, team.Name, &s); err != nil {
 			return e, err
 		}

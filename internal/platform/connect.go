@@ -92,18 +92,13 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 			return audit.Event{}, err
 		}
 		refused.Project, refused.Target = target.project.Name, target.name
-		if r.Service != frame.RDP && r.Service != frame.SSH && r.Service != frame.Ping {
-			return audit.Event{}, &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(r.Service) + " is unknown", Hint: "use rdp or ssh"}
-		}
 		hops, err := way.hops(target, r.Via)
 		if err != nil {
 			return audit.Event{}, err
 		}
 		for _, on := range append(hops[:len(hops):len(hops)], target) {
-			if on.enrolled() {
-				if err := p.mayIssue(*on.server); err != nil {
-					return audit.Event{}, err
-				}
+			if err := way.refusal(on); err != nil {
+				return audit.Event{}, err
 			}
 		}
 		want, err := wanted(r.ConnectRequest, target, hops)
@@ -116,7 +111,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		}
 		e := p.event(a, audit.UserCredsIssue, k.team.Name, target.project.Name, target.name)
 		e.Session, e.Via = session, stepNames(hops)
-		e.Detail = map[string]string{"service": r.Service, "server": target.server.ID, "by": target.by}
+		e.Detail = map[string]string{"service": r.Service, "server": target.server.ID, "by": target.decision.By}
 		i := issuer{p: p, tx: tx, k: k, session: session, want: want, event: &e}
 		reply, err = i.issue(hops, target)
 		return e, err
@@ -154,18 +149,12 @@ type wish struct {
 func wanted(r api.ConnectRequest, target step, hops []step) (wish, error) {
 	w := wish{target: r.Service == frame.SSH}
 	s := target.server
-	switch {
-	case s.Unmanaged:
-		return w, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s has no agent: it is there to be gone through", sft.Quote(target.name)), Hint: "use ssh to get to it, or name it with --via"}
-	case w.target && s.Facts.SSH == nil:
-		return w, &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s lets nobody in by SSH: sftd looks after no SSH server on it", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
+	if err := serves(target, r.Service); err != nil {
+		return w, err
 	}
 	w.relay = w.target && throughBroker(*s, target.project)
 	var err error
 	if !w.target || w.relay {
-		if len(s.HostKey) == 0 {
-			return w, &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s has no broker", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
-		}
 		if w.broker, err = ca.RequestKey(r.CSR); err != nil {
 			return w, err
 		}
@@ -178,6 +167,22 @@ func wanted(r api.ConnectRequest, target step, hops []step) (wish, error) {
 	}
 	w.ssh, err = ca.SSHUserKey(r.SSHPublicKey)
 	return w, err
+}
+
+// serves refuses a target that has no way in by the service.
+func serves(target step, service string) error {
+	s := target.server
+	switch ssh := service == frame.SSH; {
+	case service != frame.RDP && !ssh && service != frame.Ping:
+		return &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(service) + " is unknown", Hint: "use rdp or ssh"}
+	case s.Unmanaged:
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s has no agent: it is there to be gone through", sft.Quote(target.name)), Hint: "use ssh to get to it, or name it with --via"}
+	case ssh && s.Facts.SSH == nil:
+		return &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s lets nobody in by SSH: sftd looks after no SSH server on it", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
+	case len(s.HostKey) == 0 && (!ssh || throughBroker(*s, target.project)):
+		return &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s has no broker", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
+	}
+	return nil
 }
 
 // stepNames are the names of hosts, in their order.
@@ -201,7 +206,7 @@ type issuer struct {
 // issue returns the way, with its certificates.
 func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 	reply := api.ConnectReply{SessionID: i.session, Channels: &target.project.Channels}
-	var serials, by []string
+	var serials, by, preauths []string
 	if i.want.ssh != nil {
 		i.event.Detail["ssh_key"] = ssh.FingerprintSHA256(i.want.ssh)
 	}
@@ -214,10 +219,13 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 				if f := s.server.Facts.SSH; f != nil {
 					h.Port = f.Port
 				}
-				by = append(by, s.server.ID+"="+s.by)
+				by = append(by, s.server.ID+"="+s.decision.By)
 			}
 			reply.Route = append(reply.Route, h)
 			continue
+		}
+		if id := s.decision.Preauth; id != "" {
+			preauths = append(preauths, s.server.ID+"="+id)
 		}
 		h := api.Hop{ServerID: s.server.ID, Name: s.name, Project: s.project.Name, Address: s.server.Facts.AccessAddress, Login: i.k.user.Login}
 		if n > 0 {
@@ -232,7 +240,7 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 			reply.ExpiresAt = c.Until
 		}
 		if !isTarget {
-			by = append(by, s.server.ID+"="+s.by)
+			by = append(by, s.server.ID+"="+s.decision.By)
 		} else if i.want.broker != nil {
 			if err := i.broker(&h, s, &reply); err != nil {
 				return reply, err
@@ -240,7 +248,7 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 		}
 		reply.Route = append(reply.Route, h)
 	}
-	for name, list := range map[string][]string{"ssh_serials": serials, "hops_by": by} {
+	for name, list := range map[string][]string{"ssh_serials": serials, "hops_by": by, "preauthorizations": preauths} {
 		if len(list) > 0 {
 			i.event.Detail[name] = strings.Join(list, " ")
 		}
@@ -284,7 +292,7 @@ func (i *issuer) broker(h *api.Hop, s step, reply *api.ConnectReply) error {
 	if err != nil {
 		return err
 	}
-	names := frame.Names{Team: i.k.team.Name, Project: s.project.Name, User: i.k.user.ID, Server: s.server.ID, Session: i.session, Revision: s.project.Revision}
+	names := frame.Names{Team: i.k.team.Name, Project: s.project.Name, User: i.k.user.ID, Server: s.server.ID, Session: i.session, Revision: revision(s.project, *s.server)}
 	if err := names.Check(); err != nil {
 		return err
 	}

@@ -164,7 +164,7 @@ func TestProjects(t *testing.T) {
 		t.Errorf("the project is %+v", p)
 	}
 	wantCode(t, "another name", e.Service.Do(ctx, "PUT", base+"/projects/p", map[string]any{"name": "q"}, nil), sft.Invalid)
-	wantCode(t, "a selector", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "everyone", "servers_selector": "a=b"}, nil), sft.Invalid)
+	wantCode(t, "a selector", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "everyone", "servers_selector": "a in b"}, nil), sft.Invalid)
 	wantCode(t, "a group that is not there", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "no"}, nil), sft.NotFound)
 	e.Do("POST", "/projects/p/groups", map[string]any{"name": "everyone", "server_access": true}, nil)
 	wantCode(t, "a group twice", e.Service.Do(ctx, "POST", base+"/projects/p/groups", map[string]any{"name": "everyone"}, nil), sft.Exists)

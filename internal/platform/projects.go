@@ -34,7 +34,8 @@ type ProjectRequest struct {
 		Audio        *bool `json:"audio"`
 		OtherDynamic *bool `json:"other_dynamic"`
 	} `json:"channels"`
-	ClientOptions map[string]*string `json:"client_config_options"` // as in sft.ClientOptions; "" is the default
+	RequirePreauth *bool              `json:"require_preauth_for_creds"`
+	ClientOptions  map[string]*string `json:"client_config_options"` // as in sft.ClientOptions; "" is the default
 }
 
 // apply sets what the request names, within its limits.
@@ -42,6 +43,7 @@ func (r ProjectRequest) apply(pr *sft.Project) error {
 	for _, s := range []struct{ from, to *bool }{
 		{r.CreateServerUsers, &pr.CreateServerUsers},
 		{r.DeleteServerUsers, &pr.DeleteServerUsers},
+		{r.RequirePreauth, &pr.RequirePreauth},
 		{r.Channels.Clipboard, &pr.Channels.Clipboard},
 		{r.Channels.Devices, &pr.Channels.Devices},
 		{r.Channels.Audio, &pr.Channels.Audio},
@@ -113,8 +115,8 @@ func settings(pr sft.Project) map[string]string {
 	return map[string]string{
 		"create_server_users": fmt.Sprint(pr.CreateServerUsers), "delete_server_users": fmt.Sprint(pr.DeleteServerUsers),
 		"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession),
-		"user_on_demand_period": fmt.Sprint(pr.UserOnDemand),
-		"channels.clipboard":    fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
+		"user_on_demand_period": fmt.Sprint(pr.UserOnDemand), "require_preauth_for_creds": fmt.Sprint(pr.RequirePreauth),
+		"channels.clipboard": fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
 		"channels.audio": fmt.Sprint(pr.Channels.Audio), "channels.other_dynamic": fmt.Sprint(pr.Channels.OtherDynamic),
 		"client_config_options.ssh.port_forward_method": pr.ClientOptions.PortForward, "client_config_options.ssh.insecure_forward_agent": pr.ClientOptions.ForwardAgent,
 	}
@@ -218,9 +220,9 @@ func (p *Platform) ListProjects(ctx context.Context, a Actor, r ProjectRequest) 
 		if err != nil {
 			return nil, err
 		}
-		reach, err := reachOf(tx, k.user)
+		reach, err := p.reachOf(tx, k.user)
 		for _, pr := range projects {
-			if r.Self != "true" || reach[pr.ID].Access {
+			if r.Self != "true" || reach.some(pr.ID) {
 				list = append(list, pr.Project)
 			}
 		}
@@ -342,15 +344,16 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if r.ServersSelector != "" {
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "servers_selector is not supported by this version", Hint: "leave it out, and make a project for those servers"}
+		selector, err := policy.ParseSelector(r.ServersSelector)
+		if err != nil {
+			return audit.Event{}, err
 		}
 		g, err := tx.Group(k.team.ID, group)
 		if err != nil {
 			return audit.Event{}, notFound(err, "group", group)
 		}
 		rec := store.ProjectGroupRecord{ProjectID: pr.ID, GroupID: g.ID, ProjectGroup: sft.ProjectGroup{Group: g.Name,
-			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, CreateServerGroup: r.CreateServerGroup, CreatedAt: p.Now().UTC()}}
+			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, ServersSelector: r.ServersSelector, CreateServerGroup: r.CreateServerGroup, CreatedAt: p.Now().UTC()}}
 		sudo, err := sudoOf(tx, k.team.ID, r.SudoEntitlements)
 		if err != nil {
 			return audit.Event{}, err
@@ -362,6 +365,10 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		if rec.ServerGroupName, err = serverGroup(tx, pr, g, r); err != nil {
 			return audit.Event{}, err
 		}
+		places, err := tx.ProjectGroups(pr.ID)
+		if err != nil {
+			return audit.Event{}, err
+		}
 		if err := set(tx, rec); err != nil {
 			return audit.Event{}, err
 		}
@@ -371,8 +378,28 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		e := p.event(a, audit.ProjectGroup, k.team.Name, pr.Name, g.Name)
 		e.Detail = map[string]string{"server_access": fmt.Sprint(r.ServerAccess), "server_admin": fmt.Sprint(r.ServerAdmin),
 			"server_group": rec.ServerGroupName, "sudo_entitlements": strings.Join(rec.SudoEntitlements, " ")}
+		for _, was := range places {
+			if was.GroupID == g.ID && was.ServersSelector != r.ServersSelector {
+				also := p.event(a, audit.ProjectSelector, k.team.Name, pr.Name, g.Name)
+				also.Detail = map[string]string{"was": was.ServersSelector}
+				tellSelector(&also, selector)
+				tx.Also(also)
+			}
+		}
+		if r.ServersSelector != "" {
+			tellSelector(&e, selector)
+		}
 		return e, tx.Revise(pr.ID)
 	})
+}
+
+// tellSelector puts a selector into an event: with the sources of its keys, and
+// which of them each host says itself.
+func tellSelector(e *audit.Event, s policy.Selector) {
+	e.Detail["servers_selector"] = s.String()
+	if keys := s.ByHost(); keys != nil {
+		e.Detail["by_host"] = strings.Join(keys, " ")
+	}
 }
 
 // RemoveProjectGroup takes a group out of a project.
@@ -400,7 +427,7 @@ type ServerUserRequest struct {
 }
 
 // ListServerUsers returns the local accounts that should exist on a
-// project's servers.
+// project's servers: on some of them, where selectors say on which.
 func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r ServerUserRequest) ([]sft.ServerUser, error) {
 	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.ServerUser, error) {
 		pr, err := tx.Project(k.team.ID, r.Project)
@@ -409,7 +436,7 @@ func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r ServerUserReq
 		}
 		list := []sft.ServerUser{}
 		var st api.State
-		err = accounts(tx, pr, &st)
+		err = p.accounts(tx, pr, nil, &st)
 		for _, u := range st.Users {
 			list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
 		}
@@ -417,9 +444,10 @@ func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r ServerUserReq
 	})
 }
 
-// accounts puts into st who may reach a project's servers, by login name, and
-// the groups and sudo rights that go with the accounts.
-func accounts(tx *store.Tx, pr store.ProjectRecord, st *api.State) error {
+// accounts puts into st who may reach a server of a project, by login name, and
+// the groups and sudo rights that go with the accounts; for nil, who may reach
+// any.
+func (p *Platform) accounts(tx *store.Tx, pr store.ProjectRecord, s *store.ServerRecord, st *api.State) error {
 	places, err := tx.ProjectGroups(pr.ID)
 	if err != nil {
 		return err
@@ -431,9 +459,21 @@ func accounts(tx *store.Tx, pr store.ProjectRecord, st *api.State) error {
 	}
 	st.Settings.UserOnDemand = pr.UserOnDemand
 	byID := map[string]store.UserRecord{}
-	grants := map[string][]sft.ProjectGroup{}
+	grants := map[string][]policy.Grant{}
 	groups := map[string][]string{}
+	var on *policy.Server
+	if s != nil {
+		on = decidedOn(*s, p.Now())
+	}
+	sudoers := map[string]bool{}
 	for _, g := range places {
+		grant := policy.NewGrant(g.ProjectGroup)
+		if on != nil && !grant.On(on.Labels) {
+			continue
+		}
+		for _, name := range g.SudoEntitlements {
+			sudoers[name] = sudoers[name] || g.ServerAccess
+		}
 		if g.CreateServerGroup {
 			st.Groups = append(st.Groups, api.StateGroup{Name: g.ServerGroupName, GID: g.GID})
 		}
@@ -448,7 +488,7 @@ func accounts(tx *store.Tx, pr store.ProjectRecord, st *api.State) error {
 		}
 		for _, u := range members {
 			byID[u.ID] = u
-			grants[u.ID] = append(grants[u.ID], g.ProjectGroup)
+			grants[u.ID] = append(grants[u.ID], grant)
 			if g.CreateServerGroup {
 				groups[u.ID] = append(groups[u.ID], g.ServerGroupName)
 			}
@@ -456,40 +496,21 @@ func accounts(tx *store.Tx, pr store.ProjectRecord, st *api.State) error {
 	}
 	st.Users = []api.StateUser{}
 	for id, u := range byID {
-		d := policy.Reach(u.Status, u.Type, bound[id], grants[id])
+		d := policy.Decide(policy.Facts{Status: u.Status, Kind: u.Type, Bound: bound[id], Grants: grants[id], Server: on})
 		if !d.Access {
 			continue
 		}
 		st.Users = append(st.Users, api.StateUser{ID: u.ID, Name: u.Name, Login: u.Login, FullName: u.Details.FullName, UID: u.UID, GID: u.GID, Admin: d.Admin,
-			Groups: groups[id], Sudo: policy.Sudo(d, grants[id])})
+			Groups: groups[id], Sudo: d.Sudo})
 	}
 	slices.SortFunc(st.Users, func(a, b api.StateUser) int { return strings.Compare(a.Login, b.Login) })
 	sudo, err := tx.ProjectSudos(pr.ID)
 	for _, s := range sudo {
-		st.Entitlements = append(st.Entitlements, s.SudoEntitlement)
+		if sudoers[s.Name] {
+			st.Entitlements = append(st.Entitlements, s.SudoEntitlement)
+		}
 	}
 	return err
-}
-
-// reachOf decides for one user on all projects.
-func reachOf(tx *store.Tx, u store.UserRecord) (map[string]policy.Decision, error) {
-	places, err := tx.ProjectGroupsOf(u)
-	if err != nil {
-		return nil, err
-	}
-	bindings, err := tx.Bindings(u.ID)
-	if err != nil {
-		return nil, err
-	}
-	grants := map[string][]sft.ProjectGroup{}
-	for _, g := range places {
-		grants[g.ProjectID] = append(grants[g.ProjectID], g.ProjectGroup)
-	}
-	reach := map[string]policy.Decision{}
-	for id, g := range grants {
-		reach[id] = policy.Reach(u.Status, u.Type, len(bindings) > 0, g)
-	}
-	return reach, nil
 }
 
 // caFingerprint returns that of the platform's own CA, or "" when it serves a

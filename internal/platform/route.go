@@ -24,23 +24,23 @@ type router struct {
 	p     *Platform
 	tx    *store.Tx
 	k     asker
-	reach map[string]policy.Decision // by project
+	reach reach
 }
 
 func (p *Platform) router(tx *store.Tx, k asker) (router, error) {
-	reach, err := reachOf(tx, k.user)
+	reach, err := p.reachOf(tx, k.user)
 	return router{p, tx, k, reach}, err
 }
 
 // A step is one host of a route: a record of the team, or, without one, a host
 // that only the person's own SSH knows.
 type step struct {
-	name    string
-	server  *store.ServerRecord
-	project store.ProjectRecord // the server's
-	by      string              // the group that gives the access
-	login   string              // on a host without an agent; empty: as the person's SSH has it
-	port    int                 // likewise
+	name     string
+	server   *store.ServerRecord
+	project  store.ProjectRecord // the server's
+	decision policy.Decision     // on the server
+	login    string              // on a host without an agent; empty: as the person's SSH has it
+	port     int                 // likewise
 }
 
 // enrolled reports whether an agent answers for the host.
@@ -57,7 +57,20 @@ func (s step) sameHost(b step) bool {
 // step is a server that the asker may reach, as a step.
 func (r router) step(s store.ServerRecord) (step, error) {
 	pr, err := r.tx.ProjectByID(s.ProjectID)
-	return step{name: s.Server(r.p.Now()).Name(), server: &s, project: pr, by: r.reach[s.ProjectID].By}, err
+	if err != nil {
+		return step{}, err
+	}
+	f, err := r.reach.all(s, pr)
+	return step{name: s.Server(r.p.Now()).Name(), server: &s, project: pr, decision: policy.Decide(f)}, err
+}
+
+// refusal is why nothing is issued for a host of a route. For one without an
+// agent nothing ever is.
+func (r router) refusal(s step) error {
+	if !s.enrolled() {
+		return nil
+	}
+	return r.p.refusal(r.k.user, s)
 }
 
 // candidates are the servers of the team that a name may mean, by what they
@@ -65,6 +78,7 @@ func (r router) step(s store.ServerRecord) (step, error) {
 type candidates struct {
 	active         []store.ServerRecord
 	silent, closed *store.ServerRecord
+	missing        policy.Missing // of the closed one
 }
 
 // none reports whether the name is no server's, whoever asks.
@@ -74,6 +88,22 @@ func (c candidates) none() bool { return len(c.active) == 0 && c.silent == nil &
 // with its project before it or not.
 func (r router) find(target string) (candidates, error) {
 	var c candidates
+	found, err := r.named(target)
+	for _, s := range found {
+		switch d := r.reach.on(s); {
+		case !d.Access:
+			c.closed, c.missing = &s, d.Missing
+		case d.Missing == policy.ActiveServer:
+			c.silent = &s
+		default:
+			c.active = append(c.active, s)
+		}
+	}
+	return c, err
+}
+
+// named returns the servers of the team that a name may mean, whoever asks.
+func (r router) named(target string) ([]store.ServerRecord, error) {
 	project, name, ok := strings.Cut(target, "/")
 	if !ok {
 		project, name = "", target
@@ -83,26 +113,13 @@ func (r router) find(target string) (candidates, error) {
 	}
 	found, err := r.tx.ServersNamed(r.k.team.ID, name)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
 	// A name that looks like the id of another server takes nobody there.
 	if i := slices.IndexFunc(found, func(s store.ServerRecord) bool { return s.ID == name }); i >= 0 {
 		found = found[i : i+1]
 	}
-	for _, s := range found {
-		if project != "" && sft.Fold(s.Project) != sft.Fold(project) {
-			continue
-		}
-		switch {
-		case !r.reach[s.ProjectID].Access:
-			c.closed = &s
-		case s.Server(r.p.Now()).State == sft.StateActive:
-			c.active = append(c.active, s)
-		default:
-			c.silent = &s
-		}
-	}
-	return c, nil
+	return slices.DeleteFunc(found, func(s store.ServerRecord) bool { return project != "" && sft.Fold(s.Project) != sft.Fold(project) }), nil
 }
 
 // resolve finds the one active server that a name means, among those that the
@@ -137,6 +154,10 @@ func (r router) one(target string, c candidates) (store.ServerRecord, error) {
 		return none, &sft.Error{Code: sft.NotFound,
 			Msg:  fmt.Sprintf("server %s has not been in touch since %s", sft.Quote(target), lastSeen(*c.silent)),
 			Hint: "start sftd on it, or delete the record if the host is gone"}
+	case c.closed != nil && c.missing == policy.MatchingServer && policy.May(r.k.user.Status, r.k.roles, policy.Read):
+		return none, &sft.Error{Code: sft.Denied,
+			Msg:  fmt.Sprintf("the groups of user %s in project %s are for other servers than %s", sft.Quote(r.k.user.Name), sft.Quote(c.closed.Project), sft.Quote(target)),
+			Hint: "ask an administrator: its labels match no servers_selector of these groups"}
 	case c.closed != nil && policy.May(r.k.user.Status, r.k.roles, policy.Read):
 		return none, &sft.Error{Code: sft.Denied,
 			Msg:  fmt.Sprintf("user %s has no access to the servers of project %s", sft.Quote(r.k.user.Name), sft.Quote(c.closed.Project)),

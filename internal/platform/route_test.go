@@ -531,7 +531,7 @@ func TestUnmanagedServers(t *testing.T) {
 			s = unmanaged(t, e, "lab", m{"hostname": "Jump", "alt_names": []string{"gate"}, "access_address": web.Facts.AccessAddress, "port": 2222})
 		})
 		want := sft.Server{ID: s.ID, Project: "lab", Hostname: "Jump", AltNames: []string{"gate"}, AccessAddress: web.Facts.AccessAddress, Services: []string{}, State: sft.StateActive,
-			RegisteredAt: e.Clock.Now(), SSHPort: 2222, Problems: []string{}, NameConflict: []string{web.Facts.AccessAddress}} // hosts behind it hold the address
+			Labels: map[string]string{"system.managed": "false"}, RegisteredAt: e.Clock.Now(), SSHPort: 2222, Problems: []string{}, NameConflict: []string{web.Facts.AccessAddress}} // hosts behind it hold the address
 		if got := fmt.Sprintf("%+v", s); got != fmt.Sprintf("%+v", want) {
 			t.Errorf("it is %s, want %+v", got, want)
 		}

@@ -67,6 +67,9 @@ func checkFacts(f *api.Facts, addr string) error {
 			return &sft.Error{Code: sft.Invalid, Msg: "the host's facts are too long or not readable"}
 		}
 	}
+	if f.Labels, err = sft.CheckLabels(sft.LabelSFTD, f.Labels); err != nil {
+		return err
+	}
 	if err := checkNetwork(f); err != nil {
 		return err
 	}
@@ -197,6 +200,9 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 			e := p.event(a, audit.ServerEnroll, team.Name, pr.Name, r.Facts.Hostname)
 			e.Detail = in.detail
 			e.Detail["server"] = id
+			if labels := lacks(nil, r.Facts.Labels); labels != "" {
+				e.Detail["labels"] = labels
+			}
 			if how != "" {
 				e.Detail["how"] = how
 			}
@@ -233,6 +239,12 @@ func (p *Platform) EnrollServer(ctx context.Context, a Actor, r api.EnrollServer
 			return audit.Event{}, &sft.Error{Code: sft.Enrolled, Msg: "a server with this device key is enrolled already", Hint: "let the agent make a new key: remove its state and start it again"}
 		} else if err != nil {
 			return audit.Event{}, err
+		}
+		if in.record != nil {
+			s.Given = in.record.Given
+			if err := p.labelled(tx, a, team.Name, s, in.record.Labels()); err != nil {
+				return audit.Event{}, err
+			}
 		}
 		if err := p.takeNames(tx, a, team.Name, &s); err != nil {
 			return audit.Event{}, err
@@ -293,12 +305,18 @@ type ServersRequest struct {
 	Project string    `path:"project" json:"-"`
 	Name    string    `query:"project_name" json:"-"`
 	State   sft.State `query:"state" json:"-"`
+	// Selector is a label selector; a key without a source is one of any.
+	Selector string `query:"selector" json:"-"`
 }
 
 // ListServers returns servers that the asker may reach, or, for those who
 // may read the team, all.
 func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) ([]sft.Server, error) {
 	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) ([]sft.Server, error) {
+		filter, err := policy.ParseFilter(r.Selector)
+		if err != nil {
+			return nil, err
+		}
 		if r.Project == "" {
 			r.Project = r.Name
 		}
@@ -306,7 +324,7 @@ func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (
 		if err != nil {
 			return nil, err
 		}
-		reach, err := reachOf(tx, k.user)
+		reach, err := p.reachOf(tx, k.user)
 		if err != nil {
 			return nil, err
 		}
@@ -315,11 +333,11 @@ func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (
 		list := []sft.Server{}
 		found := r.Project == ""
 		for _, pr := range projects {
-			if r.Project != "" && sft.Fold(pr.Name) != sft.Fold(r.Project) || !reach[pr.ID].Access && !everything {
+			if r.Project != "" && sft.Fold(pr.Name) != sft.Fold(r.Project) || !reach.some(pr.ID) && !everything {
 				continue
 			}
 			found = true
-			servers, err := tx.Servers(pr.ID)
+			servers, err := reach.servers(pr.ID, filter, everything)
 			if err != nil {
 				return nil, err
 			}
@@ -356,7 +374,7 @@ func (p *Platform) GetServer(ctx context.Context, a Actor, r ServerRequest) (sft
 
 func serverIn(tx *store.Tx, k asker, r ServerRequest) (store.ServerRecord, error) {
 	s, err := tx.ServerByID(r.ID)
-	if err == nil && (s.TeamID != k.team.ID || s.DeletedAt != nil || sft.Fold(s.Project) != sft.Fold(r.Project)) {
+	if err == nil && (s.TeamID != k.team.ID || s.DeletedAt != nil || r.Project != "" && sft.Fold(s.Project) != sft.Fold(r.Project)) {
 		err = store.ErrNotFound
 	}
 	if err != nil {
@@ -372,11 +390,15 @@ type UpdateServerRequest struct {
 	ID              string `path:"id" json:"-"`
 	ReenrollAllowed *bool  `json:"reenroll_allowed"`
 	KeyConflict     *bool  `json:"key_conflict"`
+	// Labels take the place of all that administrators have given the server;
+	// "api." comes before a key if it is left out.
+	Labels map[string]string `json:"labels"`
 }
 
 // UpdateServer says whether a server's instance may take its record over with
-// a new device key, once, and that of two agents with the server's key there is
-// one again.
+// a new device key, once, that of two agents with the server's key there is one
+// again, and what its labels are. Access that goes by the labels comes and ends
+// at once.
 func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
@@ -389,12 +411,19 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		}
 		name := s.Server(p.Now()).Name()
 		switch {
-		case r.ReenrollAllowed == nil && r.KeyConflict == nil:
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give reenroll_allowed as true or false, or key_conflict as false"}
+		case r.ReenrollAllowed == nil && r.KeyConflict == nil && r.Labels == nil:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give labels, reenroll_allowed as true or false, or key_conflict as false"}
 		case r.ReenrollAllowed != nil && s.Instance == nil:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
 		case r.KeyConflict != nil && *r.KeyConflict:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a key_conflict is found, and not set", Hint: "delete the server's record to shut it out"}
+		}
+		if r.Labels != nil {
+			e, err := p.setLabels(tx, a, k.team.Name, s, r.Labels)
+			if err != nil || r.ReenrollAllowed == nil && r.KeyConflict == nil {
+				return e, err
+			}
+			tx.Also(e)
 		}
 		e := p.event(a, audit.ServerUpdate, k.team.Name, s.Project, name)
 		e.Detail = map[string]string{"server": s.ID}

@@ -1,51 +1,244 @@
 package policy
 
 import (
+	"fmt"
+	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"sft"
 )
 
-func TestReach(t *testing.T) {
-	dev := sft.ProjectGroup{Group: "dev", ServerAccess: true}
-	sre := sft.ProjectGroup{Group: "sre", ServerAccess: true, ServerAdmin: true}
-	ops := sft.ProjectGroup{Group: "ops", ServerAccess: true, ServerAdmin: true}
-	adminOnly := sft.ProjectGroup{Group: "odd", ServerAdmin: true}
-	tests := []struct {
-		name   string
-		status sft.Status
-		kind   sft.UserType
-		bound  bool
-		grants []sft.ProjectGroup
-		want   Decision
-	}{
-		{"no grant, no access", sft.StatusActive, sft.Human, false, nil, Decision{}},
-		{"a grant gives access", sft.StatusActive, sft.Human, false, []sft.ProjectGroup{dev}, Decision{true, false, "dev"}},
-		{"an admin grant gives both", sft.StatusActive, sft.Human, false, []sft.ProjectGroup{sre}, Decision{true, true, "sre"}},
-		{"the admin grant decides", sft.StatusActive, sft.Human, false, []sft.ProjectGroup{dev, sre}, Decision{true, true, "sre"}},
-		{"order does not matter", sft.StatusActive, sft.Human, false, []sft.ProjectGroup{sre, ops, dev}, Decision{true, true, "ops"}},
-		{"admin without access is nothing", sft.StatusActive, sft.Human, false, []sft.ProjectGroup{adminOnly}, Decision{}},
-		{"admin without access adds nothing", sft.StatusActive, sft.Human, false, []sft.ProjectGroup{adminOnly, dev}, Decision{true, false, "dev"}},
-		{"a disabled user has nothing", sft.StatusDisabled, sft.Human, false, []sft.ProjectGroup{sre}, Decision{}},
-		{"a deleted user has nothing", sft.StatusDeleted, sft.Human, false, []sft.ProjectGroup{sre}, Decision{}},
-		{"a service user reaches no server", sft.StatusActive, sft.Service, false, []sft.ProjectGroup{sre}, Decision{}},
-		{"a bound one does by its groups", sft.StatusActive, sft.Service, true, []sft.ProjectGroup{dev}, Decision{true, false, "dev"}},
-		{"a bound one may be an administrator there", sft.StatusActive, sft.Service, true, []sft.ProjectGroup{sre}, Decision{true, true, "sre"}},
-		{"bound without a grant is no access", sft.StatusActive, sft.Service, true, nil, Decision{}},
-		{"bound with admin alone is no access", sft.StatusActive, sft.Service, true, []sft.ProjectGroup{adminOnly}, Decision{}},
-		{"bound and disabled has nothing", sft.StatusDisabled, sft.Service, true, []sft.ProjectGroup{sre}, Decision{}},
-		{"bound and deleted has nothing", sft.StatusDeleted, sft.Service, true, []sft.ProjectGroup{sre}, Decision{}},
-		{"a binding is nothing to a type of user that is unknown", sft.StatusActive, "", true, []sft.ProjectGroup{sre}, Decision{}},
-		{"an unknown status is not active", "", sft.Human, false, []sft.ProjectGroup{sre}, Decision{}},
+var now = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+
+// The places of groups in a project, and a server, that the cases are made of.
+var (
+	dev   = sft.ProjectGroup{Group: "dev", ServerAccess: true, SudoEntitlements: []string{"logs", "deploy"}}
+	sre   = sft.ProjectGroup{Group: "sre", ServerAccess: true, ServerAdmin: true}
+	ops   = sft.ProjectGroup{Group: "ops", ServerAccess: true, ServerAdmin: true}
+	db    = sft.ProjectGroup{Group: "db", ServerAccess: true, SudoEntitlements: []string{"restart-db", "logs"}}
+	odd   = sft.ProjectGroup{Group: "odd", ServerAdmin: true, SudoEntitlements: []string{"all"}}
+	web   = Server{ID: "S1", Labels: map[string]string{"api.env": "prod", "sftd.role": "web", "system.os_type": "linux", "system.managed": "true"}, State: sft.StateActive}
+	good  = sft.Preauthorization{ID: "P1", StartsAt: now.Add(-time.Hour), ExpiresAt: now.Add(time.Hour)}
+	until = func(t time.Time) sft.Preauthorization {
+		return sft.Preauthorization{ID: "P2", StartsAt: now.Add(-2 * time.Hour), ExpiresAt: t}
 	}
-	for _, tt := range tests {
+)
+
+// on is a group's place with a selector.
+func on(g sft.ProjectGroup, selector string) sft.ProjectGroup {
+	g.ServersSelector = selector
+	return g
+}
+
+// A query is what a case changes of an active person's who asks for web in a
+// project that requires no preauthorization.
+type query struct {
+	status   sft.Status
+	kind     sft.UserType
+	bound    bool
+	grants   []sft.ProjectGroup
+	server   *Server
+	required bool
+	preauths []sft.Preauthorization
+}
+
+func (q query) facts() Facts {
+	f := Facts{Status: q.status, Kind: q.kind, Bound: q.bound, Server: q.server, RequirePreauth: q.required, Preauths: q.preauths, Now: now}
+	if f.Status == "" {
+		f.Status = sft.StatusActive
+	}
+	if f.Kind == "" {
+		f.Kind = sft.Human
+	}
+	if f.Server == nil {
+		f.Server = &web
+	}
+	for _, g := range q.grants {
+		f.Grants = append(f.Grants, NewGrant(g))
+	}
+	return f
+}
+
+type places = []sft.ProjectGroup
+
+func changed(f func(*Server)) *Server {
+	s := web
+	f(&s)
+	return &s
+}
+
+// The rules, by example. docs/policy.md has the same table.
+var cases = []struct {
+	name string
+	q    query
+	want Decision
+}{
+	{"a person without a group in the project", query{}, Decision{Missing: ServerAccess}},
+	{"a group with server_access", query{grants: places{dev}}, Decision{Access: true, By: "dev", Sudo: []string{"deploy", "logs"}, Issue: true}},
+	{"and with server_admin", query{grants: places{sre}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"two groups: the one with server_admin decides", query{grants: places{dev, sre}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"two of a kind: the first by name, whatever their order", query{grants: places{sre, ops, dev}}, Decision{Access: true, Admin: true, By: "ops", Issue: true}},
+	{"sudo entitlements add up", query{grants: places{dev, db}}, Decision{Access: true, By: "db", Sudo: []string{"deploy", "logs", "restart-db"}, Issue: true}},
+	{"server_admin without server_access", query{grants: places{odd}}, Decision{Missing: ServerAccess}},
+	{"which adds nothing to another group either", query{grants: places{odd, dev}}, Decision{Access: true, By: "dev", Sudo: []string{"deploy", "logs"}, Issue: true}},
+
+	{"somebody disabled", query{status: sft.StatusDisabled, grants: places{sre}}, Decision{Missing: ActiveUser}},
+	{"somebody deleted", query{status: sft.StatusDeleted, grants: places{sre}}, Decision{Missing: ActiveUser}},
+	{"a status that is unknown", query{status: "new", grants: places{sre}}, Decision{Missing: ActiveUser}},
+	{"a service user that no account acts as", query{kind: sft.Service, grants: places{sre}}, Decision{Missing: Binding}},
+	{"a service user that an account is bound to", query{kind: sft.Service, bound: true, grants: places{sre}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"bound, and without a group", query{kind: sft.Service, bound: true}, Decision{Missing: ServerAccess}},
+	{"bound, and disabled", query{status: sft.StatusDisabled, kind: sft.Service, bound: true, grants: places{sre}}, Decision{Missing: ActiveUser}},
+	{"a type of user that is unknown", query{kind: "robot", bound: true, grants: places{sre}}, Decision{Missing: Binding}},
+
+	{"a selector that the server matches", query{grants: places{on(sre, "api.env=prod")}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"a selector of other servers", query{grants: places{on(sre, "api.env=lab")}}, Decision{Missing: MatchingServer}},
+	{"an administrator's server, and others", query{grants: places{on(sre, "api.env=lab"), dev}}, Decision{Access: true, By: "dev", Sudo: []string{"deploy", "logs"}, Issue: true}},
+	{"sudo of a group for other servers", query{grants: places{on(dev, "api.env=lab"), db}}, Decision{Access: true, By: "db", Sudo: []string{"logs", "restart-db"}, Issue: true}},
+	{"all requirements count", query{grants: places{on(sre, "api.env=prod,sftd.role in (db,cache)")}}, Decision{Missing: MatchingServer}},
+	{"a key without a source is the administrators'", query{grants: places{on(sre, "env=prod")}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"and never the host's", query{grants: places{on(sre, "role=web")}}, Decision{Missing: MatchingServer}},
+	{"a host's word counts where it is asked for", query{grants: places{on(sre, "sftd.role=web")}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"a label that must not be there", query{grants: places{on(sre, "!api.pci,env!=lab")}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+	{"a selector that cannot be read", query{grants: places{on(sre, "env in prod")}}, Decision{Missing: MatchingServer}},
+
+	{"a server that is silent", query{grants: places{sre}, server: changed(func(s *Server) { s.State = sft.StateInactive })}, Decision{Access: true, Admin: true, By: "sre", Missing: ActiveServer}},
+	{"a server whose key two agents use", query{grants: places{sre}, server: changed(func(s *Server) { s.KeyConflict = true })}, Decision{Access: true, Admin: true, By: "sre", Missing: OneKey}},
+
+	{"a preauthorization is required, and missing", query{grants: places{sre}, required: true}, Decision{Access: true, Admin: true, By: "sre", Missing: Preauthorized}},
+	{"and there", query{grants: places{sre}, required: true, preauths: []sft.Preauthorization{good}}, Decision{Access: true, Admin: true, By: "sre", Issue: true, Preauth: "P1"}},
+	{"and over", query{grants: places{sre}, required: true, preauths: []sft.Preauthorization{until(now)}}, Decision{Access: true, Admin: true, By: "sre", Missing: Preauthorized}},
+	{"and yet to come", query{grants: places{sre}, required: true, preauths: []sft.Preauthorization{{ID: "P3", StartsAt: now.Add(1), ExpiresAt: now.Add(time.Hour)}}}, Decision{Access: true, Admin: true, By: "sre", Missing: Preauthorized}},
+	{"and disabled", query{grants: places{sre}, required: true, preauths: []sft.Preauthorization{{ID: "P4", ExpiresAt: now.Add(time.Hour), Disabled: true}}}, Decision{Access: true, Admin: true, By: "sre", Missing: Preauthorized}},
+	{"and for this server among others", query{grants: places{sre}, required: true, preauths: []sft.Preauthorization{until(now), {ID: "P5", ExpiresAt: now.Add(time.Hour), Servers: []string{"S0", "S1"}}}}, Decision{Access: true, Admin: true, By: "sre", Issue: true, Preauth: "P5"}},
+	{"and for another server", query{grants: places{sre}, required: true, preauths: []sft.Preauthorization{{ID: "P6", ExpiresAt: now.Add(time.Hour), Servers: []string{"S2"}}}}, Decision{Access: true, Admin: true, By: "sre", Missing: Preauthorized}},
+	{"it gives no access by itself", query{required: true, preauths: []sft.Preauthorization{good}}, Decision{Missing: ServerAccess}},
+	{"and is not looked at where none is required", query{grants: places{sre}, preauths: []sft.Preauthorization{until(now)}}, Decision{Access: true, Admin: true, By: "sre", Issue: true}},
+}
+
+func TestDecide(t *testing.T) {
+	for _, tt := range cases {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := Reach(tt.status, tt.kind, tt.bound, tt.grants); got != tt.want {
-				t.Errorf("Reach = %+v, want %+v", got, tt.want)
+			got := Decide(tt.q.facts())
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("Decide = %+v, want %+v", got, tt.want)
+			}
+			told, steps := Explain(tt.q.facts())
+			if !reflect.DeepEqual(told, got) || len(steps) == 0 || steps[0].Rule != "status" {
+				t.Errorf("Explain = %+v by %v, want %+v", told, steps, got)
 			}
 		})
 	}
+}
+
+// rows is the table of docs/policy.md.
+func rows() string {
+	var b strings.Builder
+	for _, c := range cases {
+		d := c.want
+		access := "no"
+		if d.Access {
+			access = "by " + d.By
+		}
+		if d.Admin {
+			access += ", as administrator"
+		}
+		if d.Sudo != nil {
+			access += ", sudo: " + strings.Join(d.Sudo, " ")
+		}
+		issue := "yes"
+		if !d.Issue {
+			issue = "no"
+		}
+		if d.Missing != Nothing {
+			issue += " (`" + string(d.Missing) + "`)"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.name, access, issue)
+	}
+	return b.String()
+}
+
+func TestTheDocumentHasTheTable(t *testing.T) {
+	b, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := rows(); !strings.Contains(strings.ReplaceAll(string(b), "\r\n", "\n"), want) {
+		t.Errorf("docs/policy.md does not have these rows:\n%s", want)
+	}
+}
+
+// What is asked of no server in particular is whether there may be one.
+func TestWhicheverServer(t *testing.T) {
+	f := query{grants: places{on(sre, "env=lab"), on(dev, "sftd.x")}}.facts()
+	f.Server = nil
+	want := Decision{Access: true, Admin: true, By: "sre", Issue: true}
+	if got := Decide(f); !reflect.DeepEqual(got, want) {
+		t.Errorf("Decide = %+v, want %+v", got, want)
+	}
+	f.Grants = []Grant{NewGrant(odd), NewGrant(on(sre, "a in b"))}
+	if got := Decide(f); got.Access {
+		t.Errorf("Decide = %+v", got)
+	}
+}
+
+// The steps say what is missing, of all that was looked at.
+func TestExplainSaysWhy(t *testing.T) {
+	s := changed(func(s *Server) { s.State, s.KeyConflict = sft.StateInactive, true })
+	_, steps := Explain(query{grants: places{odd, on(sre, "env=lab"), on(ops, "!env"), on(db, "zone"), on(dev, "role=web,sftd.role=web"), on(dev, "sftd.role=web")}, server: s, required: true,
+		preauths: []sft.Preauthorization{until(now)}}.facts())
+	var got []string
+	for _, s := range steps {
+		got = append(got, fmt.Sprintf("%s %v: %s", s.Rule, s.OK, s.Text))
+	}
+	want := []string{
+		"status true: the user is ACTIVE",
+		"kind true: a person",
+		"group false: group odd is in the project without server_access",
+		"group false: group sre gives access elsewhere: its selector wants api.env=lab, and the server has api.env=prod",
+		"group false: group ops gives access elsewhere: its selector wants !api.env, and the server has api.env=prod",
+		"group false: group db gives access elsewhere: its selector wants api.zone, which the server has not",
+		"group false: group dev gives access elsewhere: its selector wants api.role=web, which the server has not",
+		"group true: group dev gives access to servers with sftd.role=web (sftd.role is the host's own word)",
+		"access true: by group dev",
+		"admin false: no administrator of the server",
+		"sudo true: sudo entitlements: deploy, logs",
+		"server false: the server is INACTIVE",
+		"server false: two agents use the server's key, and nothing is issued for it",
+		"preauthorization false: P2 ended at 2026-03-01T09:00:00Z",
+		"preauthorization false: the project requires one that is good now, for this user and this server",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the steps are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// FuzzDecide checks what must hold whatever the facts are: a yes names a grant
+// of the user's own that is for this server, and nothing is issued without
+// access, to nobody who is not active, and for no server that is not.
+func FuzzDecide(f *testing.F) {
+	f.Add("ACTIVE", "human", false, "env=prod", true, true, "prod", "ACTIVE", false, true, int64(1))
+	f.Add("DISABLED", "service", true, "sftd.env!=prod", true, false, "", "INACTIVE", true, false, int64(-1))
+	f.Fuzz(func(t *testing.T, status, kind string, bound bool, selector string, access, admin bool, label, state string, conflict, required bool, ends int64) {
+		s := &Server{ID: "S", Labels: map[string]string{"api.env": label, "sftd.env": label}, State: sft.State(state), KeyConflict: conflict}
+		g := NewGrant(sft.ProjectGroup{Group: "g", ServerAccess: access, ServerAdmin: admin, ServersSelector: selector})
+		d := Decide(Facts{Status: sft.Status(status), Kind: sft.UserType(kind), Bound: bound, Grants: []Grant{g}, Server: s, RequirePreauth: required,
+			Preauths: []sft.Preauthorization{{ID: "P", ExpiresAt: now.Add(time.Duration(ends))}}, Now: now})
+		switch {
+		case d.Access && (status != "ACTIVE" || !access || !g.On(s.Labels) || d.By != "g"):
+			t.Errorf("access without a reason: %+v", d)
+		case d.Admin && (!d.Access || !admin):
+			t.Errorf("an administrator without a reason: %+v", d)
+		case d.Issue && (!d.Access || state != "ACTIVE" || conflict || required && ends <= 0):
+			t.Errorf("credentials without a reason: %+v", d)
+		case d.Issue != (d.Missing == Nothing):
+			t.Errorf("nothing is missing, and nothing is issued, or both: %+v", d)
+		}
+	})
 }
 
 func TestMay(t *testing.T) {
@@ -66,6 +259,11 @@ func TestMay(t *testing.T) {
 		{"a disabled admin does nothing", sft.StatusDisabled, []sft.Role{sft.AccessAdmin}, Read, false},
 		{"a disabled user has no client", sft.StatusDisabled, nil, OwnClient, false},
 		{"an unknown action is refused", sft.StatusActive, []sft.Role{sft.AccessAdmin}, "reboot", false},
+		{"who may preauthorize does no more", sft.StatusActive, []sft.Role{sft.Preauthorizer}, Read, false},
+		{"and does that", sft.StatusActive, []sft.Role{sft.Preauthorizer}, Preauthorize, true},
+		{"for others", sft.StatusActive, []sft.Role{sft.Preauthorizer}, PreauthorizeSelf, false},
+		{"a reporter asks about others", sft.StatusActive, []sft.Role{sft.ReportingUser}, ReadAccess, true},
+		{"a user does not", sft.StatusActive, []sft.Role{sft.AccessUser}, ReadAccess, false},
 		{"an unknown role is none", sft.StatusActive, []sft.Role{"root"}, Administer, false},
 	}
 	for _, tt := range tests {
@@ -74,32 +272,6 @@ func TestMay(t *testing.T) {
 				t.Errorf("May = %v, want %v", got, tt.want)
 			}
 		})
-	}
-}
-
-func TestSudo(t *testing.T) {
-	db := sft.ProjectGroup{Group: "db", ServerAccess: true, SudoEntitlements: []string{"restart-db", "logs"}}
-	web := sft.ProjectGroup{Group: "web", ServerAccess: true, SudoEntitlements: []string{"logs", "deploy"}}
-	shut := sft.ProjectGroup{Group: "shut", SudoEntitlements: []string{"everything"}}
-	boss := sft.ProjectGroup{Group: "boss", ServerAccess: true, ServerAdmin: true}
-	for _, tt := range []struct {
-		name   string
-		grants []sft.ProjectGroup
-		want   []string
-	}{
-		{"no group, nothing", nil, nil},
-		{"a group's", []sft.ProjectGroup{web}, []string{"deploy", "logs"}},
-		{"the union, each once", []sft.ProjectGroup{db, web}, []string{"deploy", "logs", "restart-db"}},
-		{"a group without access gives none", []sft.ProjectGroup{shut}, nil},
-		{"nor beside one with access", []sft.ProjectGroup{shut, web}, []string{"deploy", "logs"}},
-		{"an administrator needs none", []sft.ProjectGroup{boss, web}, nil},
-	} {
-		if got := Sudo(Reach(sft.StatusActive, sft.Human, false, tt.grants), tt.grants); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: Sudo = %q, want %q", tt.name, got, tt.want)
-		}
-	}
-	if got := Sudo(Reach(sft.StatusDisabled, sft.Human, false, []sft.ProjectGroup{web}), []sft.ProjectGroup{web}); got != nil {
-		t.Errorf("somebody who is disabled may run %q", got)
 	}
 }
 

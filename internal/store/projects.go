@@ -3,6 +3,8 @@ package store
 import (
 	"database/sql"
 	"encoding/json"
+	"maps"
+	"strconv"
 	"time"
 
 	"sft"
@@ -17,40 +19,43 @@ type ProjectRecord struct {
 
 const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected,
 	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic,
-	ssh_port_forward, ssh_forward_agent, user_on_demand`
+	ssh_port_forward, ssh_forward_agent, user_on_demand, require_preauth`
 
 func scanProject(s scanner) (p ProjectRecord, err error) {
 	var at int64
 	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
 		&p.MaxSession, &p.DisconnectedSession,
 		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic,
-		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand)
+		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand, &p.RequirePreauth)
 	p.CreatedAt = fromMicros(at)
 	return p, err
 }
 
 // AddProject stores a new project.
 func (tx *Tx) AddProject(p ProjectRecord) error {
-	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
+	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
 		p.ID, p.TeamID, p.Name, micros(p.CreatedAt), p.Revision, p.CreateServerUsers, p.DeleteServerUsers,
 		p.MaxSession, p.DisconnectedSession,
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
-		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, fold(p.Name))
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, p.RequirePreauth, fold(p.Name))
 }
 
 // SaveProject stores the settings of a project.
 func (tx *Tx) SaveProject(p ProjectRecord) error {
 	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5,
 		channel_clipboard = $6, channel_devices = $7, channel_audio = $8, channel_other_dynamic = $9,
-		ssh_port_forward = $10, ssh_forward_agent = $11, user_on_demand = $12 WHERE id = $1`,
+		ssh_port_forward = $10, ssh_forward_agent = $11, user_on_demand = $12, require_preauth = $13 WHERE id = $1`,
 		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession,
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
-		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand)
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, p.RequirePreauth)
 }
 
-// RemoveProject marks a project as deleted, deletes its tokens and frees its
-// cloud accounts and sudo entitlements.
+// RemoveProject marks a project as deleted, deletes its tokens, takes it out of
+// preauthorizations and frees its cloud accounts and sudo entitlements.
 func (tx *Tx) RemoveProject(id string, at time.Time) error {
+	if err := tx.add(`DELETE FROM preauthorization_projects WHERE project_id = $1`, id); err != nil {
+		return err
+	}
 	if err := tx.add(`DELETE FROM project_sudo WHERE project_id = $1`, id); err != nil {
 		return err
 	}
@@ -105,12 +110,12 @@ type ProjectGroupRecord struct {
 	GID       int // of the local group; 0: it was never one
 }
 
-const projectGroupCols = `pg.project_id, pg.group_id, g.name, g.gid, pg.server_access, pg.server_admin, pg.server_group, pg.created_at`
+const projectGroupCols = `pg.project_id, pg.group_id, g.name, g.gid, pg.server_access, pg.server_admin, pg.servers_selector, pg.server_group, pg.created_at`
 const projectGroupFrom = ` FROM project_groups pg JOIN groups g ON g.id = pg.group_id `
 
 func scanProjectGroup(s scanner) (g ProjectGroupRecord, err error) {
 	var at int64
-	err = s.Scan(&g.ProjectID, &g.GroupID, &g.Group, &g.GID, &g.ServerAccess, &g.ServerAdmin, &g.ServerGroupName, &at)
+	err = s.Scan(&g.ProjectID, &g.GroupID, &g.Group, &g.GID, &g.ServerAccess, &g.ServerAdmin, &g.ServersSelector, &g.ServerGroupName, &at)
 	g.CreatedAt, g.CreateServerGroup = fromMicros(at), g.ServerGroupName != ""
 	return g, err
 }
@@ -118,15 +123,15 @@ func scanProjectGroup(s scanner) (g ProjectGroupRecord, err error) {
 // AddProjectGroup lets a group into a project. Its sudo entitlements are set
 // apart, by SetSudo.
 func (tx *Tx) AddProjectGroup(g ProjectGroupRecord) error {
-	return tx.add(`INSERT INTO project_groups (project_id, group_id, server_access, server_admin, server_group, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, g.ServerGroupName, micros(g.CreatedAt))
+	return tx.add(`INSERT INTO project_groups (project_id, group_id, server_access, server_admin, servers_selector, server_group, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, g.ServersSelector, g.ServerGroupName, micros(g.CreatedAt))
 }
 
 // SaveProjectGroup stores what a group may do in a project, but for its sudo
 // entitlements.
 func (tx *Tx) SaveProjectGroup(g ProjectGroupRecord) error {
-	return tx.must(`UPDATE project_groups SET server_access = $3, server_admin = $4, server_group = $5 WHERE project_id = $1 AND group_id = $2`,
-		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, g.ServerGroupName)
+	return tx.must(`UPDATE project_groups SET server_access = $3, server_admin = $4, servers_selector = $5, server_group = $6 WHERE project_id = $1 AND group_id = $2`,
+		g.ProjectID, g.GroupID, g.ServerAccess, g.ServerAdmin, g.ServersSelector, g.ServerGroupName)
 }
 
 // RemoveProjectGroup takes a group out of a project.
@@ -224,6 +229,23 @@ type ServerRecord struct {
 	// Unmanaged is a record without an agent, made by an administrator: its
 	// facts are what they said, and it has no device key.
 	Unmanaged bool
+	// Given are the labels of administrators, by their whole keys.
+	Given map[string]string
+	// Revision counts what the server's agent alone must hear of: with that of
+	// the project it is the revision of the agent's state.
+	Revision int64
+}
+
+// Labels are all of a server's labels, by their whole keys.
+func (r ServerRecord) Labels() map[string]string {
+	all := map[string]string{sft.LabelManaged: strconv.FormatBool(!r.Unmanaged), sft.LabelOSType: r.Facts.OSType, sft.LabelCloudProvider: r.Provider}
+	if i := r.Instance; i != nil {
+		all[sft.LabelCloudAccount], all[sft.LabelCloudRegion], all[sft.LabelCloudZone], all[sft.LabelInstanceType] = i.AccountID, i.Region, i.Zone, i.Type
+	}
+	maps.DeleteFunc(all, func(key, value string) bool { return value == "" || sft.CheckLabel(key, value) != nil })
+	maps.Copy(all, r.Facts.Labels)
+	maps.Copy(all, r.Given)
+	return all
 }
 
 // An AgentRun is one run of a server's agent, from its start to its end.
@@ -239,7 +261,7 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 	f := r.Facts
 	s := sft.Server{ID: r.ID, Project: r.Project, Hostname: f.Hostname, CanonicalName: f.CanonicalName, AltNames: f.AltNames,
 		AccessAddress: f.AccessAddress, BrokerPort: f.BrokerPort, Bastion: f.Bastion, OS: f.OS, OSType: f.OSType, Version: f.Version,
-		Services: f.Services, State: sft.StateInactive, RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
+		Services: f.Services, State: sft.StateInactive, Labels: r.Labels(), RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
 		Problems: f.Problems, NameConflict: r.NameConflict,
 		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed, Managed: !r.Unmanaged, KeyConflict: r.KeyConflict}
 	if f.SSH != nil {
@@ -263,15 +285,15 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 }
 
 const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at,
-	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict`
+	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict, s.labels, s.revision`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
 func scanServer(s scanner) (r ServerRecord, err error) {
 	var at int64
 	var seen, deleted sql.NullInt64
-	var facts, conflict, details string
+	var facts, conflict, details, labels string
 	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict); err != nil {
+		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &labels, &r.Revision); err != nil {
 		return r, err
 	}
 	if r.Unmanaged {
@@ -283,6 +305,9 @@ func scanServer(s scanner) (r ServerRecord, err error) {
 	}
 	if err == nil && details != "" {
 		err = json.Unmarshal([]byte(details), &r.Instance)
+	}
+	if err == nil && labels != "" {
+		err = json.Unmarshal([]byte(labels), &r.Given)
 	}
 	return r, err
 }
@@ -305,12 +330,15 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 		// be parsed, and it is not read back.
 		r.DeviceKey = []byte("unmanaged " + r.ID)
 	}
-	return tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
+	if err := tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
 		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed, unmanaged)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19, $20)`,
 		r.ID, r.TeamID, r.ProjectID, r.DeviceKey, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort,
 		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen),
-		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged)
+		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged); err != nil {
+		return err
+	}
+	return tx.indexLabels(r, sft.LabelSFTD, f.Labels)
 }
 
 // ReplaceServer gives a record to the instance that has enrolled anew: its
@@ -415,6 +443,9 @@ func (tx *Tx) RemoveCloudAccount(projectID, id string) error {
 // SaveServer stores what an agent claims, and its broker's key.
 func (tx *Tx) SaveServer(r ServerRecord) error {
 	f := r.Facts
+	if err := tx.indexLabels(r, sft.LabelSFTD, f.Labels); err != nil {
+		return err
+	}
 	return tx.must(`UPDATE servers SET hostname = $2, canonical_name = $3, access_address = $4, broker_port = $5, facts = $6,
 		name_conflict = $7, host_key = $8, host_key_old = $9 WHERE id = $1`,
 		r.ID, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort, toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld)
@@ -439,7 +470,7 @@ func (n Notes) Servers(projectID string) ([]ServerRecord, error) {
 // their id.
 func (n Notes) ServersNamed(teamID, name string) ([]ServerRecord, error) {
 	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.team_id = $1 AND s.deleted_at IS NULL
-		AND (s.id = $2 OR s.id IN (SELECT server_id FROM server_names WHERE name_fold = $3))`, teamID, name, sft.HostFold(name))
+		AND s.id IN (SELECT id FROM servers WHERE id = $2 UNION SELECT server_id FROM server_names WHERE name_fold = $3)`, teamID, name, sft.HostFold(name))
 }
 
 // TakeNames gives a server those of the names that no other server of its
@@ -476,8 +507,10 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 	if err := tx.removeBindings(`server_id`, id); err != nil {
 		return err
 	}
-	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
-		return err
+	for _, table := range []string{"server_names", "server_labels"} {
+		if err := tx.add(`DELETE FROM `+table+` WHERE server_id = $1`, id); err != nil {
+			return err
+		}
 	}
 	return tx.must(`UPDATE servers SET deleted_at = $2 WHERE id = $1`, id, micros(at))
 }

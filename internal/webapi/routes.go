@@ -55,6 +55,7 @@ func routes(p *platform.Platform) []route {
 		{"GET", team + "/rdp_signing_certificate", person, call(ok, p.RDPSigner)},
 		{"POST", team + "/rdp_signature", signedIn, call(ok, p.SignRDPFile)},
 		{"GET", team + "/servers", person, list(p.ListServers)},
+		{"PUT", team + "/servers/{id}", person, call(none, p.UpdateServer)},
 		{"GET", team + "/users", person, list(p.ListUsers)},
 		{"POST", team + "/users", person, call(created, p.CreateUser)},
 		{"GET", team + "/users/{user}", person, call(ok, p.GetUser)},

@@ -164,6 +164,8 @@ func (m *maker) make(word, before string) string {
 			return m.Client("someone").ID
 		case strings.Contains(before, "/unmanaged_servers"):
 			return m.id(strings.TrimPrefix(before, base), map[string]any{"hostname": name, "port": 22}, "id")
+		case before == base+"/servers":
+			return m.Enroll(testenv.Project, testenv.Facts(name)).ID
 		case strings.Contains(before, "/servers"):
 			project, _, _ := strings.Cut(strings.TrimPrefix(before, base+"/projects/"), "/")
 			return m.Enroll(project, testenv.Facts(name)).ID
@@ -260,6 +262,7 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/clients":                                             {"", reads},
 	"DELETE /v1/teams/{team}/clients/{id}":                                     {"", [callers]int{401, 401, 404, 204, 204, 401, 404}},
 	"GET /v1/teams/{team}/servers":                                             {"", reads},
+	"PUT /v1/teams/{team}/servers/{id}":                                        {`{"labels":{"env":"prod"}}`, alters},
 	"GET /v1/teams/{team}/users":                                               {"", reads},
 	"POST /v1/teams/{team}/users":                                              {`{"name":"$N","full_name":"X"}`, makes},
 	"GET /v1/teams/{team}/users/{user}":                                        {"", reads},

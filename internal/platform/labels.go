@@ -1,0 +1,67 @@
+package platform
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"sft"
+	"sft/internal/audit"
+	"sft/internal/store"
+)
+
+// setLabels gives a server the labels of administrators, in the place of those
+// that it had of them, and returns the event. Its host's and the platform's own
+// are not theirs to change.
+func (p *Platform) setLabels(tx *store.Tx, a Actor, team string, s store.ServerRecord, labels map[string]string) (audit.Event, error) {
+	given, err := sft.CheckLabels(sft.LabelAPI, labels)
+	if err != nil {
+		return audit.Event{}, err
+	}
+	before := s.Labels()
+	s.Given = given
+	if err := tx.SetLabels(s); err != nil {
+		return audit.Event{}, err
+	}
+	e, changed := p.labelsEvent(a, team, s, before)
+	if !changed {
+		return e, nil
+	}
+	return e, tx.ReviseServer(s.ID)
+}
+
+// labelled tells of what has become of a server's labels by its host's word, if
+// anything has: access may hang on it.
+func (p *Platform) labelled(tx *store.Tx, a Actor, team string, s store.ServerRecord, before map[string]string) error {
+	e, changed := p.labelsEvent(a, team, s, before)
+	if !changed {
+		return nil
+	}
+	tx.Also(e)
+	return tx.ReviseServer(s.ID)
+}
+
+// labelsEvent tells how a server's labels differ from those before.
+func (p *Platform) labelsEvent(a Actor, team string, s store.ServerRecord, before map[string]string) (e audit.Event, changed bool) {
+	now := s.Labels()
+	e = p.event(a, audit.ServerLabels, team, s.Project, s.Server(p.Now()).Name())
+	e.Detail = map[string]string{"server": s.ID}
+	if gone := lacks(now, before); gone != "" {
+		e.Detail["removed"] = gone
+	}
+	if added := lacks(before, now); added != "" {
+		e.Detail["set"] = added
+	}
+	return e, len(e.Detail) > 1
+}
+
+// lacks lists the labels of b that a does not have.
+func lacks(a, b map[string]string) string {
+	var list []string
+	for _, key := range slices.Sorted(maps.Keys(b)) {
+		if v, ok := a[key]; !ok || v != b[key] {
+			list = append(list, key+"="+b[key])
+		}
+	}
+	return strings.Join(list, " ")
+}
