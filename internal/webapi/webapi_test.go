@@ -164,6 +164,8 @@ func (m *maker) make(word, before string) string {
 			return m.Client("someone").ID
 		case strings.Contains(before, "/unmanaged_servers"):
 			return m.id(strings.TrimPrefix(before, base), map[string]any{"hostname": name, "port": 22}, "id")
+		case strings.Contains(before, "/preauthorizations"):
+			return m.id(strings.TrimPrefix(before, base), map[string]any{"user_name": testenv.Owner, "expires_at": "2027-01-01T00:00:00Z"}, "id")
 		case before == base+"/servers":
 			return m.Enroll(testenv.Project, testenv.Facts(name)).ID
 		case strings.Contains(before, "/servers"):
@@ -310,6 +312,10 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
 	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/preauthorizations":                {"", secrets},
+	"POST /v1/teams/{team}/projects/{project}/preauthorizations":               {`{"user_name":"$U","expires_at":"2027-01-01T00:00:00Z"}`, makes},
+	"GET /v1/teams/{team}/projects/{project}/preauthorizations/{id}":           {"", secrets},
+	"PUT /v1/teams/{team}/projects/{project}/preauthorizations/{id}":           {`{"disabled":true}`, alters},
 	"GET /v1/teams/{team}/projects/{project}/unmanaged_servers":                {"", reads},
 	"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":               {`{"hostname":"$N","alt_names":["$N.example.com"],"access_address":"192.0.2.1","port":2222}`, makes},
 	"DELETE /v1/teams/{team}/projects/{project}/unmanaged_servers/{id}":        {"", alters},
