@@ -57,6 +57,9 @@ type Team struct {
 	// ClientSession is how long a client's sign-in lasts, in seconds,
 	// 3600 to 90000.
 	ClientSession int64 `json:"client_session_duration"`
+	// WebSession is how long a sign-in with a browser lasts, in seconds, 1800
+	// to 90000.
+	WebSession int64 `json:"web_session_duration"`
 	// AllowDeviceCode permits enrolment by a typed code (RFC 8628).
 	AllowDeviceCode bool `json:"allow_device_code"`
 }

@@ -337,7 +337,14 @@ type ResolveReply struct {
 // A List is one page of things.
 type List[T any] struct {
 	List []T `json:"list"`
+	// Prev and Next are the keys from which the pages before and after begin;
+	// empty: there is none. They are in the reply's Link header (RFC 8288).
+	Prev string `json:"-"`
+	Next string `json:"-"`
 }
+
+// Around returns the keys of the pages around this one.
+func (l List[T]) Around() (prev, next string) { return l.Prev, l.Next }
 
 // ServiceTokenRequest is POST /v1/teams/{team}/service_token.
 type ServiceTokenRequest struct {

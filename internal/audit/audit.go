@@ -21,6 +21,7 @@ type Kind string
 // The kinds of events.
 const (
 	TeamCreate      Kind = "team.create"
+	TeamSettings    Kind = "team_settings.update"
 	UserCreate      Kind = "user.create"
 	UserUpdate      Kind = "user.update"
 	UserRemove      Kind = "user.remove"
@@ -58,6 +59,7 @@ const (
 	KeyConflict     Kind = "server.key_conflict" // two agents use one device key
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"
+	ClientAssign    Kind = "client.assign"    // it is another person's from then on
 	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user
 	AuthTokenEnd    Kind = "auth_token.end"
 	UserCredsIssue  Kind = "user_creds.issue"   // certificates to a broker and to SSH servers

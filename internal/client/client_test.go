@@ -413,7 +413,7 @@ func TestTheEndOfASignIn(t *testing.T) {
 		if _, err := s.Servers(t.Context(), "prod"); err != nil {
 			t.Fatal(err)
 		}
-		list := "GET /v1/teams/main/servers?project_name=prod"
+		list := "GET /v1/teams/main/servers?count=1000&project_name=prod"
 		if got, want := p.asked(), []string{list, "POST /v1/clients/login", list}; !slices.Equal(got, want) {
 			t.Errorf("asked %q, want %q", got, want)
 		}

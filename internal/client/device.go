@@ -7,6 +7,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"sft"
@@ -171,23 +174,47 @@ func (s *Session) team(rest string) string {
 // Servers returns the servers that the person may reach, in project if that
 // is not empty.
 func (s *Session) Servers(ctx context.Context, project string) ([]sft.Server, error) {
-	path := s.team("/servers")
+	query := url.Values{}
 	if project != "" {
 		if err := sft.CheckName("project", project); err != nil {
 			return nil, err
 		}
-		path += "?" + url.Values{"project_name": {project}}.Encode()
+		query.Set("project_name", project)
 	}
-	var l api.List[sft.Server]
-	err := s.Do(ctx, "GET", path, nil, &l)
-	return l.List, err
+	list, err := everyPage(ctx, s, "/servers", query, func(v sft.Server) string { return v.ID })
+	slices.SortStableFunc(list, func(a, b sft.Server) int {
+		return cmp.Or(strings.Compare(a.Project, b.Project), strings.Compare(a.Name(), b.Name()), strings.Compare(a.ID, b.ID))
+	})
+	return list, err
+}
+
+// Lists come in pages of up to pageCount things, of which a person's client
+// takes maxPages at most.
+const (
+	pageCount = 1000
+	maxPages  = 200
+)
+
+// everyPage returns a whole list of the team. key is what a page begins after.
+func everyPage[T any](ctx context.Context, s *Session, path string, query url.Values, key func(T) string) ([]T, error) {
+	query.Set("count", strconv.Itoa(pageCount))
+	list := []T{}
+	for range maxPages {
+		var l api.List[T]
+		if err := s.Do(ctx, "GET", s.team(path+"?"+query.Encode()), nil, &l); err != nil {
+			return nil, err
+		}
+		if list = append(list, l.List...); len(l.List) < pageCount {
+			return list, nil
+		}
+		query.Set("offset", key(l.List[len(l.List)-1]))
+	}
+	return nil, &sft.Error{Code: sft.Internal, Msg: "the platform's list of " + strings.TrimPrefix(path, "/") + " has no end"}
 }
 
 // Projects returns the projects that the person is in.
 func (s *Session) Projects(ctx context.Context) ([]sft.Project, error) {
-	var l api.List[sft.Project]
-	err := s.Do(ctx, "GET", s.team("/projects?self=true"), nil, &l)
-	return l.List, err
+	return everyPage(ctx, s, "/projects", url.Values{"self": {"true"}}, func(v sft.Project) string { return v.Name })
 }
 
 // ServerLogin returns the name of the person's account on servers.

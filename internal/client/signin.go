@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -312,7 +313,8 @@ func (s *Session) Login(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.Account.SignedInUntil = reply.SignedInUntil
+	// It may have been given to another person.
+	s.Account.User, s.Account.SignedInUntil = cmp.Or(reply.User, s.Account.User), reply.SignedInUntil
 	return s.d.Store.put(s.Account)
 }
 

@@ -271,7 +271,7 @@ func TestSudoEntitlements(t *testing.T) {
 		}
 		var list api.List[sft.SudoEntitlement]
 		e.Do("GET", "/entitlements/sudo", nil, &list)
-		if len(list.List) != 2 || list.List[0].Name != "db" || list.List[1].Name != "web" {
+		if len(list.List) != 2 || list.List[0].Name != "web" || list.List[1].Name != "db" {
 			t.Errorf("the list is %+v", list)
 		}
 		is := func(what, want string, st api.State) {

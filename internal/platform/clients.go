@@ -7,8 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"sft"
@@ -190,61 +188,149 @@ func (p *Platform) LogoutClient(ctx context.Context, a Actor, _ struct{}) (struc
 	})
 }
 
-// ClientsRequest is GET /v1/teams/{team}/clients.
+// ClientsRequest is GET /v1/teams/{team}/clients. The key of the list is the
+// id.
 type ClientsRequest struct {
 	Team  string    `path:"team" json:"-"`
-	ID    string    `path:"id" json:"-"`
 	User  string    `query:"username" json:"-"`
 	State sft.State `query:"state" json:"-"`
 	All   string    `query:"all" json:"-"` // "true": of everybody
+	Paging
 }
 
-// ListClients returns the asker's clients, or, with All, those of the team.
-func (p *Platform) ListClients(ctx context.Context, a Actor, r ClientsRequest) ([]sft.Client, error) {
+// ClientRequest names a client.
+type ClientRequest struct {
+	Team string `path:"team" json:"-"`
+	ID   string `path:"id" json:"-"`
+}
+
+// ListClients returns the asker's clients, or, with All or another User, those
+// of the team: the oldest first. Deleted ones are left out, unless State asks
+// for them.
+func (p *Platform) ListClients(ctx context.Context, a Actor, r ClientsRequest) (api.List[sft.Client], error) {
 	action := policy.OwnClient
-	if r.All == "true" || r.User != "" {
+	all, err := flag("all", r.All)
+	if err != nil {
+		return api.List[sft.Client]{}, err
+	}
+	if all || r.User != "" && sft.Fold(r.User) != sft.Fold(a.Name) {
 		action = policy.Read
 	}
-	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) ([]sft.Client, error) {
-		id := k.user.ID
-		if action == policy.Read {
-			id = ""
+	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) (api.List[sft.Client], error) {
+		if r.State != "" && r.State != sft.StateActive && r.State != sft.StatePending && r.State != sft.StateDeleted {
+			return api.List[sft.Client]{}, &sft.Error{Code: sft.Invalid, Msg: "state " + sft.Quote(string(r.State)) + " is unknown", Hint: "use ACTIVE, PENDING or DELETED"}
 		}
-		list := []sft.Client{}
-		clients, err := tx.Clients(k.team.ID, id)
-		for _, c := range clients {
-			if (r.User == "" || sft.Fold(c.User) == sft.Fold(r.User)) && (r.State == "" && c.State != sft.StateDeleted || r.State == c.State) {
-				list = append(list, c.Client)
+		of := k.user.ID
+		switch {
+		case r.User != "" && action == policy.Read:
+			u, err := tx.User(k.team.ID, r.User)
+			if err != nil {
+				return api.List[sft.Client]{}, notFound(err, "user", r.User)
 			}
+			of = u.ID
+		case r.User == "" && all:
+			of = ""
 		}
-		slices.SortFunc(list, func(a, b sft.Client) int { return strings.Compare(a.ID, b.ID) })
-		return list, err
+		return pageOf(r.Paging, func(c store.ClientRecord) string { return c.ID },
+			func(g store.Page) ([]store.ClientRecord, error) { return tx.ClientsByID(k.team.ID, of, r.State, g) },
+			every(func(c store.ClientRecord) sft.Client { return c.Client }))
+	})
+}
+
+// clientIn finds a client that is not deleted: the asker's, or, where the
+// action lets them, another's of the team.
+func clientIn(tx *store.Tx, k asker, id string, action policy.Action) (store.ClientRecord, error) {
+	c, err := tx.Client(id)
+	if err == nil && (c.TeamID != k.team.ID || c.State == sft.StateDeleted || c.UserID != k.user.ID && !policy.May(k.user.Status, k.roles, action)) {
+		c, err = store.ClientRecord{}, store.ErrNotFound
+	}
+	return c, notFound(err, "client", id)
+}
+
+// GetClient returns one client: the asker's, or, for those who may read the
+// team, anybody's.
+func (p *Platform) GetClient(ctx context.Context, a Actor, r ClientRequest) (sft.Client, error) {
+	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) (sft.Client, error) {
+		c, err := clientIn(tx, k, r.ID, policy.Read)
+		return c.Client, err
+	})
+}
+
+// UpdateClientRequest is PUT /v1/teams/{team}/clients/{id}; what is left out
+// stays.
+type UpdateClientRequest struct {
+	Team  string    `path:"team" json:"-"`
+	ID    string    `path:"id" json:"-"`
+	State sft.State `json:"state"`
+	User  string    `json:"user_name"`
+}
+
+// UpdateClient gives a client to another person, or deletes it. Who gets one
+// gets nothing of the person before: what that client has opened ends, and so
+// does its sign-in, so that nothing can be done with it until its new person
+// has signed in on it in their own browser. And nobody's access goes to the
+// machine of somebody else on an administrator's word alone.
+func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequest) (struct{}, error) {
+	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
+		k, err := p.as(tx, a, r.Team, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		c, err := clientIn(tx, k, r.ID, policy.Administer)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		switch {
+		case r.State == "" && r.User == "":
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the client", Hint: "give user_name, or state as DELETED"}
+		case r.State == sft.StateDeleted && r.User == "":
+			return p.removeClient(tx, a, k, c)
+		case r.State != "" && r.State != sft.StateActive:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client cannot become " + sft.Quote(string(r.State)), Hint: "use ACTIVE, or DELETED without a user_name"}
+		}
+		e := p.event(a, audit.ClientAssign, k.team.Name, "", c.Hostname)
+		e.Detail = map[string]string{"client": c.ID, "user": c.User, "was": c.User}
+		if r.User == "" || sft.Fold(r.User) == sft.Fold(c.User) {
+			return e, nil
+		}
+		u, err := tx.User(k.team.ID, r.User)
+		if err == nil && (u.Type != sft.Human || u.Status != sft.StatusActive) {
+			err = store.ErrNotFound
+		}
+		if err != nil {
+			return audit.Event{}, notFound(err, "person who is active", r.User)
+		}
+		if c.MadeBy != "" {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client was made by a server for its service user, and is no person's", Hint: "delete it, or bind the account to another service user"}
+		}
+		e.Detail["user"] = u.Name
+		return e, errors.Join(tx.MoveClient(c.ID, u.ID), tx.ReviseTeam(k.team.ID))
 	})
 }
 
 // DeleteClient deletes a client: its owner's, or, for administrators,
 // anybody's. Its sessions end within seconds.
-func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientsRequest) (struct{}, error) {
+func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.OwnClient)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		c, err := tx.Client(r.ID)
-		if err == nil && (c.TeamID != k.team.ID || c.State == sft.StateDeleted ||
-			c.UserID != k.user.ID && !policy.May(k.user.Status, k.roles, policy.Administer)) {
-			err = store.ErrNotFound
-		}
+		c, err := clientIn(tx, k, r.ID, policy.Administer)
 		if err != nil {
-			return audit.Event{}, notFound(err, "client", r.ID)
+			return audit.Event{}, err
 		}
 		if a.Client != "" && a.Client != c.ID { // to leave needs no sign-in, to throw out does
 			if err := p.signedIn(tx.Notes, a); err != nil {
 				return audit.Event{}, err
 			}
 		}
-		e := p.event(a, audit.ClientRemove, k.team.Name, "", c.Hostname)
-		e.Detail = map[string]string{"client": c.ID, "user": c.User}
-		return e, errors.Join(tx.RemoveClient(c.ID), tx.ReviseTeam(k.team.ID))
+		return p.removeClient(tx, a, k, c)
 	})
+}
+
+func (p *Platform) removeClient(tx *store.Tx, a Actor, k asker, c store.ClientRecord) (audit.Event, error) {
+	e := p.event(a, audit.ClientRemove, k.team.Name, "", c.Hostname)
+	e.Detail = map[string]string{"client": c.ID, "user": c.User}
+	return e, errors.Join(tx.RemoveClient(c.ID), tx.ReviseTeam(k.team.ID))
 }

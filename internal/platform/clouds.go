@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"sft"
@@ -56,20 +54,12 @@ func (p *Platform) CreateCloudAccount(ctx context.Context, a Actor, r CloudAccou
 }
 
 // ListCloudAccounts returns the cloud accounts of a project.
-func (p *Platform) ListCloudAccounts(ctx context.Context, a Actor, r CloudAccountRequest) ([]sft.CloudAccount, error) {
-	return read(ctx, p, a, r.Team, policy.Administer, func(tx *store.Tx, k asker) ([]sft.CloudAccount, error) {
-		pr, err := tx.Project(k.team.ID, r.Project)
-		if err != nil {
-			return nil, notFound(err, "project", r.Project)
-		}
-		list := []sft.CloudAccount{}
-		accounts, err := tx.CloudAccounts(pr.ID)
-		for _, c := range accounts {
-			list = append(list, c.CloudAccount)
-		}
-		slices.SortFunc(list, func(a, b sft.CloudAccount) int { return strings.Compare(a.ID, b.ID) })
-		return list, err
-	})
+func (p *Platform) ListCloudAccounts(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.CloudAccount], error) {
+	return listIn(ctx, p, a, r, policy.Administer, func(c store.CloudAccountRecord) string { return c.ID },
+		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.CloudAccountRecord, error) {
+			return tx.CloudAccountsByID(pr.ID, g)
+		},
+		func(c store.CloudAccountRecord) sft.CloudAccount { return c.CloudAccount })
 }
 
 // GetCloudAccount returns one cloud account.

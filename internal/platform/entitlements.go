@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/policy"
 	"sft/internal/store"
@@ -56,16 +57,19 @@ func tell(e *audit.Event, s sft.SudoEntitlement) {
 	}
 }
 
-// ListSudo returns the sudo entitlements of a team.
-func (p *Platform) ListSudo(ctx context.Context, a Actor, r TeamRequest) ([]sft.SudoEntitlement, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.SudoEntitlement, error) {
-		list := []sft.SudoEntitlement{}
-		sudo, err := tx.Sudos(k.team.ID)
-		for _, s := range sudo {
-			list = append(list, s.SudoEntitlement)
-		}
-		slices.SortFunc(list, func(a, b sft.SudoEntitlement) int { return strings.Compare(a.Name, b.Name) })
-		return list, err
+// SudosRequest is GET /v1/teams/{team}/entitlements/sudo. The key of the list
+// is the id.
+type SudosRequest struct {
+	Team string `path:"team" json:"-"`
+	Paging
+}
+
+// ListSudo returns the sudo entitlements of a team, the oldest first.
+func (p *Platform) ListSudo(ctx context.Context, a Actor, r SudosRequest) (api.List[sft.SudoEntitlement], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.SudoEntitlement], error) {
+		return pageOf(r.Paging, func(s store.SudoRecord) string { return s.ID },
+			func(g store.Page) ([]store.SudoRecord, error) { return tx.SudosByID(k.team.ID, g) },
+			every(func(s store.SudoRecord) sft.SudoEntitlement { return s.SudoEntitlement }))
 	})
 }
 

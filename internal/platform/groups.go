@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/policy"
 	"sft/internal/store"
@@ -58,17 +59,26 @@ func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sf
 	return g.Group, err
 }
 
+// GroupsRequest is GET /v1/teams/{team}/groups. The key of the list is the
+// group's name.
+type GroupsRequest struct {
+	Team     string `path:"team" json:"-"`
+	Contains string `query:"contains" json:"-"` // in the name
+	Paging
+}
+
 // ListGroups returns the groups of a team.
-func (p *Platform) ListGroups(ctx context.Context, a Actor, r TeamRequest) ([]sft.Group, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.Group, error) {
-		list := []sft.Group{}
-		groups, err := tx.Groups(k.team.ID)
-		for _, g := range groups {
-			list = append(list, g.Group)
-		}
-		slices.SortFunc(list, func(a, b sft.Group) int { return strings.Compare(a.Name, b.Name) })
-		return list, err
+func (p *Platform) ListGroups(ctx context.Context, a Actor, r GroupsRequest) (api.List[sft.Group], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.Group], error) {
+		return groupPage(r.Paging, func(g store.Page) ([]store.GroupRecord, error) { return tx.GroupsByName(k.team.ID, r.Contains, g) })
 	})
+}
+
+// groupPage is a page of groups, by name.
+func groupPage(g Paging, more func(store.Page) ([]store.GroupRecord, error)) (api.List[sft.Group], error) {
+	g.Offset = sft.Fold(g.Offset)
+	return pageOf(g, func(r store.GroupRecord) string { return sft.Fold(r.Name) }, more,
+		every(func(r store.GroupRecord) sft.Group { return r.Group }))
 }
 
 // GetGroup returns one group.
@@ -139,25 +149,79 @@ type MemberRequest struct {
 	Name  string `json:"name"`
 }
 
-// ListMembers returns the users in a group.
-func (p *Platform) ListMembers(ctx context.Context, a Actor, r MemberRequest) ([]sft.User, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.User, error) {
+// MembersRequest is GET /v1/teams/{team}/groups/{group}/users, and
+// …/users_not_in_group. The key of the list is the user's id.
+type MembersRequest struct {
+	Team           string `path:"team" json:"-"`
+	Group          string `path:"group" json:"-"`
+	IncludeService string `query:"include_service_users" json:"-"` // "true": among those who are not in the group
+	UserFilter
+	Paging
+}
+
+// ListMembers returns the users in a group, in the order in which they were
+// made.
+func (p *Platform) ListMembers(ctx context.Context, a Actor, r MembersRequest) (api.List[sft.User], error) {
+	return p.members(ctx, a, r, func(g store.GroupRecord, f *store.UserFilter) error {
+		if g.Name != sft.Everyone { // of which all are
+			f.MemberOf = g.ID
+		}
+		return nil
+	})
+}
+
+// ListNotMembers returns the people who are not in a group, and service users
+// if they are asked for.
+func (p *Platform) ListNotMembers(ctx context.Context, a Actor, r MembersRequest) (api.List[sft.User], error) {
+	return p.members(ctx, a, r, func(g store.GroupRecord, f *store.UserFilter) error {
+		if g.Name == sft.Everyone {
+			return builtIn(g.Name)
+		}
+		services, err := flag("include_service_users", r.IncludeService)
+		if !services && f.Type == "" {
+			f.Type = sft.Human
+		}
+		f.NotIn = g.ID
+		return err
+	})
+}
+
+func (p *Platform) members(ctx context.Context, a Actor, r MembersRequest, which func(store.GroupRecord, *store.UserFilter) error) (api.List[sft.User], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.User], error) {
 		g, err := tx.Group(k.team.ID, r.Group)
 		if err != nil {
-			return nil, notFound(err, "group", r.Group)
+			return api.List[sft.User]{}, notFound(err, "group", r.Group)
 		}
-		users, err := tx.Members(g.ID)
-		if g.Name == sft.Everyone {
-			users, err = tx.Users(k.team.ID)
+		f, err := r.UserFilter.checked()
+		if err == nil {
+			f.NotDeleted = true
+			err = which(g, &f)
 		}
-		list := []sft.User{}
-		for _, u := range users {
-			if u.Status != sft.StatusDeleted {
-				list = append(list, u.User)
-			}
+		if err != nil {
+			return api.List[sft.User]{}, err
 		}
-		slices.SortFunc(list, func(a, b sft.User) int { return strings.Compare(a.Name, b.Name) })
-		return list, err
+		return pageOf(r.Paging, func(u store.UserRecord) string { return u.ID },
+			func(g store.Page) ([]store.UserRecord, error) { return tx.UsersByID(k.team.ID, f, g) },
+			every(func(u store.UserRecord) sft.User { return u.User }))
+	})
+}
+
+// UserGroupsRequest is GET /v1/teams/{team}/users/{user}/groups. The key of the
+// list is the group's name.
+type UserGroupsRequest struct {
+	Team string `path:"team" json:"-"`
+	User string `path:"user" json:"-"`
+	Paging
+}
+
+// ListUserGroups returns the groups that a user is in, "everyone" among them.
+func (p *Platform) ListUserGroups(ctx context.Context, a Actor, r UserGroupsRequest) (api.List[sft.Group], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.Group], error) {
+		u, err := tx.User(k.team.ID, r.User)
+		if err != nil {
+			return api.List[sft.Group]{}, notFound(err, "user", r.User)
+		}
+		return groupPage(r.Paging, func(g store.Page) ([]store.GroupRecord, error) { return tx.GroupsOfByName(u, g) })
 	})
 }
 

@@ -75,7 +75,7 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 				return done, err
 			}
 		}
-		team := sft.Team{ID: audit.NewID(), Name: r.Team, CreatedAt: now().UTC(), ClientSession: 36000, AllowDeviceCode: true}
+		team := sft.Team{ID: audit.NewID(), Name: r.Team, CreatedAt: now().UTC(), ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}
 		if err := tx.AddTeam(team); err != nil {
 			return done, err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/policy"
 	"sft/internal/store"
@@ -143,27 +144,55 @@ type TeamRequest struct {
 	Team string `path:"team" json:"-"`
 }
 
+// UserFilter says which users are listed; what is left out lets all through.
+type UserFilter struct {
+	Contains   string       `query:"contains" json:"-"`    // in the name
+	StartsWith string       `query:"starts_with" json:"-"` // the name
+	Status     sft.Status   `query:"status" json:"-"`
+	Type       sft.UserType `query:"user_type" json:"-"`
+}
+
+// checked refuses a filter that can mean nothing.
+func (f UserFilter) checked() (store.UserFilter, error) {
+	switch {
+	case f.Status != "" && f.Status != sft.StatusActive && f.Status != sft.StatusDisabled && f.Status != sft.StatusDeleted:
+		return store.UserFilter{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(f.Status)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
+	case f.Type != "" && f.Type != sft.Human && f.Type != sft.Service:
+		return store.UserFilter{}, &sft.Error{Code: sft.Invalid, Msg: "user_type " + sft.Quote(string(f.Type)) + " is unknown", Hint: "use human or service"}
+	}
+	return store.UserFilter{Contains: f.Contains, StartsWith: f.StartsWith, Status: f.Status, Type: f.Type}, nil
+}
+
+// UsersRequest is GET /v1/teams/{team}/users and …/service_users. The key of
+// the list is the name.
+type UsersRequest struct {
+	Team string `path:"team" json:"-"`
+	UserFilter
+	Paging
+}
+
 // ListUsers returns the people of a team.
-func (p *Platform) ListUsers(ctx context.Context, a Actor, r TeamRequest) ([]sft.User, error) {
-	return p.listUsers(ctx, a, r.Team, sft.Human)
+func (p *Platform) ListUsers(ctx context.Context, a Actor, r UsersRequest) (api.List[sft.User], error) {
+	r.Type = sft.Human
+	return p.listUsers(ctx, a, r)
 }
 
 // ListServiceUsers returns the service users of a team.
-func (p *Platform) ListServiceUsers(ctx context.Context, a Actor, r TeamRequest) ([]sft.User, error) {
-	return p.listUsers(ctx, a, r.Team, sft.Service)
+func (p *Platform) ListServiceUsers(ctx context.Context, a Actor, r UsersRequest) (api.List[sft.User], error) {
+	r.Type = sft.Service
+	return p.listUsers(ctx, a, r)
 }
 
-func (p *Platform) listUsers(ctx context.Context, a Actor, team string, kind sft.UserType) ([]sft.User, error) {
-	return read(ctx, p, a, team, policy.Read, func(tx *store.Tx, k asker) ([]sft.User, error) {
-		list := []sft.User{}
-		users, err := tx.Users(k.team.ID)
-		for _, u := range users {
-			if u.Type == kind {
-				list = append(list, u.User)
-			}
+func (p *Platform) listUsers(ctx context.Context, a Actor, r UsersRequest) (api.List[sft.User], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.User], error) {
+		f, err := r.UserFilter.checked()
+		if err != nil {
+			return api.List[sft.User]{}, err
 		}
-		slices.SortFunc(list, func(a, b sft.User) int { return strings.Compare(a.Name, b.Name) })
-		return list, err
+		r.Offset = sft.Fold(r.Offset)
+		return pageOf(r.Paging, func(u store.UserRecord) string { return sft.Fold(u.Name) },
+			func(g store.Page) ([]store.UserRecord, error) { return tx.UsersByName(k.team.ID, f, g) },
+			every(func(u store.UserRecord) sft.User { return u.User }))
 	})
 }
 
@@ -202,47 +231,75 @@ func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest)
 		if err != nil {
 			return audit.Event{}, notFound(err, "user", r.User)
 		}
-		switch {
-		case u.ID == k.user.ID:
-			return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "nobody may change their own status", Hint: "ask another administrator"}
-		case r.Status != sft.StatusActive && r.Status != sft.StatusDisabled && r.Status != sft.StatusDeleted:
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(r.Status)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
-		case u.Status == sft.StatusDeleted:
-			return audit.Event{}, noSuch("user", r.User)
-		}
-		kind := audit.UserUpdate
-		if r.Status == sft.StatusDeleted {
-			kind = audit.UserRemove
-		}
-		e := p.event(a, kind, k.team.Name, "", u.Name)
-		e.Detail = map[string]string{"status": string(r.Status), "was": string(u.Status)}
-		u.Status = r.Status
-		if err := tx.SaveUser(u); err != nil {
+		return p.setStatus(tx, a, k, &u, r)
+	})
+}
+
+// GetServiceUser returns one service user.
+func (p *Platform) GetServiceUser(ctx context.Context, a Actor, r UserRequest) (sft.User, error) {
+	var u store.UserRecord
+	err := p.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		_, u, err = p.serviceUser(tx, a, r, policy.Read)
+		return err
+	})
+	return u.User, err
+}
+
+// UpdateServiceUser is UpdateUser for a service user, and returns it. One that
+// is not active has no token, and its keys get none.
+func (p *Platform) UpdateServiceUser(ctx context.Context, a Actor, r UpdateUserRequest) (sft.User, error) {
+	var u store.UserRecord
+	err := p.change(ctx, a, func(tx *store.Tx) (e audit.Event, err error) {
+		var k asker
+		if k, u, err = p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer); err != nil {
 			return e, err
 		}
-		if r.Status != sft.StatusActive {
-			if err := errors.Join(tx.EndWebSessions(u.ID), tx.EndFirstUses(u.ID)); err != nil {
-				return e, err
-			}
-			// Clients that agents asked for do not come back with the service user;
-			// what it is bound to does, unless it is gone for good.
-			end := tx.RemoveBoundClients
-			if r.Status == sft.StatusDeleted {
-				end = tx.RemoveBindings
-			}
-			if err := end(u.ID); err != nil {
-				return e, err
-			}
-			owners, err := tx.Group(k.team.ID, sft.Owners)
-			if err != nil {
-				return e, err
-			}
-			if err := keepsOwner(tx, owners, u.Name); err != nil {
-				return e, err
-			}
-		}
-		return e, tx.ReviseTeam(k.team.ID)
+		return p.setStatus(tx, a, k, &u, r)
 	})
+	return u.User, err
+}
+
+func (p *Platform) setStatus(tx *store.Tx, a Actor, k asker, u *store.UserRecord, r UpdateUserRequest) (audit.Event, error) {
+	switch {
+	case u.ID == k.user.ID:
+		return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "nobody may change their own status", Hint: "ask another administrator"}
+	case r.Status != sft.StatusActive && r.Status != sft.StatusDisabled && r.Status != sft.StatusDeleted:
+		return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(r.Status)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
+	case u.Status == sft.StatusDeleted:
+		return audit.Event{}, noSuch("user", r.User)
+	}
+	kind := audit.UserUpdate
+	if r.Status == sft.StatusDeleted {
+		kind = audit.UserRemove
+	}
+	e := p.event(a, kind, k.team.Name, "", u.Name)
+	e.Detail = map[string]string{"status": string(r.Status), "was": string(u.Status)}
+	u.Status = r.Status
+	if err := tx.SaveUser(*u); err != nil {
+		return e, err
+	}
+	if r.Status != sft.StatusActive {
+		if err := errors.Join(tx.EndWebSessions(u.ID), tx.EndFirstUses(u.ID)); err != nil {
+			return e, err
+		}
+		// Clients that agents asked for do not come back with the service user;
+		// what it is bound to does, unless it is gone for good.
+		end := tx.RemoveBoundClients
+		if r.Status == sft.StatusDeleted {
+			end = tx.RemoveBindings
+		}
+		if err := end(u.ID); err != nil {
+			return e, err
+		}
+		owners, err := tx.Group(k.team.ID, sft.Owners)
+		if err != nil {
+			return e, err
+		}
+		if err := keepsOwner(tx, owners, u.Name); err != nil {
+			return e, err
+		}
+	}
+	return e, tx.ReviseTeam(k.team.ID)
 }
 
 // ResetUser makes a new one-time link for a person; the old password stays
@@ -337,18 +394,26 @@ func (p *Platform) serviceUser(tx *store.Tx, a Actor, r UserRequest, action poli
 	return k, u, notFound(err, "service user", r.User)
 }
 
-// ListKeys returns a service user's keys, without their secrets.
-func (p *Platform) ListKeys(ctx context.Context, a Actor, r UserRequest) ([]sft.ServiceKey, error) {
-	list := []sft.ServiceKey{}
+// KeysRequest is GET /v1/teams/{team}/service_users/{user}/keys. The key of
+// the list is the id.
+type KeysRequest struct {
+	Team string `path:"team" json:"-"`
+	User string `path:"user" json:"-"`
+	Paging
+}
+
+// ListKeys returns a service user's keys, without their secrets, the oldest
+// first.
+func (p *Platform) ListKeys(ctx context.Context, a Actor, r KeysRequest) (api.List[sft.ServiceKey], error) {
+	var list api.List[sft.ServiceKey]
 	err := p.DB.Read(ctx, func(tx *store.Tx) error {
-		_, u, err := p.serviceUser(tx, a, r, policy.Administer)
+		_, u, err := p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer)
 		if err != nil {
 			return err
 		}
-		keys, err := tx.Keys(u.ID)
-		for _, k := range keys {
-			list = append(list, k.ServiceKey)
-		}
+		list, err = pageOf(r.Paging, func(k store.KeyRecord) string { return k.ID },
+			func(g store.Page) ([]store.KeyRecord, error) { return tx.KeysByID(u.ID, g) },
+			every(func(k store.KeyRecord) sft.ServiceKey { return k.ServiceKey }))
 		return err
 	})
 	return list, err

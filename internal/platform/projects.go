@@ -21,7 +21,6 @@ import (
 type ProjectRequest struct {
 	Team                string `path:"team" json:"-"`
 	Project             string `path:"project" json:"-"`
-	Self                string `query:"self" json:"-"` // "true": only those whose servers the asker may reach
 	Name                string `json:"name"`
 	CreateServerUsers   *bool  `json:"create_server_users"`
 	DeleteServerUsers   *bool  `json:"delete_server_users"`
@@ -208,26 +207,33 @@ func certificates(list []*ca.Authority) (der [][]byte) {
 	return der
 }
 
+// ProjectsRequest is GET /v1/teams/{team}/projects. The key of the list is the
+// name.
+type ProjectsRequest struct {
+	Team string `path:"team" json:"-"`
+	Self string `query:"self" json:"-"` // "true": only those whose servers the asker may reach
+	Paging
+}
+
 // ListProjects returns the projects of a team.
-func (p *Platform) ListProjects(ctx context.Context, a Actor, r ProjectRequest) ([]sft.Project, error) {
+func (p *Platform) ListProjects(ctx context.Context, a Actor, r ProjectsRequest) (api.List[sft.Project], error) {
+	self, err := flag("self", r.Self)
+	if err != nil {
+		return api.List[sft.Project]{}, err
+	}
 	action := policy.Read
-	if r.Self == "true" {
+	if self {
 		action = policy.OwnClient
 	}
-	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) ([]sft.Project, error) {
-		list := []sft.Project{}
-		projects, err := tx.Projects(k.team.ID)
-		if err != nil {
-			return nil, err
-		}
+	return read(ctx, p, a, r.Team, action, func(tx *store.Tx, k asker) (api.List[sft.Project], error) {
 		reach, err := p.reachOf(tx, k.user)
-		for _, pr := range projects {
-			if r.Self != "true" || reach.some(pr.ID) {
-				list = append(list, pr.Project)
-			}
+		if err != nil {
+			return api.List[sft.Project]{}, err
 		}
-		slices.SortFunc(list, func(a, b sft.Project) int { return strings.Compare(a.Name, b.Name) })
-		return list, err
+		r.Offset = sft.Fold(r.Offset)
+		return pageOf(r.Paging, func(pr store.ProjectRecord) string { return sft.Fold(pr.Name) },
+			func(g store.Page) ([]store.ProjectRecord, error) { return tx.ProjectsByName(k.team.ID, g) },
+			func(pr store.ProjectRecord) (sft.Project, bool) { return pr.Project, !self || reach.some(pr.ID) })
 	})
 }
 
@@ -304,20 +310,22 @@ type ProjectGroupRequest struct {
 	SudoEntitlements  []string `json:"sudo_entitlements"`
 }
 
-// ListProjectGroups returns the groups of a project.
-func (p *Platform) ListProjectGroups(ctx context.Context, a Actor, r ProjectGroupRequest) ([]sft.ProjectGroup, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.ProjectGroup, error) {
+// ListProjectGroups returns the groups of a project, by their names.
+func (p *Platform) ListProjectGroups(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.ProjectGroup], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.ProjectGroup], error) {
 		pr, err := tx.Project(k.team.ID, r.Project)
 		if err != nil {
-			return nil, notFound(err, "project", r.Project)
+			return api.List[sft.ProjectGroup]{}, notFound(err, "project", r.Project)
 		}
 		list := []sft.ProjectGroup{}
 		groups, err := tx.ProjectGroups(pr.ID)
+		if err != nil {
+			return api.List[sft.ProjectGroup]{}, err
+		}
 		for _, g := range groups {
 			list = append(list, g.ProjectGroup)
 		}
-		slices.SortFunc(list, func(a, b sft.ProjectGroup) int { return strings.Compare(a.Group, b.Group) })
-		return list, err
+		return pageIn(r.Paging, list, func(g sft.ProjectGroup) string { return g.Group })
 	})
 }
 
@@ -420,27 +428,24 @@ func (p *Platform) RemoveProjectGroup(ctx context.Context, a Actor, r ProjectGro
 	})
 }
 
-// ServerUserRequest names a project.
-type ServerUserRequest struct {
-	Team    string `path:"team" json:"-"`
-	Project string `path:"project" json:"-"`
-}
-
 // ListServerUsers returns the local accounts that should exist on a
-// project's servers: on some of them, where selectors say on which.
-func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r ServerUserRequest) ([]sft.ServerUser, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.ServerUser, error) {
+// project's servers, by the names of the users: on some of them, where selectors
+// say on which.
+func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.ServerUser], error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.ServerUser], error) {
 		pr, err := tx.Project(k.team.ID, r.Project)
 		if err != nil {
-			return nil, notFound(err, "project", r.Project)
+			return api.List[sft.ServerUser]{}, notFound(err, "project", r.Project)
 		}
 		list := []sft.ServerUser{}
 		var st api.State
-		err = p.accounts(tx, pr, nil, &st)
+		if err := p.accounts(tx, pr, nil, &st); err != nil {
+			return api.List[sft.ServerUser]{}, err
+		}
 		for _, u := range st.Users {
 			list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
 		}
-		return list, err
+		return pageIn(r.Paging, list, func(u sft.ServerUser) string { return u.User })
 	})
 }
 

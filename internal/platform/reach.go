@@ -72,23 +72,41 @@ func (r reach) all(s store.ServerRecord, pr store.ProjectRecord) (policy.Facts, 
 	return f, err
 }
 
-// servers returns those of a project that the user may reach and the filter
-// means, or, with everything, all that it means. Where the selectors name labels
-// that servers are found by, only the servers that have them are read.
-func (r reach) servers(projectID string, filter policy.Selector, everything bool) ([]store.ServerRecord, error) {
-	var each [][]store.Labelled
-	if h, ok := filter.Hint(); ok {
-		each = append(each, []store.Labelled{{Names: h.Keys, Values: h.Values}})
-	}
-	if !everything {
-		if a, ok := found(r.grants[projectID]); ok {
-			each = append(each, a)
+// projects are those in which there may be a server that the user may reach, in
+// order.
+func (r reach) projects() []string {
+	list := []string{}
+	for id := range r.grants {
+		if r.some(id) {
+			list = append(list, id)
 		}
 	}
-	list, err := r.tx.ServersLabelled(projectID, each...)
-	return slices.DeleteFunc(list, func(s store.ServerRecord) bool {
-		return !filter.Matches(s.Labels()) || !everything && !r.on(s).Access
-	}), err
+	slices.Sort(list)
+	return list
+}
+
+// labels are those that the servers of the projects are found by which the user
+// may reach and the filter means or, with everything, all that it means: as far
+// as selectors name labels that servers are found by.
+func (r reach) labels(projects []string, filter policy.Selector, everything bool) (each [][]store.Labelled) {
+	if h, ok := filter.Hint(); ok && len(projects) > 0 {
+		each = append(each, []store.Labelled{{Names: h.Keys, Values: h.Values}})
+	}
+	if everything {
+		return each
+	}
+	var any []store.Labelled
+	for _, id := range projects {
+		list, ok := found(r.grants[id])
+		if !ok {
+			return each
+		}
+		any = append(any, list...)
+	}
+	if len(any) > 0 {
+		each = append(each, any)
+	}
+	return each
 }
 
 // found are the labels of which every server that the grants are for has one.

@@ -550,7 +550,7 @@ func TestUnmanagedServers(t *testing.T) {
 		if got := list("/projects/lab/unmanaged_servers"); !slices.Equal(got, []string{"Jump false ACTIVE"}) {
 			t.Errorf("the list is %q", got)
 		}
-		if got := list("/projects/lab/servers"); !slices.Equal(got, []string{"Jump false ACTIVE", "web01 true ACTIVE"}) {
+		if got := list("/projects/lab/servers"); !slices.Equal(got, []string{"web01 true ACTIVE", "Jump false ACTIVE"}) {
 			t.Errorf("the servers are %q", got)
 		}
 		var v api.ResolveReply

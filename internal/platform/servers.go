@@ -299,61 +299,76 @@ func (p *Platform) admitToken(tx *store.Tx, secret string) (admission, error) {
 }
 
 // ServersRequest is GET /v1/teams/{team}/servers and, for one project, GET
-// /v1/teams/{team}/projects/{project}/servers.
+// /v1/teams/{team}/projects/{project}/servers. The key of the list is the id.
+// What is given of the rest has to be so of each server.
 type ServersRequest struct {
-	Team    string    `path:"team" json:"-"`
-	Project string    `path:"project" json:"-"`
-	Name    string    `query:"project_name" json:"-"`
-	State   sft.State `query:"state" json:"-"`
+	Team             string    `path:"team" json:"-"`
+	Project          string    `path:"project" json:"-"`
+	Name             string    `query:"project_name" json:"-"`
+	State            sft.State `query:"state" json:"-"`
+	Hostname         string    `query:"hostname" json:"-"` // names, in any case
+	CanonicalName    string    `query:"canonical_name" json:"-"`
+	Bastion          string    `query:"bastion" json:"-"`
+	AltNamesContains string    `query:"alt_names_contains" json:"-"` // a whole name
+	CloudProvider    string    `query:"cloud_provider" json:"-"`
 	// Selector is a label selector; a key without a source is one of any.
 	Selector string `query:"selector" json:"-"`
+	Paging
+}
+
+// noun returns the server, if it is one of those asked for by what is not in
+// the store's filter.
+func (r ServersRequest) noun(now time.Time) func(store.ServerRecord) (sft.Server, bool) {
+	same := func(want string) func(string) bool {
+		return func(name string) bool { return sft.HostFold(name) == sft.HostFold(want) }
+	}
+	return func(s store.ServerRecord) (sft.Server, bool) {
+		v := s.Server(now)
+		return v, (r.Bastion == "" || same(r.Bastion)(v.Bastion)) && (r.AltNamesContains == "" || slices.ContainsFunc(v.AltNames, same(r.AltNamesContains)))
+	}
 }
 
 // ListServers returns servers that the asker may reach, or, for those who
-// may read the team, all.
-func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) ([]sft.Server, error) {
-	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) ([]sft.Server, error) {
+// may read the team, all: the oldest first.
+func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (api.List[sft.Server], error) {
+	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) (api.List[sft.Server], error) {
+		if r.State != "" && r.State != sft.StateActive && r.State != sft.StateInactive {
+			return api.List[sft.Server]{}, &sft.Error{Code: sft.Invalid, Msg: "state " + sft.Quote(string(r.State)) + " is unknown", Hint: "use ACTIVE or INACTIVE"}
+		}
+		f := store.ServerFilter{State: r.State, SeenSince: p.Now().Add(-sft.ActiveFor).UnixMicro(), Hostname: r.Hostname, CanonicalName: r.CanonicalName, CloudProvider: r.CloudProvider}
 		filter, err := policy.ParseFilter(r.Selector)
 		if err != nil {
-			return nil, err
-		}
-		if r.Project == "" {
-			r.Project = r.Name
-		}
-		projects, err := tx.Projects(k.team.ID)
-		if err != nil {
-			return nil, err
+			return api.List[sft.Server]{}, err
 		}
 		reach, err := p.reachOf(tx, k.user)
 		if err != nil {
-			return nil, err
+			return api.List[sft.Server]{}, err
 		}
 		// A client lists what its person can connect to; the API lists the team.
 		everything := a.Client == "" && policy.May(k.user.Status, k.roles, policy.Read)
-		list := []sft.Server{}
-		found := r.Project == ""
-		for _, pr := range projects {
-			if r.Project != "" && sft.Fold(pr.Name) != sft.Fold(r.Project) || !reach.some(pr.ID) && !everything {
-				continue
+		if r.Project == "" {
+			r.Project = r.Name
+		}
+		if r.Project != "" {
+			pr, err := tx.Project(k.team.ID, r.Project)
+			if err == nil && !everything && !reach.some(pr.ID) {
+				err = store.ErrNotFound
 			}
-			found = true
-			servers, err := reach.servers(pr.ID, filter, everything)
 			if err != nil {
-				return nil, err
+				return api.List[sft.Server]{}, notFound(err, "project", r.Project)
 			}
-			for _, s := range servers {
-				if v := s.Server(p.Now()); r.State == "" || v.State == r.State {
-					list = append(list, v)
-				}
-			}
+			f.Projects = []string{pr.ID}
+		} else if !everything {
+			f.Projects = reach.projects()
 		}
-		if !found {
-			return nil, noSuch("project", r.Project)
-		}
-		slices.SortFunc(list, func(a, b sft.Server) int {
-			return strings.Compare(a.Project+"\x00"+a.Name()+"\x00"+a.ID, b.Project+"\x00"+b.Name()+"\x00"+b.ID)
-		})
-		return list, nil
+		f.Labels = reach.labels(f.Projects, filter, everything)
+		noun := r.noun(p.Now())
+		return pageOf(r.Paging, func(s store.ServerRecord) string { return s.ID },
+			func(g store.Page) ([]store.ServerRecord, error) { return tx.ServersByID(k.team.ID, f, g) },
+			func(s store.ServerRecord) (sft.Server, bool) {
+				v, ok := noun(s)
+				return v, ok && filter.Matches(s.Labels()) && (everything || reach.on(s).Access)
+			})
 	})
 }
 

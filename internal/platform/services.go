@@ -79,20 +79,31 @@ func (p *Platform) CreateBinding(ctx context.Context, a Actor, r BindingRequest)
 	return v, err
 }
 
+// BindingsRequest is GET /v1/teams/{team}/service_users/{user}/bindings. The
+// key of the list is the id.
+type BindingsRequest struct {
+	Team string `path:"team" json:"-"`
+	User string `path:"user" json:"-"`
+	Paging
+}
+
 // ListBindings returns the bindings of a service user, the oldest first.
-func (p *Platform) ListBindings(ctx context.Context, a Actor, r BindingRequest) ([]sft.ServiceBinding, error) {
-	list := []sft.ServiceBinding{}
+func (p *Platform) ListBindings(ctx context.Context, a Actor, r BindingsRequest) (api.List[sft.ServiceBinding], error) {
+	var list api.List[sft.ServiceBinding]
 	err := p.DB.Read(ctx, func(tx *store.Tx) error {
 		_, u, err := p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Read)
 		if err != nil {
 			return err
 		}
-		bindings, err := tx.Bindings(u.ID)
-		for _, b := range bindings {
-			v, verr := binding(tx, b, u.Name, p.Now())
-			list, err = append(list, v), errors.Join(err, verr)
-		}
-		return err
+		var bad error
+		list, err = pageOf(r.Paging, func(b store.Binding) string { return b.ID },
+			func(g store.Page) ([]store.Binding, error) { return tx.BindingsByID(u.ID, g) },
+			every(func(b store.Binding) sft.ServiceBinding {
+				v, err := binding(tx, b, u.Name, p.Now())
+				bad = errors.Join(bad, err)
+				return v
+			}))
+		return errors.Join(err, bad)
 	})
 	return list, err
 }

@@ -21,7 +21,6 @@ import (
 
 // The lives of what sign-ins are made of.
 const (
-	webSessionLife = 10 * time.Hour
 	codeLife       = time.Minute      // an authorization code, RFC 6749 4.1.2
 	deviceCodeLife = 10 * time.Minute // RFC 8628
 	devicePoll     = 2 * time.Second
@@ -77,16 +76,16 @@ func (p *Platform) SetFirstPassword(ctx context.Context, a Actor, secret, passwo
 		if err := errors.Join(tx.EndFirstUses(u.ID), tx.EndWebSessions(u.ID), tx.SetPassword(u.ID, hash)); err != nil {
 			return audit.Event{}, err
 		}
-		cookie, err = p.newWebSession(tx, u.ID)
+		cookie, err = p.newWebSession(tx, team, u.ID)
 		return p.event(a, audit.PasswordChange, team.Name, "", u.Name), err
 	})
 	return cookie, err
 }
 
-func (p *Platform) newWebSession(tx *store.Tx, userID string) (sft.Secret, error) {
+func (p *Platform) newWebSession(tx *store.Tx, team sft.Team, userID string) (sft.Secret, error) {
 	secret, hash := newToken()
 	now := p.Now()
-	return secret, tx.AddWebSession(hash, store.WebSession{UserID: userID, SignedIn: now, Expires: now.Add(webSessionLife)})
+	return secret, tx.AddWebSession(hash, store.WebSession{UserID: userID, SignedIn: now, Expires: now.Add(time.Duration(team.WebSession) * time.Second)})
 }
 
 // SignIn checks a person's password, and returns a new web session's secret.
@@ -128,7 +127,7 @@ func (p *Platform) SignIn(ctx context.Context, a Actor, team, user string, passw
 			err = errNobody
 		}
 		if err == nil {
-			cookie, err = p.newWebSession(tx, u.ID)
+			cookie, err = p.newWebSession(tx, t, u.ID)
 		}
 		return e, err
 	})

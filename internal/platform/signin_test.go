@@ -457,7 +457,7 @@ func setTeam(t *testing.T, e *testenv.Env, f func(*sft.Team)) {
 func foreign(t *testing.T, e *testenv.Env) {
 	t.Helper()
 	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
-		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: e.Clock.Now(), ClientSession: 36000, AllowDeviceCode: true}
+		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: e.Clock.Now(), ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}
 		u := store.UserRecord{TeamID: team.ID}
 		u.ID, u.Name, u.Type, u.Status, u.Login, u.UID, u.GID, u.CreateAt = audit.NewID(), "zoe", sft.Human, sft.StatusActive, "zoe", 60001, 63001, e.Clock.Now()
 		g := store.GroupRecord{TeamID: team.ID, Group: sft.Group{ID: audit.NewID(), Name: sft.Owners, Roles: []sft.Role{sft.AccessAdmin}}}
@@ -574,7 +574,7 @@ func TestDeleteClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = e.Platform.DeleteClient(ctx, platform.Actor{User: zoe.ID}, platform.ClientsRequest{Team: "other", ID: ann.ID})
+	_, err = e.Platform.DeleteClient(ctx, platform.Actor{User: zoe.ID}, platform.ClientRequest{Team: "other", ID: ann.ID})
 	wantCode(t, "by an administrator of another team", err, sft.NotFound)
 
 	// One's own client goes without a sign-in; others' do not, and not by

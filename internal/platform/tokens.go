@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"slices"
 	"strings"
 	"time"
 
@@ -67,21 +66,14 @@ func (p *Platform) newEnrollmentToken(tx *store.Tx, projectID, by string, r Toke
 	return reply, tx.AddToken(t)
 }
 
-// ListTokens returns the enrollment tokens of a project, without their secrets.
-func (p *Platform) ListTokens(ctx context.Context, a Actor, r TokenRequest) ([]sft.EnrollmentToken, error) {
-	return read(ctx, p, a, r.Team, policy.ReadTokens, func(tx *store.Tx, k asker) ([]sft.EnrollmentToken, error) {
-		pr, err := tx.Project(k.team.ID, r.Project)
-		if err != nil {
-			return nil, notFound(err, "project", r.Project)
-		}
-		list := []sft.EnrollmentToken{}
-		tokens, err := tx.Tokens(pr.ID)
-		for _, t := range tokens {
-			list = append(list, t.EnrollmentToken)
-		}
-		slices.SortFunc(list, func(a, b sft.EnrollmentToken) int { return strings.Compare(a.ID, b.ID) })
-		return list, err
-	})
+// ListTokens returns the enrollment tokens of a project, without their
+// secrets, the oldest first.
+func (p *Platform) ListTokens(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.EnrollmentToken], error) {
+	return listIn(ctx, p, a, r, policy.ReadTokens, func(t store.TokenRecord) string { return t.ID },
+		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.TokenRecord, error) {
+			return tx.TokensByID(pr.ID, g)
+		},
+		func(t store.TokenRecord) sft.EnrollmentToken { return t.EnrollmentToken })
 }
 
 // DeleteToken ends an enrollment token; servers that used it stay.

@@ -94,23 +94,14 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 	return s.Server(p.Now()), nil
 }
 
-// ListUnmanaged returns a project's servers without an agent.
-func (p *Platform) ListUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) ([]sft.Server, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) ([]sft.Server, error) {
-		pr, err := tx.Project(k.team.ID, r.Project)
-		if err != nil {
-			return nil, notFound(err, "project", r.Project)
-		}
-		list := []sft.Server{}
-		servers, err := tx.Servers(pr.ID)
-		for _, s := range servers {
-			if s.Unmanaged {
-				list = append(list, s.Server(p.Now()))
-			}
-		}
-		slices.SortFunc(list, func(a, b sft.Server) int { return strings.Compare(a.Name()+"\x00"+a.ID, b.Name()+"\x00"+b.ID) })
-		return list, err
-	})
+// ListUnmanaged returns a project's servers without an agent, the oldest
+// first.
+func (p *Platform) ListUnmanaged(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.Server], error) {
+	return listIn(ctx, p, a, r, policy.Read, func(s store.ServerRecord) string { return s.ID },
+		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.ServerRecord, error) {
+			return tx.ServersByID(pr.TeamID, store.ServerFilter{Projects: []string{pr.ID}, Unmanaged: true}, g)
+		},
+		func(s store.ServerRecord) sft.Server { return s.Server(p.Now()) })
 }
 
 // DeleteUnmanaged deletes the record of a server without an agent, and frees

@@ -53,11 +53,6 @@ func (n Notes) Sudo(teamID, name string) (SudoRecord, error) {
 	return one(n, scanSudo, `SELECT `+sudoCols+` FROM sudo_entitlements e WHERE e.team_id = $1 AND e.name_fold = $2`, teamID, fold(name))
 }
 
-// Sudos returns the sudo entitlements of a team.
-func (n Notes) Sudos(teamID string) ([]SudoRecord, error) {
-	return all(n, scanSudo, `SELECT `+sudoCols+` FROM sudo_entitlements e WHERE e.team_id = $1`, teamID)
-}
-
 // ProjectSudos returns the sudo entitlements that the groups of a project
 // have, where these groups give access, in the order of their names.
 func (n Notes) ProjectSudos(projectID string) ([]SudoRecord, error) {

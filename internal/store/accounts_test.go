@@ -32,7 +32,7 @@ func TestSudoEntitlements(t *testing.T) {
 		s.same("by its name", get(s, func(tx *store.Tx) (store.SudoRecord, error) { return tx.Sudo(s.team.ID, "lOGS") }), a)
 		_, err := peek(s, func(tx *store.Tx) (store.SudoRecord, error) { return tx.Sudo("other", "logs") })
 		s.is("by its name in another team", err, store.ErrNotFound)
-		s.same("all", len(get(s, func(tx *store.Tx) ([]store.SudoRecord, error) { return tx.Sudos(s.team.ID) })), 2)
+		s.same("all", len(get(s, func(tx *store.Tx) ([]store.SudoRecord, error) { return tx.SudosByID(s.team.ID, ten) })), 2)
 		a.Name, a.Commands[0].Args, a.RunAs, a.AddEnv = "journal", "", "", nil
 		s.change(func(tx *store.Tx) error { return tx.SaveSudo(a) })
 		s.same("changed", get(s, func(tx *store.Tx) (store.SudoRecord, error) { return tx.Sudo(s.team.ID, "journal") }), a)

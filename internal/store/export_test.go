@@ -28,3 +28,42 @@ func Alone(ctx context.Context, db *DB, fn func(*Tx) error) error {
 
 // SQL is the text of the query and its arguments, for the test of its plan.
 func (q EventQuery) SQL() (string, []any) { return q.sql() }
+
+// ExplainPages explains the queries of pages in the words of the database:
+// each by what it is a page of.
+func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (map[string][]string, error) {
+	explain := "EXPLAIN QUERY PLAN "
+	scan := func(s scanner) (v string, err error) {
+		var n int
+		return v, s.Scan(&n, &n, &n, &v)
+	}
+	if tx.d.change != "" { // PostgreSQL
+		explain = "EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) "
+		scan = func(s scanner) (v string, err error) { return v, s.Scan(&v) }
+	}
+	plans := map[string][]string{}
+	for what, l := range map[string]listing{
+		"servers":                       ServerFilter{}.byID(teamID),
+		"servers that are active":       ServerFilter{State: "ACTIVE", SeenSince: 1}.byID(teamID),
+		"servers of a project":          ServerFilter{Projects: []string{projectID}}.byID(teamID),
+		"servers of several projects":   ServerFilter{Projects: []string{projectID, "x", "y"}}.byID(teamID),
+		"servers of a host name":        ServerFilter{Hostname: "HOST-777"}.byID(teamID),
+		"servers of a canonical name":   ServerFilter{CanonicalName: "name-777"}.byID(teamID),
+		"clients":                       clientsByID(teamID, "", ""),
+		"clients of a user":             clientsByID(teamID, userID, ""),
+		"clients of a state":            clientsByID(teamID, "", "ACTIVE"),
+		"users by name":                 UserFilter{}.byName(teamID),
+		"people by name":                UserFilter{Type: "human"}.byName(teamID),
+		"users by id":                   UserFilter{NotDeleted: true}.byID(teamID),
+		"members of a group":            UserFilter{MemberOf: groupID, NotDeleted: true}.byID(teamID),
+		"people who are not in a group": UserFilter{NotIn: groupID}.byID(teamID),
+	} {
+		query, args := l.page(p)
+		plan, err := all(tx.Notes, scan, explain+query, args...)
+		if err != nil {
+			return nil, err
+		}
+		plans[what] = plan
+	}
+	return plans, nil
+}

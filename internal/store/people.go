@@ -20,26 +20,26 @@ func (tx *Tx) SetSetting(name, value string) error {
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
 }
 
-const teamCols = `id, name, created_at, client_session, allow_device_code`
+const teamCols = `id, name, created_at, client_session, allow_device_code, web_session`
 
 func scanTeam(s scanner) (t sft.Team, err error) {
 	var at int64
-	err = s.Scan(&t.ID, &t.Name, &at, &t.ClientSession, &t.AllowDeviceCode)
+	err = s.Scan(&t.ID, &t.Name, &at, &t.ClientSession, &t.AllowDeviceCode, &t.WebSession)
 	t.CreatedAt = fromMicros(at)
 	return t, err
 }
 
 // AddTeam stores a new team. Its users' ids start at 60001, groups' at 63001.
 func (tx *Tx) AddTeam(t sft.Team) error {
-	return tx.add(`INSERT INTO teams (id, name, name_fold, created_at, client_session, allow_device_code, next_uid, next_gid)
-		VALUES ($1, $2, $3, $4, $5, $6, 60001, 63001)`,
-		t.ID, t.Name, fold(t.Name), micros(t.CreatedAt), t.ClientSession, t.AllowDeviceCode)
+	return tx.add(`INSERT INTO teams (id, name, name_fold, created_at, client_session, allow_device_code, web_session, next_uid, next_gid)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, 60001, 63001)`,
+		t.ID, t.Name, fold(t.Name), micros(t.CreatedAt), t.ClientSession, t.AllowDeviceCode, t.WebSession)
 }
 
 // SaveTeam stores the settings of a team.
 func (tx *Tx) SaveTeam(t sft.Team) error {
-	return tx.must(`UPDATE teams SET client_session = $2, allow_device_code = $3 WHERE id = $1`,
-		t.ID, t.ClientSession, t.AllowDeviceCode)
+	return tx.must(`UPDATE teams SET client_session = $2, allow_device_code = $3, web_session = $4 WHERE id = $1`,
+		t.ID, t.ClientSession, t.AllowDeviceCode, t.WebSession)
 }
 
 // Team returns the team of that name.
@@ -181,11 +181,6 @@ func (n Notes) Key(id string) (KeyRecord, error) {
 	return one(n, scanKey, `SELECT `+keyCols+` FROM service_keys WHERE id = $1`, id)
 }
 
-// Keys returns the keys of a service user.
-func (n Notes) Keys(userID string) ([]KeyRecord, error) {
-	return all(n, scanKey, `SELECT `+keyCols+` FROM service_keys WHERE user_id = $1`, userID)
-}
-
 // ExpireKeys ends the keys of a service user at that time, sooner ones stay.
 func (tx *Tx) ExpireKeys(userID string, at time.Time) error {
 	return tx.add(`UPDATE service_keys SET expires_at = $2 WHERE user_id = $1 AND (expires_at IS NULL OR expires_at > $2)`, userID, micros(at))
@@ -254,11 +249,6 @@ func (n Notes) Group(teamID, name string) (GroupRecord, error) {
 	return one(n, scanGroup, `SELECT `+groupCols+` FROM groups WHERE team_id = $1 AND name_fold = $2`, teamID, fold(name))
 }
 
-// Groups returns the groups of a team.
-func (n Notes) Groups(teamID string) ([]GroupRecord, error) {
-	return all(n, scanGroup, `SELECT `+groupCols+` FROM groups WHERE team_id = $1`, teamID)
-}
-
 // GroupsOf returns the groups of a user: the stored ones and "everyone".
 func (n Notes) GroupsOf(u UserRecord) ([]GroupRecord, error) {
 	return all(n, scanGroup, `SELECT `+groupCols+` FROM groups WHERE team_id = $1
@@ -320,14 +310,22 @@ func (n Notes) ClientByKey(spki []byte) (ClientRecord, error) {
 	return one(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.device_key = $1`, spki)
 }
 
-// Clients returns the clients of a team, or of one of its users.
-func (n Notes) Clients(teamID, userID string) ([]ClientRecord, error) {
-	return all(n, scanClient, `SELECT `+clientCols+clientFrom+`WHERE c.team_id = $1 AND ($2 = '' OR c.user_id = $2)`, teamID, userID)
-}
-
 // SignInClient moves the end of a client's sign-in.
 func (tx *Tx) SignInClient(id string, until time.Time) error {
 	return tx.must(`UPDATE clients SET signed_in_until = $2 WHERE id = $1`, id, micros(until))
+}
+
+// MoveClient gives a client to another user. Its sessions are marked as ended,
+// and its sign-in is over.
+func (tx *Tx) MoveClient(id, userID string) error {
+	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE client_id = $1`, id, true); err != nil {
+		return err
+	}
+	// What waits to be redeemed was approved by the user before.
+	if err := tx.add(`DELETE FROM sign_ins WHERE client_id = $1`, id); err != nil {
+		return err
+	}
+	return tx.must(`UPDATE clients SET user_id = $2, signed_in_until = 0 WHERE id = $1`, id, userID)
 }
 
 // RemoveClient marks a client as deleted and its sessions as ended.

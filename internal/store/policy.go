@@ -2,10 +2,8 @@ package store
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"sft"
@@ -57,34 +55,6 @@ func (tx *Tx) indexLabels(r ServerRecord, source string, labels map[string]strin
 type Labelled struct {
 	Names  []string
 	Values []string
-}
-
-// ServersLabelled returns the servers of a project that are not deleted and
-// have a label of one of the alternatives: of each of them, where there are
-// several. It finds labels of administrators and hosts, by an index.
-func (n Notes) ServersLabelled(projectID string, each ...[]Labelled) ([]ServerRecord, error) {
-	query := `SELECT ` + serverCols + serverFrom + `WHERE s.project_id = $1 AND s.deleted_at IS NULL`
-	args := []any{projectID}
-	in := func(column string, values []string) string {
-		var marks []string
-		for _, v := range values {
-			args = append(args, v)
-			marks = append(marks, fmt.Sprintf("$%d", len(args)))
-		}
-		return column + ` IN (` + strings.Join(marks, ", ") + `)`
-	}
-	for _, alternatives := range each {
-		var or []string
-		for _, l := range alternatives {
-			part := `SELECT server_id FROM server_labels WHERE project_id = $1 AND ` + in("name", l.Names)
-			if len(l.Values) > 0 {
-				part += ` AND ` + in("value", l.Values)
-			}
-			or = append(or, part)
-		}
-		query += ` AND s.id IN (` + strings.Join(or, ` UNION `) + `)`
-	}
-	return all(n, scanServer, query, args...)
 }
 
 // A PreauthRecord is a preauthorization with its team and the ids of its user

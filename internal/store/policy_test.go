@@ -23,7 +23,9 @@ func TestLabelsFindServers(t *testing.T) {
 			s.change(func(tx *store.Tx) error { return tx.SaveServer(*r) })
 		}
 		found := func(each ...[]store.Labelled) (names []string) {
-			list := get(s, func(tx *store.Tx) ([]store.ServerRecord, error) { return tx.ServersLabelled(prod.ID, each...) })
+			list := get(s, func(tx *store.Tx) ([]store.ServerRecord, error) {
+				return tx.ServersByID(prod.TeamID, store.ServerFilter{Projects: []string{prod.ID}, Labels: each}, store.Page{Count: 10})
+			})
 			for _, r := range list {
 				names = append(names, r.Facts.Hostname)
 			}

@@ -78,11 +78,6 @@ func (n Notes) ProjectByID(id string) (ProjectRecord, error) {
 	return one(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE id = $1 AND deleted_at IS NULL`, id)
 }
 
-// Projects returns the projects of a team.
-func (n Notes) Projects(teamID string) ([]ProjectRecord, error) {
-	return all(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE team_id = $1 AND deleted_at IS NULL`, teamID)
-}
-
 // Revise counts a project's revision up: its agents are to hear of a change.
 func (tx *Tx) Revise(projectID string) error {
 	tx.news = true
@@ -189,11 +184,6 @@ func (tx *Tx) AddToken(t TokenRecord) error {
 // Token returns the enrollment token with that secret.
 func (n Notes) Token(hash []byte) (TokenRecord, error) {
 	return one(n, scanToken, `SELECT `+tokenCols+` FROM enrollment_tokens WHERE secret_hash = $1`, hash)
-}
-
-// Tokens returns the enrollment tokens of a project.
-func (n Notes) Tokens(projectID string) ([]TokenRecord, error) {
-	return all(n, scanToken, `SELECT `+tokenCols+` FROM enrollment_tokens WHERE project_id = $1`, projectID)
 }
 
 // UseToken counts a use.
@@ -428,11 +418,6 @@ func (n Notes) CloudAccount(provider, account string) (CloudAccountRecord, error
 // CloudAccountByID returns an account of a project.
 func (n Notes) CloudAccountByID(projectID, id string) (CloudAccountRecord, error) {
 	return one(n, scanCloudAccount, `SELECT `+cloudAccountCols+` FROM cloud_accounts WHERE project_id = $1 AND id = $2`, projectID, id)
-}
-
-// CloudAccounts returns the accounts of a project.
-func (n Notes) CloudAccounts(projectID string) ([]CloudAccountRecord, error) {
-	return all(n, scanCloudAccount, `SELECT `+cloudAccountCols+` FROM cloud_accounts WHERE project_id = $1`, projectID)
 }
 
 // RemoveCloudAccount takes an account out of a project.

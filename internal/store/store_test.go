@@ -32,7 +32,7 @@ func event(kind audit.Kind) audit.Event {
 // both runs f on a database of each kind that holds one team.
 func both(t *testing.T, f func(t *testing.T, s *suite)) {
 	testdb.Each(t, func(t *testing.T, url string) {
-		s := &suite{T: t, DB: open(t, url), url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, AllowDeviceCode: true}}
+		s := &suite{T: t, DB: open(t, url), url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}}
 		s.change(func(tx *store.Tx) error { return tx.AddTeam(s.team) })
 		f(t, s)
 	})
@@ -316,7 +316,7 @@ func TestServiceKeys(t *testing.T) {
 		s.note(func(n store.Notes) error { return n.KeyUsed("k2", t0) })
 		k2.LastUsed = &t0
 		s.same("a key that ends sooner", get(s, func(tx *store.Tx) (store.KeyRecord, error) { return tx.Key("k2") }), k2)
-		s.same("the keys", ids(get(s, func(tx *store.Tx) ([]store.KeyRecord, error) { return tx.Keys(u.ID) }), func(k store.KeyRecord) string { return k.ID }), []string{"k1", "k2"})
+		s.same("the keys", ids(get(s, func(tx *store.Tx) ([]store.KeyRecord, error) { return tx.KeysByID(u.ID, ten) }), func(k store.KeyRecord) string { return k.ID }), []string{"k1", "k2"})
 		s.is("another user's key", s.try(func(tx *store.Tx) error { return tx.RemoveKey(other.ID, "k1") }), store.ErrNotFound)
 		s.change(func(tx *store.Tx) error { return tx.RemoveKey(u.ID, "k1") })
 		_, err := peek(s, func(tx *store.Tx) (store.KeyRecord, error) { return tx.Key("k1") })
@@ -344,7 +344,7 @@ func TestGroups(t *testing.T) {
 		}
 		s.same("the groups of ann", ids(get(s, func(tx *store.Tx) ([]store.GroupRecord, error) { return tx.GroupsOf(ann) }), groupName), []string{"Dev", "everyone"})
 		s.same("the groups of bob", get(s, func(tx *store.Tx) ([]store.GroupRecord, error) { return tx.GroupsOf(bob) }), []store.GroupRecord{everyone})
-		s.same("the groups", ids(get(s, func(tx *store.Tx) ([]store.GroupRecord, error) { return tx.Groups(s.team.ID) }), groupName), []string{"Dev", "everyone", "ops"})
+		s.same("the groups", ids(get(s, func(tx *store.Tx) ([]store.GroupRecord, error) { return tx.GroupsByName(s.team.ID, "", ten) }), groupName), []string{"Dev", "everyone", "ops"})
 		s.same("the members", ids(get(s, func(tx *store.Tx) ([]store.UserRecord, error) { return tx.Members(dev.ID) }), userName), []string{"ann"})
 
 		prod := s.project("prod")
@@ -428,7 +428,7 @@ func TestProjects(t *testing.T) {
 		s.change(func(tx *store.Tx) error { return tx.UseToken("t1") })
 		token.Uses = 1
 		s.same("the token", get(s, func(tx *store.Tx) (store.TokenRecord, error) { return tx.Token([]byte("hash")) }), token)
-		s.same("the tokens", get(s, func(tx *store.Tx) ([]store.TokenRecord, error) { return tx.Tokens(p.ID) }), []store.TokenRecord{token})
+		s.same("the tokens", get(s, func(tx *store.Tx) ([]store.TokenRecord, error) { return tx.TokensByID(p.ID, ten) }), []store.TokenRecord{token})
 		s.is("a token of another project", s.try(func(tx *store.Tx) error { return tx.RemoveToken(q.ID, "t1") }), store.ErrNotFound)
 
 		s.change(func(tx *store.Tx) error { return tx.RemoveProject(p.ID, t0) })
@@ -438,7 +438,7 @@ func TestProjects(t *testing.T) {
 		s.is("a deleted project by id", err, store.ErrNotFound)
 		_, err = peek(s, func(tx *store.Tx) (store.TokenRecord, error) { return tx.Token([]byte("hash")) })
 		s.is("a deleted project's token", err, store.ErrNotFound)
-		s.same("the projects", len(get(s, func(tx *store.Tx) ([]store.ProjectRecord, error) { return tx.Projects(s.team.ID) })), 1)
+		s.same("the projects", len(get(s, func(tx *store.Tx) ([]store.ProjectRecord, error) { return tx.ProjectsByName(s.team.ID, ten) })), 1)
 		s.project("prod") // the name is free again
 
 		var list []store.CARecord
@@ -594,7 +594,7 @@ func TestCloudAccounts(t *testing.T) {
 		_, err = peek(s, func(tx *store.Tx) (store.CloudAccountRecord, error) { return tx.CloudAccount("gce", "111111111111") })
 		s.is("the account of another cloud", err, store.ErrNotFound)
 		list := func(p store.ProjectRecord) []string {
-			return ids(get(s, func(tx *store.Tx) ([]store.CloudAccountRecord, error) { return tx.CloudAccounts(p.ID) }), func(c store.CloudAccountRecord) string { return c.AccountID })
+			return ids(get(s, func(tx *store.Tx) ([]store.CloudAccountRecord, error) { return tx.CloudAccountsByID(p.ID, ten) }), func(c store.CloudAccountRecord) string { return c.AccountID })
 		}
 		s.same("the accounts", list(prod), []string{"111111111111", "222222222222"})
 		s.is("removing it from another project", s.try(func(tx *store.Tx) error { return tx.RemoveCloudAccount(lab.ID, a.ID) }), store.ErrNotFound)
@@ -671,7 +671,7 @@ func TestClientsAndSessions(t *testing.T) {
 		twin.ID = audit.NewID()
 		s.is("a client with the same device key", s.try(func(tx *store.Tx) error { return tx.AddClient(twin) }), store.ErrExists)
 		count := func(user string) int {
-			return len(get(s, func(tx *store.Tx) ([]store.ClientRecord, error) { return tx.Clients(s.team.ID, user) }))
+			return len(get(s, func(tx *store.Tx) ([]store.ClientRecord, error) { return tx.ClientsByID(s.team.ID, user, "", ten) }))
 		}
 		s.same("how many clients the team, ann and nobody have", []int{count(""), count(ann.ID), count("no")}, []int{2, 1, 0})
 		s.change(func(tx *store.Tx) error { return tx.SignInClient(c.ID, t0.Add(2*time.Hour)) })

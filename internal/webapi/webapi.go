@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -206,6 +207,9 @@ func (s *Server) api(rt route) http.Handler {
 			w.WriteHeader(status)
 			return
 		}
+		if l, ok := reply.(interface{ Around() (prev, next string) }); ok {
+			s.link(w, r, l.Around)
+		}
 		s.reply(w, status, reply)
 	})
 }
@@ -226,6 +230,22 @@ func (s *Server) handle(ctx context.Context, rt route, r *http.Request, header s
 	status, reply, err := rt.handle(ctx, a, r, body)
 	s.metrics.handled(rt, body, reply, err)
 	return status, reply, err
+}
+
+// link tells where the pages around one are (RFC 8288).
+func (s *Server) link(w http.ResponseWriter, r *http.Request, around func() (prev, next string)) {
+	prev, next := around()
+	for _, l := range []struct{ rel, offset, back string }{{"prev", prev, "true"}, {"next", next, ""}} {
+		if l.offset == "" {
+			continue
+		}
+		q := r.URL.Query()
+		q.Set("offset", l.offset)
+		if q.Del("prev"); l.back != "" {
+			q.Set("prev", l.back)
+		}
+		w.Header().Add("Link", fmt.Sprintf("<%s%s?%s>; rel=%q", s.p.URL, r.URL.EscapedPath(), q.Encode(), l.rel))
+	}
 }
 
 // admit checks the caller against the route's rule.
@@ -334,8 +354,7 @@ func bind(v any, r *http.Request, body []byte) error {
 		}
 	}
 	rv := reflect.ValueOf(v).Elem()
-	for i := range rv.NumField() {
-		f := rv.Type().Field(i)
+	for _, f := range reflect.VisibleFields(rv.Type()) {
 		var s string
 		if name := f.Tag.Get("path"); name != "" {
 			s = r.PathValue(name)
@@ -347,7 +366,7 @@ func bind(v any, r *http.Request, body []byte) error {
 		if len(s) > 5000 {
 			return &sft.Error{Code: sft.Invalid, Msg: "a part of the request's address is too long"}
 		}
-		switch fv := rv.Field(i); fv.Kind() {
+		switch fv := rv.FieldByIndex(f.Index); fv.Kind() {
 		case reflect.String:
 			fv.SetString(s)
 		case reflect.Int:

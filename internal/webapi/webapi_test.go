@@ -3,12 +3,14 @@ package webapi_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +32,13 @@ type caller func(method, path string, body []byte) string
 
 // call sends one request and returns its status and code.
 func call(t *testing.T, e *testenv.Env, as caller, method, path, contentType string, body []byte) (int, string) {
+	t.Helper()
+	status, code, _ := answer(t, e, as, method, path, contentType, body)
+	return status, code
+}
+
+// answer is call with the whole body of the reply.
+func answer(t *testing.T, e *testenv.Env, as caller, method, path, contentType string, body []byte) (int, string, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, e.URL+path, bytes.NewReader(body))
 	if err != nil {
@@ -56,7 +65,7 @@ func call(t *testing.T, e *testenv.Env, as caller, method, path, contentType str
 			t.Errorf("%s %s: the refusal is %s %s, %v", method, path, resp.Status, b, err)
 		}
 	}
-	return resp.StatusCode, string(reply.Error.Code)
+	return resp.StatusCode, string(reply.Error.Code), string(b)
 }
 
 func signer(t *testing.T, c *api.Client) caller {
@@ -72,17 +81,13 @@ func signer(t *testing.T, c *api.Client) caller {
 // foreignAdmin is a client, signed in, of an administrator of another team.
 func foreignAdmin(t *testing.T, e *testenv.Env) *api.Client {
 	t.Helper()
-	key, spki := testenv.Key(t)
 	now := e.Clock.Now()
-	c := store.ClientRecord{DeviceKey: spki}
-	c.ID, c.State, c.EnrolledAt, c.SignedInUntil = audit.NewID(), sft.StateActive, now, now.Add(10*time.Hour)
 	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
-		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: now, ClientSession: 36000}
+		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: now, ClientSession: 36000, WebSession: 36000}
 		u := store.UserRecord{TeamID: team.ID}
 		u.ID, u.Name, u.Type, u.Status, u.Login, u.UID, u.GID, u.CreateAt = audit.NewID(), "zoe", sft.Human, sft.StatusActive, "zoe", 60000, 63000, now
 		g := store.GroupRecord{TeamID: team.ID, Group: sft.Group{ID: audit.NewID(), Name: sft.Owners, Roles: []sft.Role{sft.AccessAdmin}}}
-		c.TeamID, c.UserID = team.ID, u.ID
-		for _, err := range []error{tx.AddTeam(team), tx.AddUser(u), tx.AddGroup(g), tx.AddClient(c)} {
+		for _, err := range []error{tx.AddTeam(team), tx.AddUser(u), tx.AddGroup(g)} {
 			if err != nil {
 				return audit.Event{}, err
 			}
@@ -92,7 +97,8 @@ func foreignAdmin(t *testing.T, e *testenv.Env) *api.Client {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	return e.Signed(key, "client:"+c.ID)
+	c := addClient(t, e, "other", "zoe")
+	return e.Signed(c.Key, "client:"+c.ID)
 }
 
 func TestEveryRouteHasAnAccessRule(t *testing.T) {
@@ -112,13 +118,73 @@ func TestEveryRouteHasAnAccessRule(t *testing.T) {
 	}
 }
 
-// A made thing is what a path's {word} stands for in the matrix.
+// A maker makes what a path's {word} stands for in the matrix, in one team.
 type maker struct {
 	*testenv.Env
 	t       *testing.T
+	team    string
+	as      *api.Client // an administrator of the team
 	n       int
 	session string // what $S stands for
 	host    string // what $H stands for
+}
+
+// Do is the administrator's request to the team, which must succeed.
+func (m *maker) Do(method, path string, in, out any) {
+	m.t.Helper()
+	if err := m.as.Do(m.t.Context(), method, "/v1/teams/"+m.team+path, in, out); err != nil {
+		m.t.Fatalf("%s %s: %v", method, path, err)
+	}
+}
+
+// rest is a path without the team.
+func (m *maker) rest(path string) string { return strings.TrimPrefix(path, "/v1/teams/"+m.team) }
+
+// enroll enrols a server in a project and returns its id.
+func (m *maker) enroll(project, name string) string {
+	m.t.Helper()
+	_, spki := testenv.Key(m.t)
+	var r api.EnrollServerReply
+	req := api.EnrollServerRequest{Token: testenv.Secret(m.t, m.id("/projects/"+project+"/server_enrollment_tokens", nil, "token")), DeviceKey: spki, Facts: testenv.Facts(name)}
+	if err := m.Anonymous().Do(m.t.Context(), "POST", "/v1/servers/enroll", req, &r); err != nil {
+		m.t.Fatal(err)
+	}
+	return r.ServerID
+}
+
+// client makes the record of a client of a new user.
+func (m *maker) client(name string) string {
+	m.t.Helper()
+	m.Do("POST", "/users", map[string]string{"name": name}, nil)
+	return addClient(m.t, m.Env, m.team, name).ID
+}
+
+// addClient makes a client that is signed in, and its key.
+func addClient(t *testing.T, e *testenv.Env, team, user string) clientWithKey {
+	t.Helper()
+	key, spki := testenv.Key(t)
+	c := store.ClientRecord{DeviceKey: spki}
+	c.ID, c.State, c.EnrolledAt, c.SignedInUntil = audit.NewID(), sft.StateActive, e.Clock.Now(), e.Clock.Now().Add(10*time.Hour)
+	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+		v, err := tx.Team(team)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := tx.User(v.ID, user)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		c.TeamID, c.UserID = v.ID, u.ID
+		return audit.Event{ID: audit.NewID(), Time: e.Clock.Now(), Kind: audit.ClientEnroll, Team: team, Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, tx.AddClient(c)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return clientWithKey{c.ID, key}
+}
+
+type clientWithKey struct {
+	ID  string
+	Key *ecdsa.PrivateKey
 }
 
 func (m *maker) id(path string, body any, field string) string {
@@ -136,7 +202,7 @@ func (m *maker) make(word, before string) string {
 	name := fmt.Sprintf("x%d", m.n)
 	switch word {
 	case "team":
-		return testenv.Team
+		return m.team
 	case "project":
 		m.Do("POST", "/projects", map[string]string{"name": name}, nil)
 		return name
@@ -145,40 +211,42 @@ func (m *maker) make(word, before string) string {
 			m.Do("POST", "/service_users", map[string]string{"name": name}, nil)
 			return name
 		}
-		m.User(name)
+		m.Do("POST", "/users", map[string]string{"name": name}, nil)
 		if strings.Contains(before, "/groups/") {
-			m.Do("POST", strings.TrimPrefix(before, base), map[string]string{"name": name}, nil)
+			m.Do("POST", m.rest(before), map[string]string{"name": name}, nil)
 		}
 		return name
 	case "key":
-		return m.id(strings.TrimPrefix(before, base), nil, "id")
+		return m.id(m.rest(before), nil, "id")
 	case "group":
 		m.Do("POST", "/groups", map[string]string{"name": name}, nil)
 		if strings.Contains(before, "/projects/") {
-			m.Do("POST", strings.TrimPrefix(before, base), map[string]string{"name": name}, nil)
+			m.Do("POST", m.rest(before), map[string]string{"name": name}, nil)
 		}
 		return name
 	case "id":
 		switch {
 		case strings.Contains(before, "/clients"):
-			return m.Client("someone").ID
+			return m.client(name)
 		case strings.Contains(before, "/unmanaged_servers"):
-			return m.id(strings.TrimPrefix(before, base), map[string]any{"hostname": name, "port": 22}, "id")
+			return m.id(m.rest(before), map[string]any{"hostname": name, "port": 22}, "id")
 		case strings.Contains(before, "/preauthorizations"):
-			return m.id(strings.TrimPrefix(before, base), map[string]any{"user_name": testenv.Owner, "expires_at": "2027-01-01T00:00:00Z"}, "id")
-		case before == base+"/servers":
-			return m.Enroll(testenv.Project, testenv.Facts(name)).ID
+			return m.id(m.rest(before), map[string]any{"user_name": testenv.Owner, "expires_at": "2027-01-01T00:00:00Z"}, "id")
+		case m.rest(before) == "/servers":
+			return m.enroll(testenv.Project, name)
 		case strings.Contains(before, "/servers"):
-			project, _, _ := strings.Cut(strings.TrimPrefix(before, base+"/projects/"), "/")
-			return m.Enroll(project, testenv.Facts(name)).ID
+			project, _, _ := strings.Cut(strings.TrimPrefix(m.rest(before), "/projects/"), "/")
+			return m.enroll(project, name)
 		case strings.Contains(before, "_tokens"):
-			return m.id(strings.TrimPrefix(before, base), nil, "id")
+			return m.id(m.rest(before), nil, "id")
 		case strings.Contains(before, "/entitlements/sudo"):
 			return m.id("/entitlements/sudo", map[string]any{"name": name, "opt_no_passwd": true, "structured_commands": []map[string]string{{"command": "/bin/ls", "command_type": "executable"}}}, "id")
 		case strings.Contains(before, "/bindings"):
-			return m.id(strings.TrimPrefix(before, base), map[string]string{"server": m.host, "account": name}, "id")
+			return m.id(m.rest(before), map[string]string{"server": m.host, "account": name}, "id")
+		case strings.Contains(before, "/client_config_options"):
+			return m.id(m.rest(before), map[string]string{"config_key": "ssh.insecure_forward_agent", "config_value": "host"}, "config_key")
 		case strings.Contains(before, "/cloud_accounts"):
-			return m.id(strings.TrimPrefix(before, base), map[string]string{"provider": "aws", "account_id": m.account()}, "id")
+			return m.id(m.rest(before), map[string]string{"provider": "aws", "account_id": m.account()}, "id")
 		}
 	}
 	m.t.Fatalf("nothing is known of {%s} after %s", word, before)
@@ -262,6 +330,12 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/rdp_signature":                                      {`{"settings":$R}`, [callers]int{401, 401, 200, 200, 401, 401, 404}},
 	"GET /v1/teams/{team}/auditsV2":                                            {"", reads},
 	"GET /v1/teams/{team}/clients":                                             {"", reads},
+	"GET /v1/teams/{team}/settings":                                            {"", reads},
+	"PUT /v1/teams/{team}/settings":                                            {`{"client_session_duration":7200,"web_session_duration":7200,"allow_device_code":true}`, alters},
+	"GET /v1/teams/{team}/team_stats":                                          {"", secrets},
+	"GET /v1/teams/{team}/current_user":                                        {"", reads},
+	"GET /v1/teams/{team}/clients/{id}":                                        {"", reads},
+	"PUT /v1/teams/{team}/clients/{id}":                                        {`{"user_name":"$U","state":"ACTIVE"}`, alters},
 	"DELETE /v1/teams/{team}/clients/{id}":                                     {"", [callers]int{401, 401, 404, 204, 204, 401, 404}},
 	"GET /v1/teams/{team}/servers":                                             {"", reads},
 	"PUT /v1/teams/{team}/servers/{id}":                                        {`{"labels":{"env":"prod"}}`, alters},
@@ -269,9 +343,12 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/users":                                              {`{"name":"$N","full_name":"X"}`, makes},
 	"GET /v1/teams/{team}/users/{user}":                                        {"", reads},
 	"PUT /v1/teams/{team}/users/{user}":                                        {`{"status":"DISABLED"}`, alters},
+	"GET /v1/teams/{team}/users/{user}/groups":                                 {"", reads},
 	"POST /v1/teams/{team}/users/{user}/first_use":                             {"", makes},
 	"GET /v1/teams/{team}/service_users":                                       {"", reads},
 	"POST /v1/teams/{team}/service_users":                                      {`{"name":"$N"}`, makes},
+	"GET /v1/teams/{team}/service_users/{user}":                                {"", reads},
+	"PUT /v1/teams/{team}/service_users/{user}":                                {`{"status":"DISABLED"}`, secrets},
 	"GET /v1/teams/{team}/service_users/{user}/keys":                           {"", secrets},
 	"POST /v1/teams/{team}/service_users/{user}/keys":                          {"", makes},
 	"DELETE /v1/teams/{team}/service_users/{user}/keys/{key}":                  {"", alters},
@@ -291,6 +368,7 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/groups/{group}/users":                                {"", reads},
 	"POST /v1/teams/{team}/groups/{group}/users":                               {`{"name":"$U"}`, alters},
 	"DELETE /v1/teams/{team}/groups/{group}/users/{user}":                      {"", alters},
+	"GET /v1/teams/{team}/groups/{group}/users_not_in_group":                   {"", reads},
 	"GET /v1/teams/{team}/projects":                                            {"", reads},
 	"POST /v1/teams/{team}/projects":                                           {`{"name":"$N","max_session_seconds":60,"create_server_users":true,"channels":{"audio":false}}`, makes},
 	"GET /v1/teams/{team}/projects/{project}":                                  {"", reads},
@@ -300,6 +378,10 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/projects/{project}/groups":                          {`{"name":"everyone","server_access":true,"create_server_group":true,"server_group_name":"sft_all","sudo_entitlements":[]}`, makes},
 	"PUT /v1/teams/{team}/projects/{project}/groups/{group}":                   {`{"server_access":true}`, alters},
 	"DELETE /v1/teams/{team}/projects/{project}/groups/{group}":                {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/client_config_options":            {"", reads},
+	"POST /v1/teams/{team}/projects/{project}/client_config_options":           {`{"config_key":"ssh.port_forward_method","config_value":"netcat"}`, makes},
+	"GET /v1/teams/{team}/projects/{project}/client_config_options/{id}":       {"", reads},
+	"DELETE /v1/teams/{team}/projects/{project}/client_config_options/{id}":    {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens":         {"", secrets},
 	"POST /v1/teams/{team}/projects/{project}/server_enrollment_tokens":        {`{"description":"x","max_uses":1}`, makes},
 	"DELETE /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}": {"", alters},
@@ -337,6 +419,7 @@ func cast(t *testing.T, e *testenv.Env) (as [callers]caller, m *maker) {
 	}
 	e.Do("POST", "/service_users", map[string]string{"name": "ci"}, nil)
 	e.Do("POST", "/service_users/ci/bindings", map[string]string{"server": host01.ID, "account": "deploy"}, nil)
+	foreign := foreignAdmin(t, e)
 	return [callers]caller{
 		nobody:    func(string, string, []byte) string { return "" },
 		signedOut: signer(t, out.Client),
@@ -344,8 +427,8 @@ func cast(t *testing.T, e *testenv.Env) (as [callers]caller, m *maker) {
 		admin:     signer(t, own.Client),
 		robot:     func(string, string, []byte) string { return "Bearer " + e.Service.Token },
 		host:      signer(t, host01.Client),
-		stranger:  signer(t, foreignAdmin(t, e)),
-	}, &maker{Env: e, t: t, session: r.SessionID, host: host01.ID}
+		stranger:  signer(t, foreign),
+	}, &maker{Env: e, t: t, team: testenv.Team, as: e.Service.Client, session: r.SessionID, host: host01.ID}
 }
 
 // body fills in a body.
@@ -354,7 +437,7 @@ func (m *maker) body(s string) []byte {
 	m.n++
 	name := fmt.Sprintf("n%d", m.n)
 	if strings.Contains(s, "$U") {
-		m.User(name)
+		m.Do("POST", "/users", map[string]string{"name": name}, nil)
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
@@ -387,8 +470,9 @@ func contentType(body []byte) string {
 
 // Every route, every kind of caller: who is let in, who is told to sign in,
 // who may not, and that another team's things read as absent.
-func TestWhoMayCallWhat(t *testing.T) {
-	e := testenv.New(t)
+func TestWhoMayCallWhat(t *testing.T) { testenv.Each(t, whoMayCallWhat) }
+
+func whoMayCallWhat(t *testing.T, e *testenv.Env) {
 	as, m := cast(t, e)
 	rows := webapi.Rows(e.Platform)
 	for i, r := range rows { // logging out comes last
@@ -421,6 +505,82 @@ func TestWhoMayCallWhat(t *testing.T) {
 	}
 	if len(rows) != len(matrix) {
 		t.Errorf("there are %d routes, and %d rows in the matrix", len(rows), len(matrix))
+	}
+}
+
+// What is somebody else's and what is not there cannot be told apart: for each
+// word of each route, the other team's, that of something else in the same
+// team, and what nothing has, get the same refusal to the byte, apart from the
+// time.
+func TestForeignIsAbsent(t *testing.T) { testenv.Each(t, foreignIsAbsent) }
+
+func foreignIsAbsent(t *testing.T, e *testenv.Env) {
+	as, m := cast(t, e)
+	zoe := addClient(t, e, "other", "zoe")
+	other := &maker{Env: e, t: t, team: "other", as: e.Signed(zoe.Key, "client:"+zoe.ID), n: 100_000}
+	other.Do("POST", "/projects", map[string]string{"name": "theirs"}, nil)
+	other.host = other.enroll("theirs", "their01")
+	for _, r := range webapi.Rows(e.Platform) {
+		pattern := r.Method + " " + r.Path
+		row := matrix[pattern]
+		words := strings.Split(r.Path, "{")
+		for i := 1; i < len(words); i++ {
+			before := strings.Join(words[:i], "{") // up to the word
+			word, _, _ := strings.Cut(words[i], "}")
+			rest := strings.TrimPrefix(r.Path, before+"{"+word+"}")
+			for _, who := range []int{plain, admin} {
+				path := func() string { return strings.TrimSuffix(m.path(before), "/") }
+				first := ""
+				for _, tt := range []struct {
+					what string
+					path func() (before, value string)
+				}{
+					{"absent", func() (string, string) { return path(), "nothing-" + audit.NewID()[24:] }},
+					{"of another team", func() (string, string) {
+						return path(), other.make(word, strings.TrimSuffix(other.path(before), "/"))
+					}},
+					{"of something else", func() (string, string) {
+						if i < 3 || word != "id" && word != "key" {
+							return "", "" // the team's own, which it may see
+						}
+						// Made first: of what both paths name, the last may have replaced it.
+						elsewhere := m.make(word, path())
+						return path(), elsewhere
+					}},
+				} {
+					b, value := tt.path()
+					if value == "" {
+						continue
+					}
+					body := m.body(row.body)
+					status, _, got := answer(t, e, as[who], r.Method, b+"/"+value+fill(rest)+query(pattern), contentType(body), body)
+					if want := row.want[who]; status != 404 && (want < 400 || status != want) {
+						t.Errorf("%s with a {%s} that is %s, by %s: %d", pattern, word, tt.what, callerNames[who], status)
+					}
+					got = timeRE.ReplaceAllString(strings.ReplaceAll(got, value, "X"), "")
+					if first == "" {
+						first = got
+					}
+					if got != first {
+						t.Errorf("%s with a {%s} that is %s, by %s: %swant, as for one that is absent, %s", pattern, word, tt.what, callerNames[who], got, first)
+					}
+				}
+			}
+		}
+	}
+}
+
+var timeRE = regexp.MustCompile(`"time":"[^"]*"`)
+
+// fill puts something that nothing has for the words of the rest of a path.
+func fill(rest string) string {
+	for {
+		before, after, ok := strings.Cut(rest, "{")
+		if !ok {
+			return rest
+		}
+		_, after, _ = strings.Cut(after, "}")
+		rest = before + "nothing" + after
 	}
 }
 
