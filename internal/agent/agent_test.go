@@ -644,3 +644,47 @@ func TestOneAgentPerState(t *testing.T) {
 	_, err := New(h.c, h.log, accounts.NewMemory(), h.clock)
 	wantCode(t, "a second agent", err, sft.Exists)
 }
+
+// A host that is moved lets in whom its new project lets in, by the
+// authorities of that project, and nobody else: an account of somebody of the
+// project before is shut.
+func TestMovedServer(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	h.env.Grant("lab", "lab", false, "bob")
+	k := h.connect("ann")
+	_, _, own, err := h.askAll(k, frame.RDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.mem.SignIn("ann", own.Password.Reveal(), h.env.Clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	id, first := *h.who.Load(), (*h.chain.Load())[0]
+	h.env.Do("PUT", "/projects/"+testenv.Project+"/servers/"+id.ServerID, map[string]string{"project_name": "lab"}, nil)
+	until(t, "what was open is shut", func() bool {
+		a, _ := h.mem.Account("ann")
+		return !a.Enabled && a.Expired && h.mem.Sessions("ann") == 0
+	})
+	h.waitAccount("bob")
+	until(t, "the broker has a certificate of the new project", func() bool {
+		return !slices.Equal((*h.chain.Load())[0], first) && !h.foreignCertificate()
+	})
+	_, _, err = h.ask(k, frame.RDP)
+	wantCode(t, "on what was issued before", err, sft.Denied)
+	for _, e := range h.env.Events() {
+		if e.Kind == audit.SessionEnd && e.Detail["why"] != "the host was moved to another project" {
+			t.Errorf("a session ended because: %s", e.Detail["why"])
+		}
+	}
+	if _, _, err := h.ask(h.connect("bob"), frame.RDP); err != nil {
+		t.Errorf("somebody of the new project: %v", err)
+	}
+	if s := h.status(); s.Project != "lab" || s.ServerID != id.ServerID {
+		t.Errorf("its status is %+v", s)
+	}
+	// And after a start: what the identity says of the project is old.
+	if v := h.verifierFor(&id); v.Project != "lab" {
+		t.Errorf("it would judge for %s", v.Project)
+	}
+}

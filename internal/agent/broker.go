@@ -353,9 +353,18 @@ func (a *Agent) services() []string {
 	return list
 }
 
+// project is the one that the host is in: what the platform said last, which
+// may have moved it, or, before it said anything, the one that it enrolled in.
+func (a *Agent) project(id *identity) string {
+	if st, _ := a.current(); st != nil && st.Settings.Project != "" {
+		return st.Settings.Project
+	}
+	return id.Project
+}
+
 // verifierFor builds what judges certificates for this host.
 func (a *Agent) verifierFor(id *identity) *broker.Verifier {
-	return &broker.Verifier{Server: id.ServerID, Team: id.Team, Project: id.Project, Now: a.now, Services: a.services, CAs: func() []*x509.Certificate {
+	return &broker.Verifier{Server: id.ServerID, Team: id.Team, Project: a.project(id), Now: a.now, Services: a.services, CAs: func() []*x509.Certificate {
 		st, _ := a.current()
 		if st == nil {
 			return nil

@@ -267,7 +267,14 @@ func (a *Agent) sshDue(server string) []string {
 	if later {
 		return nil
 	}
-	return a.ssh.server.Due(server, a.now())
+	return a.ssh.server.Due(server, st.SSHHostCAs, a.now())
+}
+
+// sshAskNow lets certificates be asked for at once, whatever was tried before.
+func (a *Agent) sshAskNow() {
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	a.ssh.askAgain = time.Time{}
 }
 
 // takeSSH takes the certificates that the platform sent for keys.

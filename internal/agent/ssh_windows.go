@@ -16,5 +16,6 @@ func (a *Agent) shutSSH(context.Context, []string)           {}
 func (a *Agent) sshFacts() *api.SSHFacts                     { return nil }
 func (a *Agent) sshStatus() *SSHStatus                       { return nil }
 func (a *Agent) sshDue(string) []string                      { return nil }
+func (a *Agent) sshAskNow()                                  {}
 func (a *Agent) takeSSH(string, []string, []string)          {}
 func (a *Agent) sshAccountIs(login string, there bool) error { return nil }

@@ -51,7 +51,7 @@ type BrokerStatus struct {
 func (a *Agent) status() Status {
 	s := Status{At: time.Now().UTC(), PID: os.Getpid(), Version: sft.Version, Accounts: a.acc.Status(), Problems: a.problems()}
 	if id := a.who.Load(); id != nil {
-		s.ServerID, s.Team, s.Project, s.Platform = id.ServerID, id.Team, id.Project, id.URL
+		s.ServerID, s.Team, s.Project, s.Platform = id.ServerID, id.Team, a.project(id), id.URL
 	}
 	if st, _ := a.current(); st != nil {
 		h := a.heardAt().Add(-a.clock.Offset()).UTC() // as this machine's clock has it, like At

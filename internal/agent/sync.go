@@ -216,12 +216,20 @@ func (a *Agent) take(st *api.State, always bool) bool {
 		a.state = st
 		a.mu.Unlock()
 	}
+	moved := cur != nil && cur.Settings.Project != st.Settings.Project
+	if id := a.who.Load(); moved && id != nil {
+		a.log.Info("the platform has moved this host to another project", "from", cur.Settings.Project, "to", st.Settings.Project)
+		a.verifier.Store(a.verifierFor(id))
+		a.sshAskNow()
+	}
 	logins := map[string]string{}
 	for _, u := range st.Users {
 		logins[u.ID] = u.Login
 	}
 	a.sessions.endWhere(func(s *session) string {
 		switch {
+		case moved:
+			return "the host was moved to another project"
 		case logins[s.User] == "":
 			return "access was taken away"
 		case logins[s.User] != s.Login:
@@ -474,7 +482,7 @@ func (a *Agent) runReports(ctx context.Context, c *api.Client, server string) {
 		if err == nil {
 			var j []byte
 			j, err = json.Marshal(facts)
-			renew, ssh := !a.conf.DisableBroker && !a.now().Before(a.renewAt()), a.sshDue(server)
+			renew, ssh := !a.conf.DisableBroker && (!a.now().Before(a.renewAt()) || a.foreignCertificate()), a.sshDue(server)
 			if err == nil && (string(j) != last || renew || len(ssh) > 0) {
 				err = a.report(ctx, c, server, facts, renew, ssh)
 				if err == nil {
@@ -501,6 +509,21 @@ func (a *Agent) renewAt() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.renew
+}
+
+// foreignCertificate reports whether the broker's certificate is by none of the
+// CAs that the platform names: the host was moved to another project.
+func (a *Agent) foreignCertificate() bool {
+	st, _ := a.current()
+	chain := a.chain.Load()
+	if st == nil || len(st.HostCAs) == 0 || chain == nil {
+		return false
+	}
+	leaf, err := x509.ParseCertificate((*chain)[0])
+	return err == nil && !slices.ContainsFunc(st.HostCAs, func(der []byte) bool {
+		c, err := x509.ParseCertificate(der)
+		return err == nil && leaf.CheckSignatureFrom(c) == nil
+	})
 }
 
 func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.Facts, renew bool, ssh []string) error {

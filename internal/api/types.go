@@ -104,6 +104,10 @@ type State struct {
 	// SSHUserCAs are the keys of the project's SSH user CA, as in
 	// authorized_keys: the host's OpenSSH server lets in what they have signed.
 	SSHUserCAs []string `json:"ssh_user_cas,omitempty"`
+	// HostCAs and SSHHostCAs are what the host's own certificates may be signed
+	// by: those of the project that it is in. One by another is renewed at once.
+	HostCAs    [][]byte `json:"host_cas,omitempty"`
+	SSHHostCAs []string `json:"ssh_host_cas,omitempty"`
 	// Groups are the local groups that should exist, Entitlements what users
 	// without admin rights may run by sudo.
 	Groups       []StateGroup          `json:"groups,omitempty"`

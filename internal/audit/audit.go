@@ -53,6 +53,7 @@ const (
 	ServerEnroll    Kind = "server.enroll"
 	ServerUnmanaged Kind = "server.create_unmanaged"
 	ServerRemove    Kind = "server.remove"
+	ServerReassign  Kind = "server.reassign" // it is in another project from then on
 	ServerUpdate    Kind = "server.update"
 	ServerLabels    Kind = "server_labels.update" // by an administrator or, of its own, by the host
 	NameConflict    Kind = "server.name_conflict"

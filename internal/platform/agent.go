@@ -119,6 +119,15 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 		return err
 	}
 	st.SSHUserCAs = sshKeys(users)
+	hosts, err := p.authorities(tx, pr.ID, ca.Host)
+	if err != nil {
+		return err
+	}
+	st.HostCAs = certificates(hosts)
+	if hosts, err = p.authorities(tx, pr.ID, ca.SSHHost); err != nil {
+		return err
+	}
+	st.SSHHostCAs = sshKeys(hosts)
 	if st.EndedSessions, err = tx.RevokedSessions(s.ID, p.Now()); err != nil {
 		return err
 	}

@@ -408,12 +408,13 @@ type UpdateServerRequest struct {
 	// Labels take the place of all that administrators have given the server;
 	// "api." comes before a key if it is left out.
 	Labels map[string]string `json:"labels"`
+	MoveTo string            `json:"project_name"` // another project
 }
 
 // UpdateServer says whether a server's instance may take its record over with
 // a new device key, once, that of two agents with the server's key there is one
-// again, and what its labels are. Access that goes by the labels comes and ends
-// at once.
+// again, and what its labels are, by which access comes and ends at once; or it
+// moves the server to another project.
 func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
@@ -425,13 +426,18 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 			return audit.Event{}, err
 		}
 		name := s.Server(p.Now()).Name()
+		move := r.MoveTo != "" && sft.Fold(r.MoveTo) != sft.Fold(s.Project)
 		switch {
-		case r.ReenrollAllowed == nil && r.KeyConflict == nil && r.Labels == nil:
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give labels, reenroll_allowed as true or false, or key_conflict as false"}
+		case r.ReenrollAllowed == nil && r.KeyConflict == nil && r.Labels == nil && r.MoveTo == "":
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give labels, project_name, reenroll_allowed as true or false, or key_conflict as false"}
 		case r.ReenrollAllowed != nil && s.Instance == nil:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
 		case r.KeyConflict != nil && *r.KeyConflict:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a key_conflict is found, and not set", Hint: "delete the server's record to shut it out"}
+		case move && (r.ReenrollAllowed != nil || r.KeyConflict != nil || r.Labels != nil):
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a server is moved by a request of its own", Hint: "give project_name alone"}
+		case move:
+			return p.moveServer(tx, a, k, s, r.MoveTo)
 		}
 		if r.Labels != nil {
 			e, err := p.setLabels(tx, a, k.team.Name, s, r.Labels)
@@ -454,6 +460,47 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		}
 		return e, err
 	})
+}
+
+// moveServer puts a server into another project of the team. Its agent hears
+// of it by the state of that project: it shuts the accounts of who has no
+// access there, ends all sessions, trusts that project's authorities alone and
+// gets its certificates from them. Until then nobody is let in, because the
+// server's broker has no key on record and the old authorities sign nothing
+// for it any more.
+func (p *Platform) moveServer(tx *store.Tx, a Actor, k asker, s store.ServerRecord, to string) (audit.Event, error) {
+	pr, err := tx.Project(k.team.ID, to)
+	if err != nil {
+		return audit.Event{}, notFound(err, "project", to)
+	}
+	name := s.Server(p.Now()).Name()
+	if s.Unmanaged {
+		return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " has no agent that could be told", Hint: "delete it, and make it in the other project"}
+	}
+	// Who may sign in to a bound account is another's to say from then on.
+	bindings, err := tx.ServerBindings(s.ID)
+	if err != nil {
+		return audit.Event{}, err
+	}
+	if len(bindings) > 0 {
+		return audit.Event{}, &sft.Error{Code: sft.Exists, Msg: fmt.Sprintf("%d accounts of server %s act as service users", len(bindings), sft.Quote(name)), Hint: "remove these bindings first, and make them anew after it was moved"}
+	}
+	e := p.event(a, audit.ServerReassign, k.team.Name, s.Project, name)
+	e.Detail = map[string]string{"server": s.ID, "project": pr.Name, "was": s.Project}
+	from := s.ProjectID
+	if err := tx.MoveServer(s.ID, from, pr.ID); err != nil {
+		return e, err
+	}
+	if s, err = tx.ServerByID(s.ID); err != nil {
+		return e, err
+	}
+	if err := p.takeNames(tx, a, k.team.Name, &s); err != nil {
+		return e, err
+	}
+	if err := tx.SaveServer(s); err != nil {
+		return e, err
+	}
+	return e, p.freeNames(tx, a, k.team.Name, from)
 }
 
 // DeleteServer deletes a server's record: its agent is told that it was, and

@@ -58,8 +58,9 @@ func (s *Server) certOf(key string) string {
 }
 
 // Due returns the host keys that want a certificate: they have none that is for
-// the server of that id, or half of its life is over.
-func (s *Server) Due(serverID string, now time.Time) (keys []string) {
+// the server of that id and by one of the CAs (keys as in authorized_keys; none:
+// by any), or half of its life is over.
+func (s *Server) Due(serverID string, cas []string, now time.Time) (keys []string) {
 	h, ok := s.Host()
 	if !ok {
 		return nil
@@ -70,7 +71,7 @@ func (s *Server) Due(serverID string, now time.Time) (keys []string) {
 			var c *ssh.Certificate
 			if c, err = checkCert(string(b), key, serverID, now); err == nil {
 				after, before := time.Unix(int64(c.ValidAfter), 0), time.Unix(int64(c.ValidBefore), 0)
-				if now.Before(after.Add(before.Sub(after) / 2)) {
+				if now.Before(after.Add(before.Sub(after)/2)) && (len(cas) == 0 || slices.ContainsFunc(cas, signed(c))) {
 					continue
 				}
 			}
@@ -109,6 +110,14 @@ func (s *Server) Take(serverID string, keys, certs []string, now time.Time) erro
 		}
 	}
 	return nil
+}
+
+// signed tells of a CA's key whether it has signed c.
+func signed(c *ssh.Certificate) func(ca string) bool {
+	return func(ca string) bool {
+		k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
+		return err == nil && bytes.Equal(k.Marshal(), c.SignatureKey.Marshal())
+	}
 }
 
 // checkCert parses a host certificate and refuses one that is not for key, not

@@ -745,7 +745,7 @@ func faultTests(t *testing.T) {
 func testHostCertificates(t *testing.T) {
 	b := newBox(t, including)
 	b.want("the first", b.sync(), "")
-	due := b.s.Due(serverID, b.clock)
+	due := b.s.Due(serverID, nil, b.clock)
 	h, _ := b.s.Host()
 	if !slices.Equal(due, h.Keys) || len(due) != 3 {
 		t.Fatalf("due are %q", due)
@@ -804,13 +804,13 @@ func testHostCertificates(t *testing.T) {
 	if b.ssh("carl", "carl", false, append(strict, "-o", "HostKeyAlias=srv-2")...) {
 		t.Error("the host is taken for another")
 	}
-	if due := b.s.Due(serverID, b.clock); len(due) != 0 {
+	if due := b.s.Due(serverID, nil, b.clock); len(due) != 0 {
 		t.Errorf("%q are due at once", due)
 	}
-	if due := b.s.Due("srv-2", b.clock); len(due) != 3 {
+	if due := b.s.Due("srv-2", nil, b.clock); len(due) != 3 {
 		t.Error("those of a former record are good enough")
 	}
-	if due := b.s.Due(serverID, b.clock.Add(4*24*time.Hour)); len(due) != 3 {
+	if due := b.s.Due(serverID, nil, b.clock.Add(4*24*time.Hour)); len(due) != 3 {
 		t.Errorf("after half of their life %q are due", due)
 	}
 	for i, k := range due {

@@ -500,6 +500,32 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 	return tx.must(`UPDATE servers SET deleted_at = $2 WHERE id = $1`, id, micros(at))
 }
 
+// MoveServer puts a server into another project. What was issued for it and for
+// people who came to it ends with the old one: its broker has no key, its
+// names are not held, its sessions are marked as ended. The new project's
+// revision is above the old one's: the agent, which knows that, hears of it.
+func (tx *Tx) MoveServer(id, from, to string) error {
+	tx.news = true
+	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
+		return err
+	}
+	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE server_id = $1`, id, true); err != nil {
+		return err
+	}
+	if err := tx.add(`UPDATE server_labels SET project_id = $2 WHERE server_id = $1`, id, to); err != nil {
+		return err
+	}
+	if err := tx.must(`UPDATE projects SET revision = 1 + (SELECT max(o.revision) FROM projects o WHERE o.id IN ($1, $2)) WHERE id = $2`, from, to); err != nil {
+		return err
+	}
+	return tx.must(`UPDATE servers SET project_id = $2, host_key = NULL, host_key_old = NULL, reenroll_allowed = $3 WHERE id = $1`, id, to, false)
+}
+
+// ServerBindings returns the bindings of a server's accounts.
+func (n Notes) ServerBindings(serverID string) ([]Binding, error) {
+	return all(n, scanBinding, `SELECT `+bindingCols+` FROM service_bindings WHERE server_id = $1 ORDER BY id`, serverID)
+}
+
 // ServerSeen notes when a server's agent last asked for something.
 func (n Notes) ServerSeen(id string, at time.Time) error {
 	return n.must(`UPDATE servers SET last_seen = $2 WHERE id = $1`, id, micros(at))
