@@ -688,3 +688,38 @@ func TestMovedServer(t *testing.T) {
 		t.Errorf("it would judge for %s", v.Project)
 	}
 }
+
+// Somebody who gets another login has another account; the one before is shut,
+// like that of somebody who has lost access, and is never the new one's.
+func TestAnotherLogin(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	k := h.connect("ann")
+	_, _, own, err := h.askAll(k, frame.RDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.mem.SignIn("ann", own.Password.Reveal(), h.env.Clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := h.mem.Account("ann")
+	h.env.Do("PUT", "/users/ann/attributes/unix_user_name", map[string]string{"attribute_value": "anna"}, nil)
+	until(t, "the account before is shut", func() bool {
+		a, _ := h.mem.Account("ann")
+		return !a.Enabled && a.Expired && h.mem.Sessions("ann") == 0
+	})
+	h.waitAccount("anna")
+	after, ok := h.mem.Account("anna")
+	if !ok || after.UID == before.UID || after.GID == before.GID {
+		t.Errorf("the account is %+v, and was %+v", after, before)
+	}
+	if _, r, err := h.ask(h.connect("ann"), frame.RDP); err != nil || r.RDP.Login != "anna" {
+		t.Errorf("coming again: %+v, %v", r, err)
+	}
+	h.env.Do("PUT", "/users/ann/attributes/unix_user_name", map[string]string{"attribute_value": "ann"}, nil)
+	until(t, "the first account is there again", func() bool {
+		a, _ := h.mem.Account("ann")
+		b, _ := h.mem.Account("anna")
+		return !a.Expired && a.UID == before.UID && b.Expired && !b.Enabled
+	})
+}

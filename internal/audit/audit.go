@@ -31,6 +31,8 @@ const (
 	GroupCreate     Kind = "group.create"
 	GroupUpdate     Kind = "permission.change"
 	GroupDelete     Kind = "group.delete"
+	UserAttribute   Kind = "team_user_attribute.update" // what a user is on hosts
+	GroupAttribute  Kind = "team_group_attribute.update"
 	MemberAdd       Kind = "member.add"
 	MemberRemove    Kind = "member.remove"
 	ProjectCreate   Kind = "project.create"

@@ -305,7 +305,7 @@ func serverGroup(tx *store.Tx, pr store.ProjectRecord, g store.GroupRecord, r Pr
 		}
 	}
 	// Each account has a group of its own name.
-	taken, err := tx.LoginTaken(pr.TeamID, name)
+	taken, err := tx.LoginTaken(pr.TeamID, name, "")
 	if err != nil {
 		return "", err
 	}

@@ -45,7 +45,7 @@ func loginFor(tx *store.Tx, teamID, name string) (string, error) {
 			n := fmt.Sprint(i)
 			login = base[:min(len(base), 20-len(n))] + n
 		}
-		taken, err := tx.LoginTaken(teamID, login)
+		taken, err := tx.LoginTaken(teamID, login, "")
 		if err == nil && !taken { // an account has a group of its name
 			taken, err = tx.ServerGroupTaken(teamID, login)
 		}

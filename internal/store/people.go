@@ -67,7 +67,19 @@ func (tx *Tx) nextIDs(teamID, set, taken string) (uid, gid int, err error) {
 	for {
 		ids, err := one(tx.Notes, func(s scanner) (v [2]int, err error) { return v, s.Scan(&v[0], &v[1]) },
 			`UPDATE teams SET `+set+` WHERE id = $1 RETURNING `+taken, teamID)
-		if err != nil || !nobodys(ids[0]) && !nobodys(ids[1]) {
+		if err != nil {
+			return 0, 0, err
+		}
+		if nobodys(ids[0]) || nobodys(ids[1]) {
+			continue
+		}
+		// One that an administrator has given, to a user or to a group.
+		uidTaken, err := tx.UIDTaken(teamID, ids[0], "")
+		if err != nil {
+			return 0, 0, err
+		}
+		gidTaken, err := tx.GIDTaken(teamID, ids[1], "")
+		if err != nil || !uidTaken && !gidTaken {
 			return ids[0], ids[1], err
 		}
 	}
@@ -122,12 +134,6 @@ func (n Notes) User(teamID, name string) (UserRecord, error) {
 // UserByID returns the user of that id.
 func (n Notes) UserByID(id string) (UserRecord, error) {
 	return one(n, scanUser, `SELECT `+userCols+` FROM users WHERE id = $1`, id)
-}
-
-// LoginTaken reports whether a login name was ever given in a team.
-func (n Notes) LoginTaken(teamID, login string) (bool, error) {
-	c, err := one(n, scanCount, `SELECT count(*) FROM users WHERE team_id = $1 AND login = $2`, teamID, login)
-	return c > 0, err
 }
 
 func scanCount(s scanner) (c int64, err error) { return c, s.Scan(&c) }

@@ -229,7 +229,7 @@ func TestUsers(t *testing.T) {
 		s.change(func(tx *store.Tx) error { return tx.SetPassword(ann.ID, ann.PasswordHash) })
 		s.same("the user by id", get(s, func(tx *store.Tx) (store.UserRecord, error) { return tx.UserByID(ann.ID) }), ann)
 		for login, want := range map[string]bool{"ann": true, "bob": true, "carl": false} {
-			s.same("whether login "+login+" is taken", get(s, func(tx *store.Tx) (bool, error) { return tx.LoginTaken(s.team.ID, login) }), want)
+			s.same("whether login "+login+" is taken", get(s, func(tx *store.Tx) (bool, error) { return tx.LoginTaken(s.team.ID, login, "") }), want)
 		}
 		s.same("the users", ids(get(s, func(tx *store.Tx) ([]store.UserRecord, error) { return tx.Users(s.team.ID) }), userName), []string{"Ann", "bob"})
 		s.same("the users of no team", get(s, func(tx *store.Tx) ([]store.UserRecord, error) { return tx.Users("no") }), []store.UserRecord{})

@@ -216,6 +216,11 @@ func (m *maker) make(word, before string) string {
 			m.Do("POST", m.rest(before), map[string]string{"name": name}, nil)
 		}
 		return name
+	case "attribute":
+		if strings.Contains(before, "/groups/") {
+			m.Do("PUT", m.rest(before)+"/unix_gid", map[string]string{"attribute_value": m.number()}, nil)
+		}
+		return "unix_gid"
 	case "key":
 		return m.id(m.rest(before), nil, "id")
 	case "group":
@@ -257,6 +262,12 @@ func (m *maker) make(word, before string) string {
 func (m *maker) account() string {
 	m.n++
 	return fmt.Sprintf("%012d", m.n)
+}
+
+// number is a uid or gid that nobody has.
+func (m *maker) number() string {
+	m.n++
+	return fmt.Sprint(200_000 + m.n)
 }
 
 // path fills in the words of a route's path.
@@ -306,7 +317,7 @@ func all(status int) (a [callers]int) {
 
 // matrix says for each route what each caller gets, and with which body.
 // $N in a body is a new name, $U a new user's, $S a session of the
-// administrator's client, $A a new cloud account, $H the agent's server.
+// administrator's client, $A a new cloud account, $I a new uid or gid, $H the agent's server.
 var matrix = map[string]struct {
 	body string
 	want [callers]int
@@ -344,6 +355,12 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/users/{user}":                                        {"", reads},
 	"PUT /v1/teams/{team}/users/{user}":                                        {`{"status":"DISABLED"}`, alters},
 	"GET /v1/teams/{team}/users/{user}/groups":                                 {"", reads},
+	"GET /v1/teams/{team}/users/{user}/attributes":                             {"", reads},
+	"GET /v1/teams/{team}/users/{user}/attributes/{attribute}":                 {"", reads},
+	"PUT /v1/teams/{team}/users/{user}/attributes/{attribute}":                 {`{"attribute_value":"$I"}`, alters},
+	"GET /v1/teams/{team}/groups/{group}/attributes":                           {"", reads},
+	"GET /v1/teams/{team}/groups/{group}/attributes/{attribute}":               {"", reads},
+	"PUT /v1/teams/{team}/groups/{group}/attributes/{attribute}":               {`{"attribute_value":"$I"}`, alters},
 	"POST /v1/teams/{team}/users/{user}/first_use":                             {"", makes},
 	"GET /v1/teams/{team}/service_users":                                       {"", reads},
 	"POST /v1/teams/{team}/service_users":                                      {`{"name":"$N"}`, makes},
@@ -441,7 +458,7 @@ func (m *maker) body(s string) []byte {
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
-	return []byte(strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account(), "$R", rdpSettings()).Replace(s))
+	return []byte(strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account(), "$I", m.number(), "$R", rdpSettings()).Replace(s))
 }
 
 // rdpSettings are those of a connection file that is signed.
@@ -537,6 +554,9 @@ func foreignIsAbsent(t *testing.T, e *testenv.Env) {
 				}{
 					{"absent", func() (string, string) { return path(), "nothing-" + audit.NewID()[24:] }},
 					{"of another team", func() (string, string) {
+						if word == "attribute" {
+							return "", "" // all have those of that name
+						}
 						return path(), other.make(word, strings.TrimSuffix(other.path(before), "/"))
 					}},
 					{"of something else", func() (string, string) {

@@ -16,3 +16,16 @@ CREATE INDEX enrollment_tokens_project ON enrollment_tokens (project_id, id);
 
 -- How long a sign-in with a browser lasts, in seconds.
 ALTER TABLE teams ADD COLUMN web_session bigint NOT NULL DEFAULT 36000;
+
+-- What users were called on hosts before they were given another login or other
+-- ids: never somebody else's.
+CREATE TABLE former_accounts (
+  team_id text NOT NULL REFERENCES teams (id),
+  user_id text NOT NULL REFERENCES users (id),
+  login   text NOT NULL,
+  uid     bigint NOT NULL,
+  gid     bigint NOT NULL,
+  PRIMARY KEY (team_id, login, uid, gid)
+);
+CREATE INDEX former_accounts_uid ON former_accounts (team_id, uid);
+CREATE INDEX former_accounts_gid ON former_accounts (team_id, gid);
