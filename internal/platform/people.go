@@ -426,6 +426,22 @@ type KeyRequest struct {
 	Key  string `path:"key" json:"-"`
 }
 
+// GetKey returns one key of a service user, without its secret.
+func (p *Platform) GetKey(ctx context.Context, a Actor, r KeyRequest) (sft.ServiceKey, error) {
+	var k store.KeyRecord
+	err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		_, u, err := p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer)
+		if err != nil {
+			return err
+		}
+		if k, err = tx.Key(r.Key); err == nil && k.UserID != u.ID {
+			k, err = store.KeyRecord{}, store.ErrNotFound
+		}
+		return notFound(err, "key", r.Key)
+	})
+	return k.ServiceKey, err
+}
+
 // DeleteKey ends a key at once.
 func (p *Platform) DeleteKey(ctx context.Context, a Actor, r KeyRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {

@@ -329,6 +329,26 @@ func (p *Platform) ListProjectGroups(ctx context.Context, a Actor, r InProjectRe
 	})
 }
 
+// GetProjectGroup returns what a group may do in a project.
+func (p *Platform) GetProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest) (sft.ProjectGroup, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.ProjectGroup, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return sft.ProjectGroup{}, notFound(err, "project", r.Project)
+		}
+		groups, err := tx.ProjectGroups(pr.ID)
+		if err != nil {
+			return sft.ProjectGroup{}, err
+		}
+		for _, g := range groups {
+			if sft.Fold(g.Group) == sft.Fold(r.Group) {
+				return g.ProjectGroup, nil
+			}
+		}
+		return sft.ProjectGroup{}, noSuch("group in the project called", r.Group)
+	})
+}
+
 // AddProjectGroup lets a group into a project.
 func (p *Platform) AddProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest) (sft.ProjectGroup, error) {
 	var pg sft.ProjectGroup
@@ -437,15 +457,48 @@ func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r InProjectRequ
 		if err != nil {
 			return api.List[sft.ServerUser]{}, notFound(err, "project", r.Project)
 		}
-		list := []sft.ServerUser{}
-		var st api.State
-		if err := p.accounts(tx, pr, nil, &st); err != nil {
+		list, err := p.serverUsers(tx, pr)
+		if err != nil {
 			return api.List[sft.ServerUser]{}, err
 		}
-		for _, u := range st.Users {
-			list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
-		}
 		return pageIn(r.Paging, list, func(u sft.ServerUser) string { return u.User })
+	})
+}
+
+func (p *Platform) serverUsers(tx *store.Tx, pr store.ProjectRecord) (list []sft.ServerUser, err error) {
+	var st api.State
+	err = p.accounts(tx, pr, nil, &st)
+	for _, u := range st.Users {
+		list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
+	}
+	return list, err
+}
+
+// ServerUserRequest names a user of a project's servers.
+type ServerUserRequest struct {
+	Team    string `path:"team" json:"-"`
+	Project string `path:"project" json:"-"`
+	User    string `path:"user" json:"-"`
+}
+
+// GetServerUser returns the local account that a user should have on a
+// project's servers.
+func (p *Platform) GetServerUser(ctx context.Context, a Actor, r ServerUserRequest) (sft.ServerUser, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.ServerUser, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return sft.ServerUser{}, notFound(err, "project", r.Project)
+		}
+		list, err := p.serverUsers(tx, pr)
+		if err != nil {
+			return sft.ServerUser{}, err
+		}
+		for _, u := range list {
+			if sft.Fold(u.User) == sft.Fold(r.User) {
+				return u, nil
+			}
+		}
+		return sft.ServerUser{}, noSuch("user of the project's servers called", r.User)
 	})
 }
 

@@ -76,6 +76,18 @@ func (p *Platform) ListTokens(ctx context.Context, a Actor, r InProjectRequest) 
 		func(t store.TokenRecord) sft.EnrollmentToken { return t.EnrollmentToken })
 }
 
+// GetToken returns one enrollment token, without its secret.
+func (p *Platform) GetToken(ctx context.Context, a Actor, r TokenRequest) (sft.EnrollmentToken, error) {
+	return read(ctx, p, a, r.Team, policy.ReadTokens, func(tx *store.Tx, k asker) (sft.EnrollmentToken, error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return sft.EnrollmentToken{}, notFound(err, "project", r.Project)
+		}
+		t, err := tx.TokenByID(pr.ID, r.ID)
+		return t.EnrollmentToken, notFound(err, "enrollment token", r.ID)
+	})
+}
+
 // DeleteToken ends an enrollment token; servers that used it stay.
 func (p *Platform) DeleteToken(ctx context.Context, a Actor, r TokenRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {

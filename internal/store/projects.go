@@ -186,6 +186,11 @@ func (n Notes) Token(hash []byte) (TokenRecord, error) {
 	return one(n, scanToken, `SELECT `+tokenCols+` FROM enrollment_tokens WHERE secret_hash = $1`, hash)
 }
 
+// TokenByID returns an enrollment token of a project.
+func (n Notes) TokenByID(projectID, id string) (TokenRecord, error) {
+	return one(n, scanToken, `SELECT `+tokenCols+` FROM enrollment_tokens WHERE project_id = $1 AND id = $2`, projectID, id)
+}
+
 // UseToken counts a use.
 func (tx *Tx) UseToken(id string) error {
 	return tx.must(`UPDATE enrollment_tokens SET uses = uses + 1 WHERE id = $1`, id)

@@ -212,8 +212,14 @@ func (m *maker) make(word, before string) string {
 			return name
 		}
 		m.Do("POST", "/users", map[string]string{"name": name}, nil)
-		if strings.Contains(before, "/groups/") {
+		switch {
+		case strings.Contains(before, "/groups/"):
 			m.Do("POST", m.rest(before), map[string]string{"name": name}, nil)
+		case strings.Contains(before, "/server_users"):
+			project := strings.TrimSuffix(m.rest(before), "/server_users")
+			m.Do("POST", "/groups", map[string]string{"name": name}, nil)
+			m.Do("POST", "/groups/"+name+"/users", map[string]string{"name": name}, nil)
+			m.Do("POST", project+"/groups", map[string]any{"name": name, "server_access": true}, nil)
 		}
 		return name
 	case "attribute":
@@ -368,6 +374,7 @@ var matrix = map[string]struct {
 	"PUT /v1/teams/{team}/service_users/{user}":                                {`{"status":"DISABLED"}`, secrets},
 	"GET /v1/teams/{team}/service_users/{user}/keys":                           {"", secrets},
 	"POST /v1/teams/{team}/service_users/{user}/keys":                          {"", makes},
+	"GET /v1/teams/{team}/service_users/{user}/keys/{key}":                     {"", secrets},
 	"DELETE /v1/teams/{team}/service_users/{user}/keys/{key}":                  {"", alters},
 	"GET /v1/teams/{team}/service_users/{user}/bindings":                       {"", reads},
 	"POST /v1/teams/{team}/service_users/{user}/bindings":                      {`{"server":"$H","account":"$N"}`, makes},
@@ -393,6 +400,7 @@ var matrix = map[string]struct {
 	"DELETE /v1/teams/{team}/projects/{project}":                               {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/groups":                           {"", reads},
 	"POST /v1/teams/{team}/projects/{project}/groups":                          {`{"name":"everyone","server_access":true,"create_server_group":true,"server_group_name":"sft_all","sudo_entitlements":[]}`, makes},
+	"GET /v1/teams/{team}/projects/{project}/groups/{group}":                   {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/groups/{group}":                   {`{"server_access":true}`, alters},
 	"DELETE /v1/teams/{team}/projects/{project}/groups/{group}":                {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/client_config_options":            {"", reads},
@@ -401,12 +409,14 @@ var matrix = map[string]struct {
 	"DELETE /v1/teams/{team}/projects/{project}/client_config_options/{id}":    {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens":         {"", secrets},
 	"POST /v1/teams/{team}/projects/{project}/server_enrollment_tokens":        {`{"description":"x","max_uses":1}`, makes},
+	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}":    {"", secrets},
 	"DELETE /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}": {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/cloud_accounts":                   {"", secrets},
 	"POST /v1/teams/{team}/projects/{project}/cloud_accounts":                  {`{"provider":"aws","account_id":"$A"}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":              {"", secrets},
 	"DELETE /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":           {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/server_users":                     {"", reads},
+	"GET /v1/teams/{team}/projects/{project}/server_users/{user}":              {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", [callers]int{401, 401, 404, 404, 200, 401, 404}}, // clients see what they can reach
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
