@@ -351,7 +351,7 @@ func TestWebhook(t *testing.T) {
 		*http.Request
 		body []byte
 	}
-	got := make(chan request, 10)
+	got := make(chan request, 1000)
 	answer := http.StatusNoContent
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
