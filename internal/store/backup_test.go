@@ -94,6 +94,9 @@ func TestDumpGoesAcross(t *testing.T) {
 	kinds := map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testdb.Postgres}
 	for from, newFrom := range kinds {
 		for to, newTo := range kinds {
+			if to == from {
+				continue
+			}
 			t.Run(from+" to "+to, func(t *testing.T) {
 				a, b := open(t, newFrom(t)), open(t, newTo(t))
 				all := everything(t, a)
@@ -380,15 +383,15 @@ func TestKilledWhileLoading(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, url string) {
 		db := open(t, url)
 		var many strings.Builder
-		for i := range 5000 {
-			fmt.Fprintf(&many, `["e%d",1,"t","k","","%s"]`+"\n", i, strings.Repeat("b", 100))
+		for i := range 600 {
+			fmt.Fprintf(&many, `["e%d",1,"t","k","","%s"]`+"\n", i, strings.Repeat("b", 400))
 		}
 		const at = `{"table":"events","columns":["id","at","team","kind","source","body"]}` + "\n"
 		whole := everything(t, db)
 		if !strings.Contains(whole, at) {
 			t.Fatal("events are not as they were")
 		}
-		whole = strings.Replace(strings.Replace(whole, at, at+many.String(), 1), `"events":2`, `"events":5002`, 1)
+		whole = strings.Replace(strings.Replace(whole, at, at+many.String(), 1), `"events":2`, `"events":602`, 1)
 		empty := dump(t, db)
 		for _, until := range []func(string) bool{
 			func(said string) bool { var n int; fmt.Sscan(said, &n); return n > len(whole)/10 },
