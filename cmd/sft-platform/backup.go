@@ -59,7 +59,7 @@ func backup(ctx context.Context, d data, file, passphrase string) (b platform.Ba
 		return b, &sft.Error{Code: sft.Exists, Msg: file + " is there already", Hint: "give each backup a name of its own"}
 	}
 	if err := conf.CheckOwnDir(filepath.Dir(file)); err != nil {
-		return b, err
+		return b, &sft.Error{Code: sft.Invalid, Msg: err.Error(), Err: err, Hint: "name a folder of this account's own, which nobody else can write in"}
 	}
 	var key []byte
 	if passphrase != "" {
@@ -123,9 +123,20 @@ func errNoPlatform(dir string) error {
 
 // sealer opens the master key.
 func (d *data) sealer() (ca.Sealer, error) {
-	s, err := ca.OpenSealer(d.masterKey())
+	s, err := d.openKey()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoPlatform(d.dir)
+	}
+	return s, err
+}
+
+// openKey is sealer where there may be none, which is fs.ErrNotExist.
+func (d *data) openKey() (ca.Sealer, error) {
+	s, err := ca.OpenSealer(d.masterKey())
+	if e, ok := errors.AsType[*sft.Error](err); ok {
+		// Where other files can be removed and made again, this one cannot.
+		err = &sft.Error{Code: e.Code, Msg: e.Msg, Err: err,
+			Hint: "run this as the account that the platform runs as, which alone may read the key (\"chmod 600 " + d.masterKey() + "\"); never remove it"}
 	}
 	return s, err
 }

@@ -143,12 +143,18 @@ func (x *examination) settings() {
 // dataDir looks at the folder and the master key, and reports whether the key
 // can be used.
 func (x *examination) dataDir(d *data) bool {
-	if err := conf.CheckOwnDir(d.dir); err != nil {
+	switch err := conf.CheckOwnDir(d.dir); {
+	case err == nil:
+		x.ok("data-folder", d.dir)
+	case errors.Is(err, fs.ErrNotExist):
 		x.fail("data-folder", err, "run \"sft-platform init\", or give --data")
 		x.skip("data-folder", "master-key")
 		return false
+	default:
+		x.fail("data-folder", errors.New(err.Error()), "run doctor as the account that the platform runs as, as in \"sudo -u sft-platform sft-platform doctor\"; the folder is to be that account's alone: \"chmod 700 "+d.dir+"\"")
+		x.skip("data-folder", "master-key")
+		return false
 	}
-	x.ok("data-folder", d.dir)
 	if _, err := d.sealer(); err != nil {
 		x.fail("master-key", err, "restore it from its own copy: nothing else opens the keys in the database")
 		return false

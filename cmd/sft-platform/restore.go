@@ -117,7 +117,7 @@ func restore(ctx context.Context, d data, file, passphrase string, force bool) (
 // keyOf opens the master key in the data folder, or the one in the backup,
 // which it returns if it is not in the folder yet.
 func (d *data) keyOf(b *platform.BackupFile, passphrase string) ([]byte, ca.Sealer, error) {
-	s, err := ca.OpenSealer(d.masterKey())
+	s, err := d.openKey()
 	if passphrase == "" {
 		if errors.Is(err, fs.ErrNotExist) {
 			hint := "copy the master key that the backup was made with to " + d.masterKey() + ", mode 600"

@@ -169,7 +169,7 @@ func (o Options) Print(w io.Writer, from map[string]string) error {
 	for _, f := range o.settings() {
 		var v any = f.Value.String()
 		if list, ok := f.Value.(pflag.SliceValue); ok {
-			v = list.GetSlice()
+			v = append([]string{}, list.GetSlice()...) // not null
 		}
 		note := from[f.Name]
 		s, isText := v.(string)

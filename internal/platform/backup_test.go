@@ -2,6 +2,7 @@ package platform_test
 
 import (
 	"bytes"
+	"database/sql"
 	"slices"
 	"strings"
 	"testing"
@@ -76,7 +77,7 @@ func TestBackupDamage(t *testing.T) {
 	// A file that is changed after it was found good.
 	late := slices.Clone(whole)
 	f := reopen(t, late)
-	late[len(late)/2] ^= 1
+	late[30] ^= 1 // in its head, which is not needed again
 	db, err := store.Open(t.Context(), testdb.SQLite(t))
 	if err != nil {
 		t.Fatal(err)
@@ -200,9 +201,36 @@ func TestRestoreOtherVersions(t *testing.T) {
 	wantCode(t, "a newer schema", err, sft.Invalid)
 	wantEmpty(t, old, true)
 
-	// The same records, in a schema of before the last migration, do not fit it.
+	// Records of another schema than they say do not fit it.
 	f.Schema = 1
 	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()})
 	wantCode(t, "records of another schema than they say", err, sft.Invalid)
 	wantEmpty(t, old, true)
+
+	url := testdb.SQLite(t)
+	first, err := store.OpenAt(t.Context(), url, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	raw, err := sql.Open("sqlite", strings.TrimPrefix(url, "sqlite:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if _, err := raw.Exec(`INSERT INTO settings (name, value) VALUES ('url', 'https://old.example.com'), ('first_team', 'main')`); err != nil {
+		t.Fatal(err)
+	}
+	e.Platform.DB = first
+	f = reopen(t, backup(t, e))
+	if f.Schema != 1 {
+		t.Errorf("the schema is %d, want 1", f.Schema)
+	}
+	if _, err := f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := platform.New(t.Context(), old, e.Platform.Sealer, e.Platform.Log, nil)
+	if err != nil || p.URL != "https://old.example.com" {
+		t.Errorf("the platform is %+v, %v", p, err)
+	}
 }
