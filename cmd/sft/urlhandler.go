@@ -96,8 +96,18 @@ func through(via []string) string {
 	return " through " + strings.Join(via, ", ")
 }
 
-// connectLink is "sft rdp" or "sft ssh" with what a link names.
+// connectLink is "sft rdp" or "sft ssh" with what a link names: in a terminal,
+// where what goes wrong can be read, if there is none and a window can be had.
 func (p *program) connectLink(ctx context.Context, l client.Link) error {
+	if !isTerminal(p.in) {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		if done, err := launch.InTerminal(append([]string{self}, l.Command()[1:]...)); done || err != nil {
+			return err
+		}
+	}
 	if l.Service == "rdp" {
 		return p.openDesktop(ctx, l.Target, rdpFlags{via: l.Via, passwordFD: -1}, false)
 	}

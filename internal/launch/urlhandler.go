@@ -29,6 +29,11 @@ func RegisterLinks(program string, getenv func(string) string) error {
 // ours stays.
 func UnregisterLinks(getenv func(string) string) error { return unregisterLinks(getenv) }
 
+// InTerminal runs argv, whose first word is a full path, in a new window of the
+// system's terminal, and reports whether it did: not where what opens the links
+// has a terminal from the start.
+func InTerminal(argv []string) (bool, error) { return inTerminal(argv) }
+
 // checkQuotable refuses a program whose path would need more than quotes in a
 // command line that a desktop keeps.
 func checkQuotable(program string) error {

@@ -26,6 +26,9 @@ func question(ctx context.Context, text string) (bool, error) {
 	return askBy(ctx, argv)
 }
 
+// inTerminal does nothing: the desktop's entry asks for a terminal.
+func inTerminal([]string) (bool, error) { return false, nil }
+
 // xdgHome returns a folder of the XDG Base Directory Specification.
 func xdgHome(getenv func(string) string, variable, inHome string) (string, error) {
 	if v := getenv(variable); filepath.IsAbs(v) {

@@ -27,6 +27,9 @@ func question(_ context.Context, text string) (bool, error) {
 	return answer == yes, nil
 }
 
+// inTerminal does nothing: Windows gives a program a console.
+func inTerminal([]string) (bool, error) { return false, nil }
+
 // handlerClass is the class of both schemes' handler, by the name that it has
 // with the product whose links these are.
 const handlerClass = "ScaleFTProtocolHandler"
