@@ -110,6 +110,7 @@ func (p *program) proxy(ctx context.Context, target, user string, via []string) 
 		return err
 	}
 	defer leave()
+	carryOnly()
 	conn, err := c.DialSSH(ctx)
 	if err != nil {
 		return err
