@@ -140,6 +140,7 @@ func (b *bench) hops() {
 			for n := 1; n <= 2; n++ {
 				plain, product := shellWays(n)
 				var local []string
+				var pids [2][]int
 				for i, w := range []shell{plain, product} {
 					at := fmt.Sprintf("127.0.0.1:%d", 9110+2*n+i)
 					argv := w.argv("-N", "-o", "ExitOnForwardFailure=yes", "-L", at+":127.0.0.1:"+servicePort)
@@ -149,14 +150,17 @@ func (b *bench) hops() {
 					t.Cleanup(p.Stop)
 					b.desk.WaitListen(at)
 					local = append(local, at)
+					pids[i] = family(b.desk.Host, p.PID())
 				}
-				var speeds [2][]float64
+				var speeds, costs [2][]float64
 				for round := range b.rounds {
 					for k := range local {
 						i := (k + round) % 2
 						l := b.start(t, b.desk.Host, b.desk.User, job{Kind: "load", Targets: []target{{Address: local[i]}}, Count: 1, Warm: 500*ms + 4*rtt, For: b.load})
 						l.expect(t, lineBegin)
+						before := cpu(pids[i])
 						r := l.result(t)
+						costs[i] = append(costs[i], (cpu(pids[i])-before).Seconds()/float64(r.Bytes)*1e9)
 						l.finish()
 						if r.Bytes == 0 {
 							t.Fatalf("through %d hops at %v: nothing came", n, rtt)
@@ -165,11 +169,25 @@ func (b *bench) hops() {
 					}
 				}
 				b.report.add(row{key: "hops", measure: fmt.Sprintf("throughput of a port forwarded at %s, %s: sft ssh, against ssh -J", distance(rtt), hopCount(n)), ratio: over(speeds[1], speeds[0]), least: 1,
-					detail: fmt.Sprintf("%s / %s MB/s", spread(speeds[1]), spread(speeds[0]))})
-				b.say("through %d hops at %v: sft %s, ssh -J %s MB/s", n, rtt, spread(speeds[1]), spread(speeds[0]))
+					detail: fmt.Sprintf("%s / %s MB/s; processor time at the desk %s / %s s/GB", spread(speeds[1]), spread(speeds[0]), spread(costs[1]), spread(costs[0]))})
+				b.say("through %d hops at %v: sft %s, ssh -J %s MB/s; %s, %s s/GB", n, rtt, spread(speeds[1]), spread(speeds[0]), spread(costs[1]), spread(costs[0]))
 			}
 		})
 	}
+}
+
+// family is a process of a host and all that it has started, and they.
+func family(h *lab.Host, pid int) []int {
+	pids := []int{pid}
+	all := h.Processes("")
+	for i := 0; i < len(pids); i++ {
+		for _, p := range all {
+			if p.Parent == pids[i] {
+				pids = append(pids, p.PID)
+			}
+		}
+	}
+	return pids
 }
 
 func hopCount(n int) string {
