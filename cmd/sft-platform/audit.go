@@ -83,15 +83,6 @@ whether serve runs or not. Run it as the account that the platform runs as.`,
 	return cmd
 }
 
-// auditCommands are those under audit.
-func auditCommands(root *cobra.Command) []*cobra.Command {
-	c, _, err := root.Find([]string{"audit"})
-	if err != nil {
-		return nil
-	}
-	return c.Commands()
-}
-
 // withPlatform runs f on the platform that init made.
 func withPlatform(cmd *cobra.Command, d data, f func(*platform.Platform, io.Writer) error) error {
 	p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))

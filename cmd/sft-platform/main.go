@@ -54,8 +54,8 @@ EXIT STATUS
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(initCommand(), serve, firstUseCommand(), auditCommand(), backupCommand(), restoreCommand(), doctorCommand(&s), versionCommand())
-	for _, c := range append(root.Commands(), auditCommands(root)...) {
+	root.AddCommand(initCommand(), serve, firstUseCommand(), auditCommand(), policyCommand(), backupCommand(), restoreCommand(), doctorCommand(&s), versionCommand())
+	for _, c := range below(root) {
 		args := c.Args
 		if c.PreRunE == nil {
 			c.PreRunE = func(cmd *cobra.Command, _ []string) error { return s.fill(cmd) }
@@ -95,4 +95,12 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, PreRunE: nothing, Run: func(cmd *cobra.Command, _ []string) {
 		fmt.Fprintln(cmd.OutOrStdout(), "sft-platform", sft.Version)
 	}}
+}
+
+// below are the commands under c, at any depth.
+func below(c *cobra.Command) (list []*cobra.Command) {
+	for _, sub := range c.Commands() {
+		list = append(append(list, sub), below(sub)...)
+	}
+	return list
 }

@@ -1,8 +1,16 @@
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +22,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"sft/internal/api"
+	"sft/internal/platform"
+	"sft/internal/store"
 )
 
 func TestMain(m *testing.M) {
@@ -29,7 +41,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("GORACE", os.Getenv("GORACE"))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers, "leads": leads, "appears": appears},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "shape": shape, "freeport": freeport, "answers": answers, "leads": leads, "appears": appears, "enrol": enrol},
 	})
 }
 
@@ -95,6 +107,42 @@ func answers(ts *testscript.TestScript, neg bool, args []string) {
 		last = err
 	}
 	ts.Fatalf("%s does not answer: %v", args[0], last)
+}
+
+// enrol DATA NAME enrols a server in project prod of the platform in DATA.
+func enrol(ts *testscript.TestScript, neg bool, args []string) {
+	ctx := context.Background()
+	d := data{dir: ts.MkAbs(args[0])}
+	p, err := d.open(ctx, slog.New(slog.DiscardHandler))
+	ts.Check(err)
+	defer p.DB.Close()
+	var owner platform.Actor
+	ts.Check(p.DB.Read(ctx, func(tx *store.Tx) error {
+		team, err := tx.Team("main")
+		if err != nil {
+			return err
+		}
+		u, err := tx.User(team.ID, "olive")
+		owner.User = u.ID
+		return err
+	}))
+	made, err := p.CreateToken(ctx, owner, platform.TokenRequest{Team: "main", Project: "prod"})
+	ts.Check(err)
+	raw, err := base64.StdEncoding.DecodeString(made.Token)
+	ts.Check(err)
+	var token api.EnrollmentToken
+	ts.Check(json.Unmarshal(raw, &token))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	ts.Check(err)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	ts.Check(err)
+	facts := api.Facts{Hostname: args[1], AccessAddress: "192.0.2.1", BrokerPort: 4421, OSType: "linux"}
+	s, err := p.EnrollServer(ctx, platform.Actor{}, api.EnrollServerRequest{Token: token.Secret, DeviceKey: spki, Facts: facts})
+	ts.Check(err)
+	_, err = p.Report(ctx, platform.Actor{Server: s.ServerID}, api.ReportRequest{Facts: facts, CSR: csr})
+	ts.Check(err)
 }
 
 // leads FILE follows the one-time link in FILE, without spending it; with !

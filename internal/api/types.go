@@ -338,6 +338,35 @@ type ResolveReply struct {
 	Route  []string   `json:"route,omitempty"` // the names of the hops on the way to it
 }
 
+// Access is what a user is to a server: GET …/servers/{id}/access.
+type Access struct {
+	User     string `json:"user_name"`
+	Server   string `json:"server_name"`
+	ServerID string `json:"server_id"`
+	Project  string `json:"project_name"`
+	Service  string `json:"service"`
+	// Access is that the user has an account on the server, as which they may be
+	// an administrator or run the sudo entitlements. Credentials is that they
+	// would get in now.
+	Access      bool     `json:"access"`
+	Admin       bool     `json:"admin"`
+	Sudo        []string `json:"sudo_entitlements,omitempty"`
+	Credentials bool     `json:"credentials"`
+	// Group gives the access, Preauthorization lets credentials be issued.
+	Group            string       `json:"group,omitempty"`
+	Preauthorization string       `json:"preauthorization,omitempty"`
+	Missing          string       `json:"missing,omitempty"` // the first thing that stands in the way
+	Steps            []AccessStep `json:"steps"`             // what was looked at, in order
+}
+
+// An AccessStep is one answer on the way to a decision.
+type AccessStep struct {
+	Rule string `json:"rule"`
+	OK   bool   `json:"ok"`
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
+}
+
 // A List is one page of things.
 type List[T any] struct {
 	List []T `json:"list"`

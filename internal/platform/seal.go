@@ -265,7 +265,7 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 		case r.Seq > 0 && r.Seq <= begin:
 			return &audit.Break{Seq: r.Seq, ID: r.ID, Why: "it was removed on purpose and is there; if \"audit prune\" was interrupted, run it again"}
 		default:
-			return p.explain(tx, r.Seq, nil, &r)
+			return p.broken(tx, r.Seq, nil, &r)
 		}
 		if c.Last > begin {
 			v.Last = c.Last
@@ -295,7 +295,7 @@ func (p *Platform) verifyBatch(tx *store.Tx, c *audit.Chain, b store.SealedBatch
 		return err
 	}
 	if seq, now := audit.Compare(n.First, entries, records); seq != 0 {
-		return p.explain(tx, seq, &entries[seq-n.First], now)
+		return p.broken(tx, seq, &entries[seq-n.First], now)
 	}
 	// The kept checkpoint may end inside this batch of another chain.
 	if mark != nil && mark.Last >= n.First && mark.Last < n.Last && before.Chain(n.First, entries[:mark.Last-n.First+1]) != mark.Hash {
@@ -304,9 +304,9 @@ func (p *Platform) verifyBatch(tx *store.Tx, c *audit.Chain, b store.SealedBatch
 	return nil
 }
 
-// explain tells what was done at the number seq: was is what was sealed there,
+// broken tells what was done at the number seq: was is what was sealed there,
 // now what is there; either may be nothing.
-func (p *Platform) explain(tx *store.Tx, seq int64, was *audit.Entry, now *audit.Record) error {
+func (p *Platform) broken(tx *store.Tx, seq int64, was *audit.Entry, now *audit.Record) error {
 	if was != nil && now != nil && now.ID == was.ID {
 		why := "it was changed"
 		if now.Entry() == *was {

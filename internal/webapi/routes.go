@@ -127,6 +127,7 @@ func routes(p *platform.Platform) []route {
 		{"GET", project + "/servers/{id}", person, call(ok, p.GetServer)},
 		{"PUT", project + "/servers/{id}", person, call(none, p.UpdateServer)},
 		{"DELETE", project + "/servers/{id}", person, call(none, p.DeleteServer)},
+		{"GET", project + "/servers/{id}/access", person, call(ok, p.Access)},
 		{"GET", project + "/preauthorizations", person, list(p.ListPreauths)},
 		{"POST", project + "/preauthorizations", person, call(created, p.CreatePreauth)},
 		{"GET", project + "/preauthorizations/{id}", person, call(ok, p.GetPreauth)},

@@ -421,6 +421,7 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
 	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/servers/{id}/access":              {"", reads}, // each of themselves
 	"GET /v1/teams/{team}/projects/{project}/preauthorizations":                {"", secrets},
 	"POST /v1/teams/{team}/projects/{project}/preauthorizations":               {`{"user_name":"$U","expires_at":"2027-01-01T00:00:00Z"}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/preauthorizations/{id}":           {"", secrets},
