@@ -51,7 +51,7 @@ func (p *program) completeServers(cmd *cobra.Command, args []string, _ string) (
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	list, err := s.Servers(ctx, "")
+	list, err := s.Servers(ctx, "", "")
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -66,19 +66,24 @@ func (p *program) listAccounts() *cobra.Command {
 }
 
 func (p *program) listServers() *cobra.Command {
-	var project string
+	var project, selector string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list-servers [-p PROJECT] [--json]",
+		Use:   "list-servers [-l SELECTOR] [-p PROJECT] [--json]",
 		Short: "List the servers that you may reach",
-		Args:  cobra.NoArgs,
+		Long: `List-servers lists the servers that you may reach. With -l these are those
+whose labels match a label selector of Kubernetes: "env=prod,role in (web,db)".
+A key means a label of that name wherever it comes from; with its source before
+it, as in api.env, one of administrators alone, in sftd.env of the host itself
+and in system.os_type of the platform. --json shows the labels.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := p.session(cmd.Context(), p.quietly())
 			if err != nil {
 				return err
 			}
 			defer p.voice.progress("asking the platform")()
-			list, err := s.Servers(cmd.Context(), project)
+			list, err := s.Servers(cmd.Context(), project, selector)
 			if err != nil {
 				return err
 			}
@@ -95,6 +100,7 @@ func (p *program) listServers() *cobra.Command {
 			return table(p.out, []string{"HOSTNAME", "OS_TYPE", "PROJECT_NAME", "ID", "ACCESS_ADDRESS", "STATE"}, rows)
 		},
 	}
+	cmd.Flags().StringVarP(&selector, "selector", "l", "", "with these labels alone")
 	cmd.Flags().StringVarP(&project, "project", "p", "", "of this project alone")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd

@@ -137,7 +137,14 @@ func (p *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(path, "/servers"):
 		staging := web01
 		staging.ID, staging.Project, staging.AccessAddress, staging.Hostname = "s2", "staging", "", "build"
-		answer(api.List[sft.Server]{List: []sft.Server{web01, staging}})
+		switch r.URL.Query().Get("selector") {
+		case "":
+			answer(api.List[sft.Server]{List: []sft.Server{web01, staging}})
+		case "env=prod,!old":
+			answer(api.List[sft.Server]{List: []sft.Server{web01}})
+		default:
+			fail(sft.Error{Code: sft.Invalid, Msg: "it is no selector", Hint: "use one"})
+		}
 	case strings.HasSuffix(path, "/projects"):
 		answer(api.List[sft.Project]{List: []sft.Project{{ID: "p1", Name: "prod"}}})
 	case strings.HasSuffix(path, "/users/alice"):

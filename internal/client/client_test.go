@@ -395,7 +395,7 @@ func TestTheEndOfASignIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.refuse = over
-		_, err = s.Servers(t.Context(), "")
+		_, err = s.Servers(t.Context(), "", "")
 		want := sft.Error{Code: sft.SignIn, Msg: "alice is not signed in to team main, or no longer", Hint: `run "sft login --team main"`}
 		if e, ok := errors.AsType[*sft.Error](err); !ok || e.Code != want.Code || e.Msg != want.Msg || e.Hint != want.Hint {
 			t.Errorf("got %+v, want %+v", err, want)
@@ -410,7 +410,7 @@ func TestTheEndOfASignIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.refuse = over
-		if _, err := s.Servers(t.Context(), "prod"); err != nil {
+		if _, err := s.Servers(t.Context(), "prod", ""); err != nil {
 			t.Fatal(err)
 		}
 		list := "GET /v1/teams/main/servers?count=1000&project_name=prod"
@@ -426,7 +426,7 @@ func TestTheEndOfASignIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.refuse = &sft.Error{Code: sft.Revoked, Msg: "deleted"}
-		_, err = s.Servers(t.Context(), "")
+		_, err = s.Servers(t.Context(), "", "")
 		if e, ok := errors.AsType[*sft.Error](err); !ok || e.Code != sft.Revoked || !strings.Contains(e.Hint, "sft enroll --force --url "+p.URL+" --team main") {
 			t.Errorf("got %+v, want a hint to enrol again", err)
 		}
@@ -454,7 +454,7 @@ func TestClock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = s.Servers(t.Context(), "")
+			_, err = s.Servers(t.Context(), "", "")
 			if tt.refused {
 				if sft.CodeOf(err) != sft.ClockSkew || strings.Count(err.Error(), "Z") != 2 {
 					t.Errorf("got %v, want a refusal that names both clocks", err)
@@ -473,7 +473,7 @@ func TestClock(t *testing.T) {
 			if s, err = d.Session(a); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Servers(t.Context(), ""); err != nil || len(p.asked()) != 1 {
+			if _, err := s.Servers(t.Context(), "", ""); err != nil || len(p.asked()) != 1 {
 				t.Errorf("the second run: %v, and more than one request", err)
 			}
 		})

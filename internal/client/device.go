@@ -171,15 +171,18 @@ func (s *Session) team(rest string) string {
 	return "/v1/teams/" + url.PathEscape(s.Account.Team) + rest
 }
 
-// Servers returns the servers that the person may reach, in project if that
-// is not empty.
-func (s *Session) Servers(ctx context.Context, project string) ([]sft.Server, error) {
+// Servers returns the servers that the person may reach: of the project, and
+// that the label selector means, where these are not empty.
+func (s *Session) Servers(ctx context.Context, project, selector string) ([]sft.Server, error) {
 	query := url.Values{}
 	if project != "" {
 		if err := sft.CheckName("project", project); err != nil {
 			return nil, err
 		}
 		query.Set("project_name", project)
+	}
+	if selector != "" {
+		query.Set("selector", selector)
 	}
 	list, err := everyPage(ctx, s, "/servers", query, func(v sft.Server) string { return v.ID })
 	slices.SortStableFunc(list, func(a, b sft.Server) int {
