@@ -245,8 +245,8 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	defer a.lock.Release()
 	defer a.events.close()
 	a.writeStatus() // what it says of the agent before is no longer so
-	if keys := a.conf.Later(); len(keys) > 0 {
-		a.log.Warn("these settings do nothing in this version", "keys", keys)
+	if keys := a.conf.Useless(); len(keys) > 0 {
+		a.log.Warn("these settings do nothing on this system", "keys", keys)
 	}
 	a.loadState()
 	if err := a.sessions.recover(ctx); err != nil {

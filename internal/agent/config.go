@@ -22,9 +22,8 @@ import (
 )
 
 // Config is sftd.yaml. Every key is optional; a file that is not there is all
-// defaults. Keys with the tag later are known and checked, and do nothing in
-// this version; some others do nothing on one system, so that hosts of both can
-// share a file. Later names those that are set.
+// defaults. Some keys do nothing on one system, so that hosts of both can share
+// a file. Useless names those that are set.
 type Config struct {
 	AccessAddress   string   `yaml:"AccessAddress"`   // IP that clients use instead of the detected one
 	AccessInterface string   `yaml:"AccessInterface"` // take the address from this interface
@@ -63,7 +62,7 @@ type Config struct {
 	AuthorizedPrincipalsFile string `yaml:"AuthorizedPrincipalsFile"` // one per login, ends in /%u
 	TrustedUserCAKeysFile    string `yaml:"TrustedUserCAKeysFile"`
 
-	Labels map[string]string `yaml:"Labels" later:"x"`
+	Labels map[string]string `yaml:"Labels"` // by which selectors find the host, under sftd.
 
 	LogLevel string `yaml:"LogLevel"` // warn, info, debug
 
@@ -234,6 +233,10 @@ func (c *Config) check() *sft.Error {
 			return bad("AuthorizedPrincipalsFile", c.AuthorizedPrincipalsFile, "use a full path that ends in /%u, in a folder of its own")
 		}
 	}
+	if _, err := sft.CheckLabels(sft.LabelSFTD, c.Labels); err != nil {
+		e, _ := errors.AsType[*sft.Error](err)
+		return &sft.Error{Code: sft.Invalid, Msg: "Labels cannot be used: " + e.Msg, Hint: e.Hint}
+	}
 	if _, err := c.Level(); err != nil {
 		return bad("LogLevel", c.LogLevel, "use warn, info or debug")
 	}
@@ -247,15 +250,13 @@ func (c Config) Level() (slog.Level, error) {
 	return l, err
 }
 
-// Later names the keys that are set and do nothing yet, or nothing on this
-// system.
-func (c Config) Later() (keys []string) {
+// Useless names the keys that are set and do nothing on this system.
+func (c Config) Useless() (keys []string) {
 	def := reflect.ValueOf(Defaults())
 	v := reflect.ValueOf(c)
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		_, later := f.Tag.Lookup("later")
-		if key := f.Tag.Get("yaml"); (later || slices.Contains(uselessOnHost, key)) && !reflect.DeepEqual(v.Field(i).Interface(), def.Field(i).Interface()) {
+		if key := f.Tag.Get("yaml"); slices.Contains(uselessOnHost, key) && !reflect.DeepEqual(v.Field(i).Interface(), def.Field(i).Interface()) {
 			keys = append(keys, key)
 		}
 	}

@@ -30,7 +30,7 @@ func TestConfigOfNoFile(t *testing.T) {
 	}
 	want := Defaults()
 	want.BrokerAccessPort = sft.BrokerPort
-	if !reflect.DeepEqual(c, want) || len(c.Later()) != 0 {
+	if !reflect.DeepEqual(c, want) || len(c.Useless()) != 0 {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 	_, err = ReadConfig(missing, true)
@@ -72,7 +72,7 @@ func TestConfigKeys(t *testing.T) {
 		"AllowAdmin":                        {"false", "2"},
 		"AllowedLogins":                     {"['dev-*', ann]", "['[']"},
 		"MaxUsers":                          {"3", "-1"},
-		"Labels":                            {"{a: b}", "[a]"},
+		"Labels":                            {"{env: prod, sftd.role: web}", "{api.env: prod}"},
 		"AuthorizedPrincipalsFile":          {"/x/%u", "'%h/.principals'"},
 		"SSHDConfigFile":                    {"/etc/sshd", "sshd_config"},
 		"SSHAccess":                         {"broker", "closed"},
@@ -95,9 +95,8 @@ func TestConfigKeys(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %s is refused: %v", key, v.good, err)
 		}
-		_, later := f.Tag.Lookup("later")
-		if got := c.Later(); (later || slices.Contains(uselessOnHost, key)) != slices.Equal(got, []string{key}) {
-			t.Errorf("%s: Later = %q", key, got)
+		if got := c.Useless(); slices.Contains(uselessOnHost, key) != slices.Equal(got, []string{key}) {
+			t.Errorf("%s: Useless = %q", key, got)
 		}
 		_, file, err := readConfig(t, "# a comment\n\n"+key+": "+v.bad+"\n")
 		wantCode(t, key+" "+v.bad, err, sft.Invalid)
@@ -105,6 +104,14 @@ func TestConfigKeys(t *testing.T) {
 			t.Errorf("%s: %q does not name file, line and key", key, err)
 		}
 	}
+}
+
+func manyLabels(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "l%d: x, ", i)
+	}
+	return b.String()
 }
 
 func TestConfigRefusals(t *testing.T) {
@@ -122,6 +129,9 @@ func TestConfigRefusals(t *testing.T) {
 		{"another sign-in", "RDPSignIn: Inject\n", ` line 1: RDPSignIn is "Inject"`, "use inject, or deliver "},
 		{"no broker port", "BrokerListenPort: 0\n", ` line 1: BrokerListenPort is "0"`, "1 to 65535"},
 		{"too many names", "AltNames: [" + strings.Repeat("a, ", 32) + "a]\n", ` line 1: AltNames is "33 names"`, "keep 32"},
+		{"a label that cannot be one", "Labels:\n  env: a b\n", ` line 1: Labels cannot be used: label "env" cannot have the value "a b"`, "up to 63 letters"},
+		{"too many labels", "Labels: {" + manyLabels(51) + "}\n", ` line 1: Labels cannot be used: there are 51 labels`, "keep 50"},
+		{"a list of labels", "Labels: [a]\n", ` line 1: key "Labels" must be `, ""},
 		{"a proxy's password", "ForwardProxy: socks5://u:hunter2@proxy\n", ` line 1: ForwardProxy is "socks5://u:xxxxx@proxy"`, "http://HOST:PORT"},
 		{"no path", "TokenFile: ''\n", ` line 1: TokenFile is ""`, "full path"},
 	}

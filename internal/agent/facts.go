@@ -29,7 +29,8 @@ func (a *Agent) facts() (api.Facts, error) {
 		problems = append(problems[:maxProblems-1], fmt.Sprintf("and %d more; see \"sftd status\" on the host", n+1))
 	}
 	f := api.Facts{Hostname: name, CanonicalName: a.conf.CanonicalName, AltNames: a.conf.AltNames, AccessAddress: a.conf.AccessAddress,
-		BrokerPort: a.conf.BrokerAccessPort, Bastion: a.conf.Bastion, OS: osName(), OSType: runtime.GOOS, Version: sft.Version, Problems: problems}
+		BrokerPort: a.conf.BrokerAccessPort, Bastion: a.conf.Bastion, OS: osName(), OSType: runtime.GOOS, Version: sft.Version, Problems: problems,
+		Labels: a.conf.Labels}
 	if id := a.who.Load(); id != nil {
 		f.InstanceID = id.Instance
 	}

@@ -41,7 +41,7 @@ func TestConfigOfWindows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(c.Later(), []string{"BrokerUser"}) || c.StateDir() != `D:\sftd` {
-		t.Errorf("Later = %q, state in %s", c.Later(), c.StateDir())
+	if !slices.Equal(c.Useless(), []string{"BrokerUser"}) || c.StateDir() != `D:\sftd` {
+		t.Errorf("Useless = %q, state in %s", c.Useless(), c.StateDir())
 	}
 }
