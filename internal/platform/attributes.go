@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"sft"
 	"sft/internal/api"
@@ -170,11 +171,12 @@ func mayBeLogin(tx *store.Tx, u store.UserRecord, login string) error {
 	if err := sft.CheckLogin(login); err != nil {
 		return err
 	}
-	if len(login) > maxLogin || slices.Contains(reservedLogins, login) {
+	// An account has a group of its name, and "sft_" is what groups begin with.
+	if len(login) > maxLogin || slices.Contains(reservedLogins, login) || strings.HasPrefix(login, "sft_") || sft.CheckServerGroup(login) != nil {
 		return &sft.Error{Code: sft.Invalid, Msg: "login name " + sft.Quote(login) + " cannot be used", Hint: fmt.Sprintf("use up to %d characters, and no name that systems have", maxLogin)}
 	}
 	taken, err := tx.LoginTaken(u.TeamID, login, u.ID)
-	if err == nil && !taken { // an account has a group of its name
+	if err == nil && !taken {
 		taken, err = tx.ServerGroupTaken(u.TeamID, login)
 	}
 	if err == nil && taken {

@@ -63,6 +63,8 @@ func TestAttributes(t *testing.T) {
 			"a uid that is another's":     {"/users/bob/attributes/unix_uid", fmt.Sprint(second.UID), sft.Exists},
 			"a gid that was another's":    {"/users/bob/attributes/unix_gid", fmt.Sprint(ann.GID), sft.Exists},
 			"a system's login":            {"/users/bob/attributes/unix_user_name", "root", sft.Invalid},
+			"a system's group":            {"/users/bob/attributes/unix_user_name", "docker", sft.Invalid},
+			"a group of sftd's":           {"/users/bob/attributes/unix_user_name", "sft_ops", sft.Invalid},
 			"a login with capitals":       {"/users/bob/attributes/unix_user_name", "Bob", sft.Invalid},
 			"a login that is too long":    {"/users/bob/attributes/unix_user_name", "bobbobbobbobbobbobbob", sft.Invalid},
 			"no login":                    {"/users/bob/attributes/unix_user_name", "", sft.Invalid},
