@@ -39,7 +39,8 @@ demo: setup build
 	@build/demo-run -bin build/bin -out build/demo $(if $(KEEP),-keep)
 
 # Speed, round trips and memory beside ssh, stunnel and others, in one run of
-# twenty minutes, written to docs/benchmarks.md and docs/benchmarks-ssh.md.
+# half an hour, written to docs/benchmarks.md, docs/benchmarks-ssh.md and
+# docs/benchmarks-platform.md.
 # BENCH takes flags, as in BENCH=-quick or BENCH="-only shell,hops".
 bench: setup build
 	@go build -o build/bench-run ./e2e/bench

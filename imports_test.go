@@ -52,7 +52,7 @@ var mayImport = map[string]string{
 	"e2e/shell":            "",
 	"e2e/wine":             "",
 	"e2e/wine/mstsc":       ". internal/launch internal/rdp/rdptest",
-	"e2e/bench":            ". e2e/lab e2e/stage internal/rdp internal/rdp/rdptest",
+	"e2e/bench":            ". e2e/lab e2e/stage internal/api internal/audit internal/ca internal/platform internal/rdp internal/rdp/rdptest internal/store",
 	"internal/testenv":     ". internal/api internal/ca internal/cloudid internal/platform internal/store internal/webapi internal/audit internal/testdb",
 	"internal/testdb":      "",
 	"e2e/dist":             "e2e/lab",

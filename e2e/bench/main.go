@@ -14,6 +14,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -39,12 +40,14 @@ func main() {
 	os.Exit(lab.Main(run))
 }
 
-// measures are what -only names, in the order in which they are taken, each
-// with the document that it is in.
-var measures = []struct {
+// A measure is what -only names, with the document that it is in.
+type measure struct {
 	name, doc string
 	take      func(*bench)
-}{
+}
+
+// measures are taken in this order.
+var measures = []measure{
 	{"desktop", docDesktops, (*bench).desktop},
 	{"trips", docDesktops, (*bench).trips},
 	{"throughput", docDesktops, (*bench).throughput},
@@ -52,12 +55,14 @@ var measures = []struct {
 	{"sessions", docDesktops, (*bench).sessions},
 	{"shell", docShells, (*bench).shell},
 	{"hops", docShells, (*bench).hops},
+	{"platform", docPlatform, (*bench).platform},
 }
 
 // The documents, in docs.
 const (
 	docDesktops = "benchmarks.md"
 	docShells   = "benchmarks-ssh.md"
+	docPlatform = "benchmarks-platform.md"
 )
 
 // A plan is how much is measured.
@@ -70,19 +75,23 @@ type plan struct {
 	people   int           // of sessions
 	sessions int
 	idle     time.Duration
+	servers  int // of a large platform
+	events   int
+	hanging  int // agents
 }
 
 const ms = time.Millisecond
 
 var (
-	whole = plan{rounds: 3, rtts: []time.Duration{0, 50 * ms, 150 * ms}, conns: []int{1, 10}, load: 2500 * ms, echoes: 1000, people: 8, sessions: 500, idle: 30 * time.Second}
-	smoke = plan{rounds: 1, rtts: []time.Duration{0, 50 * ms}, conns: []int{1}, load: 400 * ms, echoes: 100, people: 1, sessions: 20, idle: 3 * time.Second}
+	whole = plan{rounds: 3, rtts: []time.Duration{0, 50 * ms, 150 * ms}, conns: []int{1, 10}, load: 2500 * ms, echoes: 1000, people: 8, sessions: 500, idle: 30 * time.Second, servers: 50_000, events: 1_000_000, hanging: 1000}
+	smoke = plan{rounds: 1, rtts: []time.Duration{0, 50 * ms}, conns: []int{1}, load: 400 * ms, echoes: 100, people: 1, sessions: 20, idle: 3 * time.Second, servers: 1000, events: 5000, hanging: 100}
 )
 
 // A bench is one run.
 type bench struct {
 	plan
 	t      lab.T
+	bin    string
 	l      *lab.Lab
 	s      *stage.Stage
 	desk   *stage.Desk
@@ -97,7 +106,7 @@ func run() int {
 	out := flag.String("out", "build/bench", "folder for logs")
 	docs := flag.String("docs", "docs", "folder for the documents; one of which not all measures were taken, or with -quick, goes to the folder of -out")
 	quick := flag.Bool("quick", false, "see that all works; the numbers mean nothing")
-	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, throughput, echo, sessions, shell, hops")
+	only := flag.String("only", "", "measures to take, with commas between: desktop, trips, throughput, echo, sessions, shell, hops, platform")
 	modes := flag.String("signin", "inject,deliver", "ways to sign in, as in RDPSignIn, with commas between")
 	rounds := flag.Int("rounds", 0, "how often the candidates take turns (default 3, with -quick 1)")
 	flag.Parse()
@@ -125,18 +134,21 @@ func run() int {
 		b.t = t
 		logs, err := filepath.Abs(filepath.Join(*out, "logs"))
 		if err == nil {
-			err = os.RemoveAll(logs) // of the run before
+			err = errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)) // those there are of the run before
 		}
 		programs, err2 := filepath.Abs(*bin)
 		if err != nil || err2 != nil {
 			t.Fatalf("%v %v", err, err2)
 		}
-		b.l = lab.New(t, logs)
-		b.s = stage.New(t, b.l, programs)
-		b.s.Project("prod", false)
-		b.desk = b.newDesk("ann")
-		b.keys = newKeys(t)
-		for _, doc := range []string{docDesktops, docShells} {
+		b.bin = programs
+		if slices.ContainsFunc(measures, func(m measure) bool { return m.doc != docPlatform && chosen(m.name) }) {
+			b.l = lab.New(t, logs)
+			b.s = stage.New(t, b.l, programs)
+			b.s.Project("prod", false)
+			b.desk = b.newDesk("ann")
+			b.keys = newKeys(t)
+		}
+		for _, doc := range []string{docDesktops, docShells, docPlatform} {
 			b.write(doc, *docs, *out, *quick, chosen)
 		}
 	})
@@ -149,7 +161,7 @@ func (b *bench) write(doc, docs, out string, quick bool, chosen func(name string
 	if quick {
 		folder = out
 	}
-	b.report = &report{ssh: doc == docShells, quick: quick, load: loadAverage()}
+	b.report = &report{doc: doc, quick: quick, load: loadAverage()}
 	any := false
 	for _, m := range measures {
 		switch {
@@ -172,6 +184,9 @@ func (b *bench) write(doc, docs, out string, quick bool, chosen func(name string
 	}
 	fmt.Println("written:", path)
 }
+
+// program is the path of one of the programs.
+func (b *bench) program(name string) string { return filepath.Join(b.bin, name) }
 
 // say tells the person who waits.
 func (b *bench) say(format string, args ...any) {
