@@ -40,8 +40,9 @@ var migrations embed.FS
 type DB struct {
 	read, write *sql.DB
 	d           dialect
-	group       *group // of the writers, on SQLite
-	version     int64  // of the schema
+	group       *group             // of the writers, on SQLite
+	plans       map[*sql.DB]*plans // of each pool, on SQLite
+	version     int64              // of the schema
 	watch       atomic.Pointer[func(Span)]
 }
 
@@ -59,6 +60,7 @@ func OpenAt(ctx context.Context, url string, version int64) (*DB, error) {
 	db := &DB{read: read, write: write, d: d}
 	if read != write {
 		db.group = newGroup()
+		db.plans = map[*sql.DB]*plans{read: newPlans(read), write: newPlans(write)}
 	}
 	if err := db.Migrate(ctx, version); err != nil {
 		db.Close()
@@ -136,6 +138,9 @@ func TooNew(what string, have, newest int64) error {
 
 // Close lets go of the database.
 func (db *DB) Close() error {
+	for _, p := range db.plans {
+		p.close()
+	}
 	err := db.write.Close()
 	if db.read != db.write {
 		err = errors.Join(err, db.read.Close())
@@ -171,7 +176,8 @@ type Notes struct {
 	tx  *sql.Tx
 	d   dialect
 	// span is what is told of the transaction.
-	span *Span
+	span  *Span
+	plans *plans // nil: the driver looks after them
 }
 
 // Read runs fn on one consistent view of the records.
@@ -237,11 +243,19 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, l
 			(*tell)(span)
 		}
 	}()
+	plans := db.plans[pool]
+	if plans != nil {
+		defer func() {
+			if err == nil {
+				plans.learn(ctx)
+			}
+		}()
+	}
 	if pool == db.write && db.group != nil {
 		return db.group.do(ctx, pool, func(tx *sql.Tx) error {
 			span.Waited = time.Since(began)
 			// A statement that is interrupted would undo what is of others.
-			return fn(Notes{context.WithoutCancel(ctx), tx, db.d, &span})
+			return fn(Notes{context.WithoutCancel(ctx), tx, db.d, &span, plans})
 		})
 	}
 	tx, err := pool.BeginTx(ctx, opts)
@@ -255,7 +269,7 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, l
 		}
 	}
 	span.Waited = time.Since(began)
-	if err := fn(Notes{ctx, tx, db.d, &span}); err != nil {
+	if err := fn(Notes{ctx, tx, db.d, &span, plans}); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -275,13 +289,30 @@ func storable(args []any) bool {
 	return true
 }
 
+// plan returns the compiled statement for this transaction, if there is one.
+func (n Notes) plan(query string) *sql.Stmt {
+	if n.plans == nil {
+		return nil
+	}
+	if s := n.plans.of(query); s != nil {
+		return n.tx.StmtContext(n.ctx, s)
+	}
+	return nil
+}
+
 // exec runs a statement and returns how many rows it touched.
 func (n Notes) exec(query string, args ...any) (int64, error) {
 	if !storable(args) {
 		return 0, errText
 	}
 	n.span.Statements++
-	r, err := n.tx.ExecContext(n.ctx, query, args...)
+	var r sql.Result
+	var err error
+	if s := n.plan(query); s != nil {
+		r, err = s.ExecContext(n.ctx, args...)
+	} else {
+		r, err = n.tx.ExecContext(n.ctx, query, args...)
+	}
 	if err != nil {
 		if n.d.unique(err) {
 			return 0, ErrExists
@@ -313,7 +344,13 @@ func one[T any](n Notes, scan func(scanner) (T, error), query string, args ...an
 		return *new(T), ErrNotFound
 	}
 	n.span.Statements++
-	v, err := scan(n.tx.QueryRowContext(n.ctx, query, args...))
+	var row *sql.Row
+	if s := n.plan(query); s != nil {
+		row = s.QueryRowContext(n.ctx, args...)
+	} else {
+		row = n.tx.QueryRowContext(n.ctx, query, args...)
+	}
+	v, err := scan(row)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -325,7 +362,13 @@ func all[T any](n Notes, scan func(scanner) (T, error), query string, args ...an
 		return []T{}, nil
 	}
 	n.span.Statements++
-	rows, err := n.tx.QueryContext(n.ctx, query, args...)
+	var rows *sql.Rows
+	var err error
+	if s := n.plan(query); s != nil {
+		rows, err = s.QueryContext(n.ctx, args...)
+	} else {
+		rows, err = n.tx.QueryContext(n.ctx, query, args...)
+	}
 	if err != nil {
 		return nil, err
 	}
