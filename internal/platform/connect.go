@@ -71,6 +71,8 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 	for _, v := range r.Via[:min(len(r.Via), maxHops)] {
 		refused.Via = append(refused.Via, sft.Quote(v))
 	}
+	// Checked here, and not while other writers wait.
+	csr, csrErr := ca.RequestKey(r.CSR)
 	err := p.add(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.OwnClient)
 		refused.Team = k.team.Name // the asker's own, whatever was asked for
@@ -101,7 +103,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 				return audit.Event{}, err
 			}
 		}
-		want, err := wanted(r.ConnectRequest, target, hops)
+		want, err := wanted(r.ConnectRequest, csr, csrErr, target, hops)
 		if err != nil {
 			return audit.Event{}, err
 		}
@@ -145,8 +147,9 @@ type wish struct {
 }
 
 // wanted says what is needed, and refuses a target that does not have it and a
-// request without the keys for it.
-func wanted(r api.ConnectRequest, target step, hops []step) (wish, error) {
+// request without the keys for it: csr is the one of its CSR, unless that has
+// an error.
+func wanted(r api.ConnectRequest, csr *ecdsa.PublicKey, csrErr error, target step, hops []step) (wish, error) {
 	w := wish{target: r.Service == frame.SSH}
 	s := target.server
 	if err := serves(target, r.Service); err != nil {
@@ -155,9 +158,10 @@ func wanted(r api.ConnectRequest, target step, hops []step) (wish, error) {
 	w.relay = w.target && throughBroker(*s, target.project)
 	var err error
 	if !w.target || w.relay {
-		if w.broker, err = ca.RequestKey(r.CSR); err != nil {
-			return w, err
+		if csrErr != nil {
+			return w, csrErr
 		}
+		w.broker = csr
 	}
 	if !w.target && !slices.ContainsFunc(hops, step.enrolled) {
 		return w, nil
