@@ -138,6 +138,10 @@ type Project struct {
 	// RequirePreauth gives credentials for the project's servers to those alone
 	// who have a Preauthorization beside the access that their groups give.
 	RequirePreauth bool `json:"require_preauth_for_creds"`
+	// NameReuseAfter gives a name to another server of the project that claims
+	// it, when the one that holds it has been silent for that many seconds; 0:
+	// never.
+	NameReuseAfter int64 `json:"name_reuse_after"`
 	// ClientOptions are for the clients of people who connect to the project's
 	// servers.
 	ClientOptions ClientOptions `json:"client_config_options"`
@@ -307,9 +311,14 @@ type Server struct {
 	// ReenrollAllowed lets the instance take this record over with a new key,
 	// once.
 	ReenrollAllowed bool `json:"reenroll_allowed,omitempty"`
-	// KeyConflict: two agents use the server's device key at once. Nothing is
-	// issued for the server until an administrator sets it to false.
+	// KeyConflict: two agents use the server's device key at once, or one uses
+	// a key that another took the place of. Nothing is issued for the server
+	// until an administrator sets it to false.
 	KeyConflict bool `json:"key_conflict,omitempty"`
+	// DeviceKeySince is when the agent's device key was made known. RotateKey
+	// has the agent make another now.
+	DeviceKeySince *time.Time `json:"device_key_since,omitempty"`
+	RotateKey      bool       `json:"rotate_device_key,omitempty"`
 }
 
 // Name is what people call the server: its canonical name, else its host

@@ -337,7 +337,8 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	if err != nil {
 		return err
 	}
-	c := &api.Client{URL: id.URL, Key: key, Issuer: "server:" + id.ServerID, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
+	device := a.newSigner(*id, key, hc)
+	c := &api.Client{URL: id.URL, Keys: device.use, Issuer: "server:" + id.ServerID, HTTP: hc, Clock: a.clock, UserAgent: userAgent}
 	if !first {
 		a.begin()
 	}
@@ -361,7 +362,7 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	wg.Go(func() { a.runServices(ctx, c, id.CA) })
 	dirty := make(chan struct{}, 1)
 	wg.Go(func() { a.runReconcile(ctx, dirty) })
-	err = a.runSync(ctx, c, dirty)
+	err = a.runSync(ctx, c, device, dirty)
 	if sft.CodeOf(err) == sft.Revoked {
 		a.leave(context.WithoutCancel(ctx))
 	}
@@ -412,7 +413,7 @@ func (a *Agent) begin() {
 	a.settled, a.badAccounts, a.told = nil, map[string]error{}, map[string]string{}
 	a.mu.Unlock()
 	a.retry.Store(false)
-	for _, part := range []string{"platform", "report", "clock", "broker", "state"} {
+	for _, part := range []string{"platform", "report", "clock", "broker", "state", deviceKeyPart} {
 		a.setProblem(part, nil)
 	}
 }

@@ -34,6 +34,9 @@ type identity struct {
 	CA       []byte `json:"platform_ca,omitempty"` // DER
 	Key      []byte `json:"device_key"`            // PKCS #8, DER: signs requests, and nothing else
 	Instance string `json:"instance_id,omitempty"` // that enrolled, if it did so by its cloud
+	// OldKey is the device key before Key. A platform that was restored from a
+	// backup may know that one alone.
+	OldKey []byte `json:"old_device_key,omitempty"`
 }
 
 // readIdentity returns the identity in the TokenFile, or nothing on a host
@@ -50,12 +53,18 @@ func readIdentity(c Config) (*identity, *ecdsa.PrivateKey, error) {
 	if err := json.Unmarshal(b, &id); err != nil || id.ServerID == "" {
 		return nil, nil, &sft.Error{Code: sft.Invalid, Msg: c.TokenFile + " is not readable", Hint: "remove it and enrol the server again"}
 	}
-	k, err := x509.ParsePKCS8PrivateKey(id.Key)
-	key, ok := k.(*ecdsa.PrivateKey)
-	if err != nil || !ok {
+	key, ok := parseKey(id.Key)
+	if !ok {
 		return nil, nil, &sft.Error{Code: sft.Invalid, Msg: c.TokenFile + " holds no usable key", Hint: "remove it and enrol the server again"}
 	}
 	return &id, key, nil
+}
+
+// parseKey reads a P-256 key, PKCS #8, DER.
+func parseKey(der []byte) (*ecdsa.PrivateKey, bool) {
+	k, err := x509.ParsePKCS8PrivateKey(der)
+	key, ok := k.(*ecdsa.PrivateKey)
+	return key, err == nil && ok && key.Curve == elliptic.P256()
 }
 
 // maxTokenFile caps the enrollment token file, in bytes.
@@ -257,7 +266,7 @@ func (a *Agent) oldKeyProof(t entry, spki []byte) (old, proof string, err error)
 
 // forget removes what belonged to the host's former record.
 func (a *Agent) forget() error {
-	for _, f := range []string{stateFile, brokerKeyFile, sessionsFile} {
+	for _, f := range []string{stateFile, brokerKeyFile, sessionsFile, nextKeyFile} {
 		if err := os.Remove(a.conf.file(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -316,10 +325,8 @@ func (a *Agent) keptKey(name string) (*ecdsa.PrivateKey, error) {
 		return nil, err
 	}
 	if block, _ := pem.Decode(b); block != nil {
-		if k, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
-			if key, ok := k.(*ecdsa.PrivateKey); ok && key.Curve == elliptic.P256() {
-				return key, nil
-			}
+		if key, ok := parseKey(block.Bytes); ok {
+			return key, nil
 		}
 	}
 	return nil, &sft.Error{Code: sft.Invalid, Msg: path + " holds no usable key", Hint: "remove it: a new one is made"}

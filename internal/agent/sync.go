@@ -124,11 +124,15 @@ func (a *Agent) heardFrom(st *api.State) {
 
 // runSync follows the platform until ctx ends or the host's record is
 // deleted.
-func (a *Agent) runSync(ctx context.Context, c *api.Client, dirty chan<- struct{}) error {
+func (a *Agent) runSync(ctx context.Context, c *api.Client, device *signer, dirty chan<- struct{}) error {
 	var wait backoff
 	var offset time.Duration
-	first := true
+	first, rotate := true, device.inDoubt()
 	for ctx.Err() == nil {
+		if rotate {
+			rotate = false
+			a.rotate(ctx, device)
+		}
 		var st api.State
 		asked := time.Now()
 		after := ""
@@ -140,6 +144,9 @@ func (a *Agent) runSync(ctx context.Context, c *api.Client, dirty chan<- struct{
 		cancel()
 		if sft.CodeOf(err) == sft.Revoked && err != nil {
 			return err
+		}
+		if sft.CodeOf(err) == sft.SignIn && err != nil && a.settle(ctx, device) {
+			continue
 		}
 		if err == nil {
 			err = checkState(&st)
@@ -167,7 +174,7 @@ func (a *Agent) runSync(ctx context.Context, c *api.Client, dirty chan<- struct{
 			default: // it is asked already
 			}
 		}
-		first = false
+		first, rotate = false, st.RotateDeviceKey || device.unstored
 		if same := fmt.Sprint(st.Revision) == after; same && time.Since(asked) < time.Second {
 			wait.sleep(ctx) // it should have kept us waiting
 			continue

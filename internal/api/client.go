@@ -85,6 +85,9 @@ type Client struct {
 	URL    string            // of the platform, without a path
 	Key    *ecdsa.PrivateKey // the device key; nil sends unsigned requests
 	Issuer string            // "client:ID" or "server:ID"
+	// Keys, if it is set, returns the key of each request in the place of Key. It
+	// may wait until it is known.
+	Keys func(context.Context) (*ecdsa.PrivateKey, error)
 	// Audience is the URL that the platform gave when the device enrolled;
 	// empty means URL.
 	Audience  string
@@ -226,7 +229,8 @@ func unreachable(base string, err error) error {
 
 // Do sends in as JSON and decodes the reply into out; either may be nil. A
 // refusal comes back as *sft.Error. When the platform says that the clocks
-// differ, Do corrects the clock and asks once more.
+// differ, Do corrects the clock, and asks once more if it signs; it does so too
+// when the key that it signed with is another one by now.
 func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
 	var body []byte
 	if in != nil {
@@ -235,24 +239,33 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 			return err
 		}
 	}
-	status, reply, err := c.once(ctx, method, path, body)
+	key, err := c.key(ctx)
+	if err != nil {
+		return err
+	}
+	status, reply, err := c.once(ctx, key, method, path, body)
 	if err != nil {
 		return err
 	}
 	if status >= 400 {
 		e := decodeError(status, reply)
-		if e.Error.Code == sft.ClockSkew && c.Key != nil && !e.Time.IsZero() {
+		if e.Error.Code == sft.ClockSkew && !e.Time.IsZero() {
 			if err := c.Clock.Correct(e.Time); err != nil {
 				return err
 			}
-			if status, reply, err = c.once(ctx, method, path, body); err != nil {
-				return err
-			}
-			if status >= 400 {
-				e = decodeError(status, reply)
-				return &e.Error
-			}
-		} else {
+		}
+		signed := key
+		if key, err = c.key(ctx); err != nil {
+			return err
+		}
+		if key == nil || e.Error.Code != sft.ClockSkew && (e.Error.Code != sft.SignIn || key == signed) {
+			return &e.Error
+		}
+		if status, reply, err = c.once(ctx, key, method, path, body); err != nil {
+			return err
+		}
+		if status >= 400 {
+			e = decodeError(status, reply)
 			return &e.Error
 		}
 	}
@@ -270,7 +283,15 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	return nil
 }
 
-func (c *Client) once(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+// key returns the key to sign with now, or nothing.
+func (c *Client) key(ctx context.Context) (*ecdsa.PrivateKey, error) {
+	if c.Keys != nil {
+		return c.Keys(ctx)
+	}
+	return c.Key, nil
+}
+
+func (c *Client) once(ctx context.Context, key *ecdsa.PrivateKey, method, path string, body []byte) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
@@ -279,12 +300,12 @@ func (c *Client) once(ctx context.Context, method, path string, body []byte) (in
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("User-Agent", c.UserAgent)
-	if c.Key != nil {
+	if key != nil {
 		aud := c.Audience
 		if aud == "" {
 			aud = c.URL
 		}
-		h, err := Sign(c.Key, c.Issuer, aud, method, req.URL.RequestURI(), body, c.Clock.Now())
+		h, err := Sign(key, c.Issuer, aud, method, req.URL.RequestURI(), body, c.Clock.Now())
 		if err != nil {
 			return 0, nil, err
 		}
@@ -298,7 +319,7 @@ func (c *Client) once(ctx context.Context, method, path string, body []byte) (in
 		return 0, nil, unreachable(c.URL, err)
 	}
 	defer resp.Body.Close()
-	if c.Key != nil {
+	if key != nil {
 		c.Clock.follow(resp.Header)
 	}
 	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"strings"
@@ -24,10 +25,12 @@ const MaxSkew = 15 * time.Minute
 // WarnSkew is from where on a corrected clock is worth a warning.
 const WarnSkew = 60 * time.Second
 
-// The types of what a device key signs: a request, and another key.
+// The types of what a device key signs: a request, another key, and that it
+// is to take another's place.
 const (
 	requestType = "sft-request+jwt"
 	rekeyType   = "sft-rekey+jwt"
+	newKeyType  = "sft-newkey+jwt"
 )
 
 // Claims are what a signed request says of itself.
@@ -68,6 +71,46 @@ func SignKey(old *ecdsa.PrivateKey, server, audience string, spki []byte, now ti
 
 // EnrollPath is where servers enrol.
 const EnrollPath = "/v1/servers/enroll"
+
+// RotatePath is where a server's agent changes its device key.
+const RotatePath = "/v1/agent/device_key"
+
+// SignRotation returns the request for the device key next in the place of a
+// server's key old, at the platform audience: the old one signs for the new
+// one, and the new one for that very signature. It is good once, and within
+// RequestLife.
+func SignRotation(old, next *ecdsa.PrivateKey, server, audience string, now time.Time) (DeviceKeyRequest, error) {
+	r := DeviceKeyRequest{ServerID: server}
+	c := Claims{Issuer: "server:" + server, Audience: audience, Method: "POST", Path: RotatePath}
+	var err error
+	if r.DeviceKey, err = x509.MarshalPKIXPublicKey(&next.PublicKey); err != nil {
+		return r, err
+	}
+	c.Body = hash(r.DeviceKey)
+	if r.OldProof, err = sign(rekeyType, old, c, now); err != nil {
+		return r, err
+	}
+	c.Body = hash([]byte(r.OldProof))
+	r.NewProof, err = sign(newKeyType, next, c, now)
+	return r, err
+}
+
+// VerifyRotation checks what SignRotation has made, by the key old and the new
+// one next. The claims are those of the old one's word.
+func VerifyRotation(r DeviceKeyRequest, audience string, now time.Time, old, next *ecdsa.PublicKey) (Claims, error) {
+	by := func(key *ecdsa.PublicKey) func(string) (*ecdsa.PublicKey, error) {
+		return func(issuer string) (*ecdsa.PublicKey, error) {
+			if issuer != "server:"+r.ServerID {
+				return nil, &sft.Error{Code: sft.SignIn, Msg: "the request is signed for another server", Hint: "sign it for the one that it names"}
+			}
+			return key, nil
+		}
+	}
+	if _, err := verify(newKeyType, r.NewProof, audience, "POST", RotatePath, []byte(r.OldProof), now, by(next)); err != nil {
+		return Claims{}, err
+	}
+	return verify(rekeyType, r.OldProof, audience, "POST", RotatePath, r.DeviceKey, now, by(old))
+}
 
 func sign(typ string, key *ecdsa.PrivateKey, c Claims, now time.Time) (string, error) {
 	c.Issued, c.Expires, c.ID = now.Unix(), now.Add(RequestLife).Unix(), RandomID()

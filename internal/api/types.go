@@ -73,6 +73,16 @@ type EnrollServerReply struct {
 	Revision int64  `json:"revision"`
 }
 
+// DeviceKeyRequest is POST /v1/agent/device_key: the device key is to take the
+// place of the one that the server has. Both have signed, as SignRotation does,
+// and so the request itself is not. Asking again once it is done is no error.
+type DeviceKeyRequest struct {
+	ServerID  string `json:"server_id"`
+	DeviceKey []byte `json:"device_key"` // P-256
+	OldProof  string `json:"old_key_proof"`
+	NewProof  string `json:"new_key_proof"`
+}
+
 // A StateUser is one account that should exist on a server.
 type StateUser struct {
 	ID       string   `json:"id"`
@@ -116,6 +126,8 @@ type State struct {
 	// their client was deleted.
 	EndedSessions []string `json:"ended_sessions,omitempty"`
 	Settings      Settings `json:"settings"`
+	// RotateDeviceKey: the agent is to make another device key now.
+	RotateDeviceKey bool `json:"rotate_device_key,omitempty"`
 }
 
 // Settings are those of the project that its agents enforce.

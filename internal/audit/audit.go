@@ -59,7 +59,11 @@ const (
 	ServerUpdate    Kind = "server.update"
 	ServerLabels    Kind = "server_labels.update" // by an administrator or, of its own, by the host
 	NameConflict    Kind = "server.name_conflict"
-	KeyConflict     Kind = "server.key_conflict" // two agents use one device key
+	KeyConflict     Kind = "server.key_conflict"      // two agents use one device key
+	DeviceKeyRotate Kind = "server.device_key_rotate" // a server's agent has another device key
+	NameReuse       Kind = "server.name_reuse"        // a silent server's name was given to another
+	CARotate        Kind = "ca.rotate"                // one step of a CA's rotation
+	MasterKeyRotate Kind = "master_key.rotate"
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"
 	ClientAssign    Kind = "client.assign"    // it is another person's from then on

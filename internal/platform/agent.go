@@ -66,7 +66,7 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 		return api.State{}, err
 	}
 	if two {
-		if err := p.keyConflict(ctx, a); err != nil {
+		if err := p.keyConflict(ctx, a, "two agents ask in turn"); err != nil {
 			return api.State{}, err
 		}
 	}
@@ -86,6 +86,7 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 			if fmt.Sprint(st.Revision) == r.After && !last {
 				return nil
 			}
+			st.RotateDeviceKey = p.keyDue(s)
 			return p.state(tx, s, pr, &st)
 		})
 		if err != nil || last || fmt.Sprint(st.Revision) != r.After {

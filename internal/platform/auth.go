@@ -25,6 +25,10 @@ const serviceTokenLife = time.Hour
 
 const serviceTokenType = "sft-service+jwt"
 
+// errUnknownServer is what an agent is told whose record there never was, as
+// far as this database knows.
+var errUnknownServer = &sft.Error{Code: sft.SignIn, Msg: "the platform does not know this server", Hint: "restore the platform's newest backup, or enrol the server again"}
+
 type serviceClaims struct {
 	User    string `json:"sub"`
 	Key     string `json:"kid"`
@@ -176,7 +180,7 @@ func (p *Platform) Authenticate(ctx context.Context, header, method, path string
 		if errors.Is(err, store.ErrNotFound) && kind == "server" {
 			// Not "deleted": a platform restored from an old backup must not make
 			// every newer host end all access and forget who it is.
-			return nil, &sft.Error{Code: sft.SignIn, Msg: "the platform does not know this server", Hint: "restore the platform's newest backup, or enrol the server again"}
+			return nil, errUnknownServer
 		}
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, errRevoked("device")
@@ -186,6 +190,11 @@ func (p *Platform) Authenticate(ctx context.Context, header, method, path string
 		}
 		return ca.PublicKey(spki)
 	})
+	if err != nil && a.Server != "" && sft.CodeOf(err) == sft.SignIn {
+		err = p.signedBefore(ctx, a, err, func(key *ecdsa.PublicKey) (api.Claims, error) {
+			return api.Verify(header, p.URL, method, path, body, p.Now(), func(string) (*ecdsa.PublicKey, error) { return key, nil })
+		})
+	}
 	if err != nil {
 		return nobody, err
 	}

@@ -254,13 +254,12 @@ func TestEnrollByTheOldKey(t *testing.T) {
 		wantCode(t, "the old key", h.live(first, id), sft.SignIn)
 		wantCode(t, "the new key", h.live(key, id), "")
 
-		// The very same word, when the old key is the record's again.
-		if _, err := try(instance, back, sign(key, id, e.URL, back, e.Clock.Now())); err != nil {
-			t.Fatal(err)
-		}
-		wantCode(t, "the old key again", h.live(first, id), "")
+		// A key that another took the place of does not come back.
+		_, err = try(instance, back, sign(key, id, e.URL, back, e.Clock.Now()))
+		wantCode(t, "the old key again", err, sft.Enrolled)
 		_, err = try(instance, spki, good)
-		wantCode(t, "replayed", err, sft.Replayed)
+		wantCode(t, "the very same word", err, sft.Enrolled)
+		wantCode(t, "the new key after that", h.live(key, id), "")
 	})
 }
 

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"regexp"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"sft"
 	"sft/internal/api"
 	"sft/internal/audit"
+	"sft/internal/ca"
 	"sft/internal/store"
 )
 
@@ -71,8 +73,8 @@ func (p *Platform) sawRun(n store.Notes, a Actor, s store.ServerRecord, id strin
 }
 
 // keyConflict stops the issuing of credentials for the actor's server until an
-// administrator decides.
-func (p *Platform) keyConflict(ctx context.Context, a Actor) error {
+// administrator decides, and says why.
+func (p *Platform) keyConflict(ctx context.Context, a Actor, why string) error {
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		s, err := p.server(tx.Notes, a)
 		if err != nil {
@@ -96,7 +98,7 @@ func (p *Platform) keyConflict(ctx context.Context, a Actor) error {
 		slices.Sort(addrs)
 		e := p.event(a, audit.KeyConflict, team.Name, s.Project, s.Server(p.Now()).Name())
 		e.Outcome = audit.Refused
-		e.Detail = map[string]string{"server": s.ID, "addresses": strings.Join(slices.Compact(addrs), " ")}
+		e.Detail = map[string]string{"server": s.ID, "addresses": strings.Join(slices.Compact(addrs), " "), "why": why}
 		return e, tx.SetKeyConflict(s.ID, true)
 	})
 	if errors.Is(err, errUnchanged) {
@@ -112,4 +114,44 @@ func (p *Platform) mayIssue(s store.ServerRecord) error {
 	}
 	return &sft.Error{Code: sft.Denied, Msg: "the device key of server " + sft.Quote(s.Server(p.Now()).Name()) + " is used from two places at once",
 		Hint: "let an administrator find the copy and enrol it anew, and then set key_conflict to false on the server, or delete its record"}
+}
+
+// errSuperseded is what a device key is told that another took the place of.
+var errSuperseded = &sft.Error{Code: sft.SignIn, Msg: "another device key has taken the place of this one",
+	Hint: "let an administrator find out who has the new one; then delete the server's record and enrol it again"}
+
+// superseded answers a request that the present device key of the actor's
+// server did not sign: by is the older one that did, in words that were signed
+// at issued. What was on its way while the key changed is refused, and no more
+// than that.
+func (p *Platform) superseded(ctx context.Context, a Actor, by store.OldDeviceKey, issued time.Time) error {
+	if !issued.After(by.Until.Add(runMargin)) {
+		return errSuperseded
+	}
+	if err := p.keyConflict(ctx, a, "a device key that another took the place of was used"); err != nil {
+		return err
+	}
+	return errSuperseded
+}
+
+// signedBefore finds the older device key of the actor's server that has signed
+// something. verify is what checks that; no is returned where there is none.
+func (p *Platform) signedBefore(ctx context.Context, a Actor, no error, verify func(key *ecdsa.PublicKey) (api.Claims, error)) error {
+	var old []store.OldDeviceKey
+	if err := p.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		old, err = tx.OldDeviceKeys(a.Server)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, k := range old {
+		key, err := ca.PublicKey(k.SPKI)
+		if err != nil {
+			return err
+		}
+		if c, err := verify(key); err == nil {
+			return p.superseded(ctx, a, k, time.Unix(c.Issued, 0))
+		}
+	}
+	return no
 }

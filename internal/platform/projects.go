@@ -27,6 +27,7 @@ type ProjectRequest struct {
 	MaxSession          *int64 `json:"max_session_seconds"`
 	DisconnectedSession *int64 `json:"disconnected_session_seconds"`
 	UserOnDemand        *int64 `json:"user_on_demand_period"`
+	NameReuseAfter      *int64 `json:"name_reuse_after"`
 	Channels            struct {
 		Clipboard    *bool `json:"clipboard"`
 		Devices      *bool `json:"devices"`
@@ -62,6 +63,7 @@ func (r ProjectRequest) apply(pr *sft.Project) error {
 		{"max_session_seconds", r.MaxSession, &pr.MaxSession, false, 60, 7 * 24 * 3600},
 		{"disconnected_session_seconds", r.DisconnectedSession, &pr.DisconnectedSession, false, 0, 7 * 24 * 3600},
 		{"user_on_demand_period", r.UserOnDemand, &pr.UserOnDemand, true, 60, 7 * 24 * 3600},
+		{"name_reuse_after", r.NameReuseAfter, &pr.NameReuseAfter, true, 24 * 3600, 366 * 24 * 3600},
 	} {
 		if s.from == nil {
 			continue
@@ -114,7 +116,7 @@ func settings(pr sft.Project) map[string]string {
 	return map[string]string{
 		"create_server_users": fmt.Sprint(pr.CreateServerUsers), "delete_server_users": fmt.Sprint(pr.DeleteServerUsers),
 		"max_session_seconds": fmt.Sprint(pr.MaxSession), "disconnected_session_seconds": fmt.Sprint(pr.DisconnectedSession),
-		"user_on_demand_period": fmt.Sprint(pr.UserOnDemand), "require_preauth_for_creds": fmt.Sprint(pr.RequirePreauth),
+		"user_on_demand_period": fmt.Sprint(pr.UserOnDemand), "require_preauth_for_creds": fmt.Sprint(pr.RequirePreauth), "name_reuse_after": fmt.Sprint(pr.NameReuseAfter),
 		"channels.clipboard": fmt.Sprint(pr.Channels.Clipboard), "channels.devices": fmt.Sprint(pr.Channels.Devices),
 		"channels.audio": fmt.Sprint(pr.Channels.Audio), "channels.other_dynamic": fmt.Sprint(pr.Channels.OtherDynamic),
 		"client_config_options.ssh.port_forward_method": pr.ClientOptions.PortForward, "client_config_options.ssh.insecure_forward_agent": pr.ClientOptions.ForwardAgent,

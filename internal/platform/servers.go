@@ -127,23 +127,46 @@ func claimed(f api.Facts) []string {
 // id: those that it claims and holds. Which of them can be one, package ca
 // knows.
 func sshNames(s store.ServerRecord) []string {
+	return slices.DeleteFunc(wantedNames(s), func(n string) bool { return slices.Contains(s.NameConflict, n) })
+}
+
+// wantedNames are all names that a server claims, its instance's id among them.
+func wantedNames(s store.ServerRecord) []string {
 	names := claimed(s.Facts)
 	if s.Instance != nil {
 		names = append(names, s.Instance.InstanceID)
 	}
-	return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(s.NameConflict, n) })
+	return names
 }
 
 // takeNames gives a server the names it claims, as far as no other server of
-// the project holds them. A new conflict is an event.
+// the project holds them, or none that the project's name_reuse_after protects.
+// A new conflict is an event, and so is a name that changes hands.
 func (p *Platform) takeNames(tx *store.Tx, a Actor, team string, s *store.ServerRecord) error {
-	names := claimed(s.Facts)
-	if s.Instance != nil {
-		names = append(names, s.Instance.InstanceID)
-	}
-	taken, err := tx.TakeNames(s.ProjectID, s.ID, names)
+	held, err := tx.TakeNames(s.ProjectID, s.ID, wantedNames(*s))
 	if err != nil {
 		return err
+	}
+	pr, err := tx.ProjectByID(s.ProjectID)
+	if err != nil {
+		return err
+	}
+	var taken []string
+	for _, name := range held {
+		h, err := holder(tx, *s, name)
+		if err != nil {
+			return err
+		}
+		if !silentSince(h, p.Now().Add(-time.Duration(pr.NameReuseAfter)*time.Second)) || pr.NameReuseAfter == 0 {
+			taken = append(taken, name)
+			continue
+		}
+		e := p.event(a, audit.NameReuse, team, s.Project, s.Facts.Hostname)
+		e.Detail = map[string]string{"name": name, "server": s.ID, "from": h.ID, "silent_since": lastSeen(h)}
+		tx.Also(e)
+		if err := moveName(tx, *s, h, name); err != nil {
+			return err
+		}
 	}
 	if len(taken) > 0 && !slices.Equal(taken, s.NameConflict) {
 		e := p.event(a, audit.NameConflict, team, s.Project, s.Facts.Hostname)
@@ -153,6 +176,55 @@ func (p *Platform) takeNames(tx *store.Tx, a Actor, team string, s *store.Server
 	}
 	s.NameConflict = taken
 	return nil
+}
+
+// silentSince reports whether nothing was heard of a server's agent from at on.
+// Who has no agent is never silent.
+func silentSince(s store.ServerRecord, at time.Time) bool {
+	return !s.Unmanaged && s.RegisteredAt.Before(at) && (s.LastSeen == nil || s.LastSeen.Before(at))
+}
+
+// holder returns the server that holds a name in the project of s.
+func holder(tx *store.Tx, s store.ServerRecord, name string) (store.ServerRecord, error) {
+	id, err := tx.NameHolder(s.ProjectID, name)
+	if err != nil {
+		return store.ServerRecord{}, err
+	}
+	return tx.ServerByID(id)
+}
+
+// moveName gives a name to the server to, and notes in from, which holds it,
+// that another has it.
+func moveName(tx *store.Tx, to, from store.ServerRecord, name string) error {
+	for _, n := range wantedNames(from) { // as it spells it
+		if sft.HostFold(n) == sft.HostFold(name) && !slices.Contains(from.NameConflict, n) {
+			from.NameConflict = append(from.NameConflict, n)
+		}
+	}
+	if err := tx.SaveServer(from); err != nil {
+		return err
+	}
+	return tx.GiveName(to.ProjectID, to.ID, name)
+}
+
+// giveNames is an administrator's word that a server is the one that its names
+// mean, which others hold.
+func giveNames(tx *store.Tx, s store.ServerRecord) error {
+	held, err := tx.TakeNames(s.ProjectID, s.ID, wantedNames(s))
+	if err != nil {
+		return err
+	}
+	for _, name := range held {
+		h, err := holder(tx, s, name)
+		if err != nil {
+			return err
+		}
+		if err := moveName(tx, s, h, name); err != nil {
+			return err
+		}
+	}
+	s.NameConflict = nil
+	return tx.SaveServer(s)
 }
 
 // EnrollServer lets a host into the project of its enrollment token, or of its
@@ -407,14 +479,17 @@ type UpdateServerRequest struct {
 	KeyConflict     *bool  `json:"key_conflict"`
 	// Labels take the place of all that administrators have given the server;
 	// "api." comes before a key if it is left out.
-	Labels map[string]string `json:"labels"`
-	MoveTo string            `json:"project_name"` // another project
+	Labels    map[string]string `json:"labels"`
+	MoveTo    string            `json:"project_name"` // another project
+	RotateKey *bool             `json:"rotate_device_key"`
+	TakeNames *bool             `json:"take_names"`
 }
 
 // UpdateServer says whether a server's instance may take its record over with
 // a new device key, once, that of two agents with the server's key there is one
-// again, and what its labels are, by which access comes and ends at once; or it
-// moves the server to another project.
+// again, that its agent is to make another key, that the names it claims are
+// its own, whoever holds them, and what its labels are, by which access comes
+// and ends at once; or it moves the server to another project.
 func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
@@ -428,20 +503,24 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		name := s.Server(p.Now()).Name()
 		move := r.MoveTo != "" && sft.Fold(r.MoveTo) != sft.Fold(s.Project)
 		switch {
-		case r.ReenrollAllowed == nil && r.KeyConflict == nil && r.Labels == nil && r.MoveTo == "":
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give labels, project_name, reenroll_allowed as true or false, or key_conflict as false"}
+		case r.ReenrollAllowed == nil && r.KeyConflict == nil && r.RotateKey == nil && r.TakeNames == nil && r.Labels == nil && r.MoveTo == "":
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give labels, project_name, reenroll_allowed or rotate_device_key as true or false, key_conflict as false, or take_names as true"}
 		case r.ReenrollAllowed != nil && s.Instance == nil:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
 		case r.KeyConflict != nil && *r.KeyConflict:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a key_conflict is found, and not set", Hint: "delete the server's record to shut it out"}
-		case move && (r.ReenrollAllowed != nil || r.KeyConflict != nil || r.Labels != nil):
+		case r.RotateKey != nil && s.Unmanaged:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " has no agent, and so no device key", Hint: "name a server that is managed"}
+		case r.TakeNames != nil && !*r.TakeNames:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "take_names gives a server the names it claims, and cannot take them away", Hint: "set it to true on the server that is to have them"}
+		case move && (r.ReenrollAllowed != nil || r.KeyConflict != nil || r.RotateKey != nil || r.TakeNames != nil || r.Labels != nil):
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a server is moved by a request of its own", Hint: "give project_name alone"}
 		case move:
 			return p.moveServer(tx, a, k, s, r.MoveTo)
 		}
 		if r.Labels != nil {
 			e, err := p.setLabels(tx, a, k.team.Name, s, r.Labels)
-			if err != nil || r.ReenrollAllowed == nil && r.KeyConflict == nil {
+			if err != nil || r.ReenrollAllowed == nil && r.KeyConflict == nil && r.RotateKey == nil && r.TakeNames == nil {
 				return e, err
 			}
 			tx.Also(e)
@@ -456,7 +535,21 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		}
 		if r.KeyConflict != nil {
 			e.Detail["key_conflict"] = strconv.FormatBool(*r.KeyConflict)
-			err = tx.SetKeyConflict(s.ID, *r.KeyConflict)
+			if err := tx.SetKeyConflict(s.ID, *r.KeyConflict); err != nil {
+				return e, err
+			}
+		}
+		if r.RotateKey != nil {
+			e.Detail["rotate_device_key"] = strconv.FormatBool(*r.RotateKey)
+			// The agent is asked by the answer to its state request, which a new
+			// revision brings about.
+			if err := errors.Join(tx.WantDeviceKey(s.ID, *r.RotateKey), tx.Revise(s.ProjectID)); err != nil {
+				return e, err
+			}
+		}
+		if r.TakeNames != nil {
+			e.Detail["take_names"] = strings.Join(s.NameConflict, " ")
+			err = giveNames(tx, s)
 		}
 		return e, err
 	})

@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"maps"
 	"strconv"
 	"time"
@@ -19,35 +20,35 @@ type ProjectRecord struct {
 
 const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected,
 	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic,
-	ssh_port_forward, ssh_forward_agent, user_on_demand, require_preauth`
+	ssh_port_forward, ssh_forward_agent, user_on_demand, require_preauth, name_reuse_after`
 
 func scanProject(s scanner) (p ProjectRecord, err error) {
 	var at int64
 	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
 		&p.MaxSession, &p.DisconnectedSession,
 		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic,
-		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand, &p.RequirePreauth)
+		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand, &p.RequirePreauth, &p.NameReuseAfter)
 	p.CreatedAt = fromMicros(at)
 	return p, err
 }
 
 // AddProject stores a new project.
 func (tx *Tx) AddProject(p ProjectRecord) error {
-	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+	return tx.add(`INSERT INTO projects (`+projectCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
 		p.ID, p.TeamID, p.Name, micros(p.CreatedAt), p.Revision, p.CreateServerUsers, p.DeleteServerUsers,
 		p.MaxSession, p.DisconnectedSession,
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
-		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, p.RequirePreauth, fold(p.Name))
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, p.RequirePreauth, p.NameReuseAfter, fold(p.Name))
 }
 
 // SaveProject stores the settings of a project.
 func (tx *Tx) SaveProject(p ProjectRecord) error {
 	return tx.must(`UPDATE projects SET create_users = $2, delete_users = $3, max_session = $4, disconnected = $5,
 		channel_clipboard = $6, channel_devices = $7, channel_audio = $8, channel_other_dynamic = $9,
-		ssh_port_forward = $10, ssh_forward_agent = $11, user_on_demand = $12, require_preauth = $13 WHERE id = $1`,
+		ssh_port_forward = $10, ssh_forward_agent = $11, user_on_demand = $12, require_preauth = $13, name_reuse_after = $14 WHERE id = $1`,
 		p.ID, p.CreateServerUsers, p.DeleteServerUsers, p.MaxSession, p.DisconnectedSession,
 		p.Channels.Clipboard, p.Channels.Devices, p.Channels.Audio, p.Channels.OtherDynamic,
-		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, p.RequirePreauth)
+		p.ClientOptions.PortForward, p.ClientOptions.ForwardAgent, p.UserOnDemand, p.RequirePreauth, p.NameReuseAfter)
 }
 
 // RemoveProject marks a project as deleted, deletes its tokens, takes it out of
@@ -221,6 +222,11 @@ type ServerRecord struct {
 	Instance        *sft.InstanceDetails
 	ReenrollAllowed bool
 	KeyConflict     bool
+	// DeviceKeySince is when the device key was made known, and RotateKey that an
+	// administrator wants another.
+	DeviceKeySince time.Time
+	RotateKey      bool
+	AgentRevision  int64 // of the project, that the agent has taken up
 	// Unmanaged is a record without an agent, made by an administrator: its
 	// facts are what they said, and it has no device key.
 	Unmanaged bool
@@ -258,7 +264,10 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 		AccessAddress: f.AccessAddress, BrokerPort: f.BrokerPort, Bastion: f.Bastion, OS: f.OS, OSType: f.OSType, Version: f.Version,
 		Services: f.Services, State: sft.StateInactive, Labels: r.Labels(), RegisteredAt: r.RegisteredAt, LastSeen: r.LastSeen,
 		Problems: f.Problems, NameConflict: r.NameConflict,
-		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed, Managed: !r.Unmanaged, KeyConflict: r.KeyConflict}
+		CloudProvider: r.Provider, InstanceDetails: r.Instance, ReenrollAllowed: r.ReenrollAllowed, Managed: !r.Unmanaged, KeyConflict: r.KeyConflict, RotateKey: r.RotateKey}
+	if !r.Unmanaged {
+		s.DeviceKeySince = &r.DeviceKeySince
+	}
 	if f.SSH != nil {
 		s.SSHPort, s.SSHHostKeys = f.SSH.Port, f.SSH.HostKeys
 	}
@@ -280,21 +289,21 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 }
 
 const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at,
-	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict, s.labels, s.revision`
+	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict, s.labels, s.revision, s.device_key_since, s.rotate_device_key, s.agent_revision`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
 func scanServer(s scanner) (r ServerRecord, err error) {
-	var at int64
+	var at, since int64
 	var seen, deleted sql.NullInt64
 	var facts, conflict, details, labels string
 	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &labels, &r.Revision); err != nil {
+		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &labels, &r.Revision, &since, &r.RotateKey, &r.AgentRevision); err != nil {
 		return r, err
 	}
 	if r.Unmanaged {
 		r.DeviceKey = nil
 	}
-	r.RegisteredAt, r.LastSeen, r.DeletedAt = fromMicros(at), optTime(seen), optTime(deleted)
+	r.RegisteredAt, r.LastSeen, r.DeletedAt, r.DeviceKeySince = fromMicros(at), optTime(seen), optTime(deleted), fromMicros(since)
 	if err = json.Unmarshal([]byte(facts), &r.Facts); err == nil {
 		err = json.Unmarshal([]byte(conflict), &r.NameConflict)
 	}
@@ -315,8 +324,9 @@ func (r ServerRecord) cloud() (provider, instance string, pending int64, details
 	return r.Provider, r.Instance.InstanceID, micros(r.Instance.PendingTime), toJSON(r.Instance)
 }
 
-// AddServer stores a new server. A device key has one record, and so has an
-// instance of a cloud, as long as it is not deleted.
+// AddServer stores a new server. A device key has one record, also after
+// another took its place, and so has an instance of a cloud, as long as it is
+// not deleted.
 func (tx *Tx) AddServer(r ServerRecord) error {
 	f := r.Facts
 	provider, instance, pending, details := r.cloud()
@@ -325,9 +335,12 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 		// be parsed, and it is not read back.
 		r.DeviceKey = []byte("unmanaged " + r.ID)
 	}
+	if err := tx.newDeviceKey(r.DeviceKey); err != nil {
+		return err
+	}
 	if err := tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
-		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed, unmanaged)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19, $20)`,
+		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed, unmanaged, device_key_since)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19, $20, $13)`,
 		r.ID, r.TeamID, r.ProjectID, r.DeviceKey, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort,
 		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen),
 		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged); err != nil {
@@ -344,10 +357,13 @@ func (tx *Tx) ReplaceServer(r ServerRecord) error {
 	if err := tx.removeBindings(`server_id`, r.ID); err != nil {
 		return err
 	}
+	if err := tx.ReplaceDeviceKey(r.ID, r.DeviceKey, r.RegisteredAt); err != nil {
+		return err
+	}
 	provider, instance, pending, details := r.cloud()
-	return tx.must(`UPDATE servers SET device_key = $2, host_key = NULL, host_key_old = NULL, last_seq = 0, registered_at = $3,
-		cloud_provider = $4, cloud_instance = $5, cloud_pending = $6, cloud_details = $7, reenroll_allowed = $8 WHERE id = $1`,
-		r.ID, r.DeviceKey, micros(r.RegisteredAt), provider, instance, pending, details, false)
+	return tx.must(`UPDATE servers SET host_key = NULL, host_key_old = NULL, last_seq = 0, registered_at = $2,
+		cloud_provider = $3, cloud_instance = $4, cloud_pending = $5, cloud_details = $6, reenroll_allowed = $7 WHERE id = $1`,
+		r.ID, micros(r.RegisteredAt), provider, instance, pending, details, false)
 }
 
 // AllowReenroll says whether a server's instance may take its record over.
@@ -375,6 +391,59 @@ func (n Notes) SetAgentRuns(id string, runs []AgentRun) error {
 // forgets by which runs that is known.
 func (tx *Tx) SetKeyConflict(id string, on bool) error {
 	return tx.must(`UPDATE servers SET key_conflict = $2, agent_runs = '' WHERE id = $1`, id, on)
+}
+
+// An OldDeviceKey is a device key that another took the place of.
+type OldDeviceKey struct {
+	SPKI  []byte
+	Until time.Time
+}
+
+// maxOldKeys of a server are kept: those of more than a year.
+const maxOldKeys = 16
+
+// OldDeviceKeys returns a server's device keys before its present one, the
+// newest first.
+func (n Notes) OldDeviceKeys(serverID string) ([]OldDeviceKey, error) {
+	return all(n, func(s scanner) (k OldDeviceKey, err error) {
+		var until int64
+		err = s.Scan(&k.SPKI, &until)
+		k.Until = fromMicros(until)
+		return k, err
+	}, `SELECT device_key, until FROM old_device_keys WHERE server_id = $1 ORDER BY until DESC`, serverID)
+}
+
+// newDeviceKey refuses a device key that some server had before.
+func (n Notes) newDeviceKey(spki []byte) error {
+	_, err := one(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) }, `SELECT server_id FROM old_device_keys WHERE device_key = $1`, spki)
+	if err == nil {
+		return ErrExists
+	}
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// ReplaceDeviceKey gives a server another device key, which no server may have
+// or have had, and remembers the one before.
+func (tx *Tx) ReplaceDeviceKey(id string, spki []byte, at time.Time) error {
+	if err := tx.newDeviceKey(spki); err != nil {
+		return err
+	}
+	if err := tx.add(`INSERT INTO old_device_keys (device_key, server_id, until) SELECT device_key, id, $2 FROM servers WHERE id = $1`, id, micros(at)); err != nil {
+		return err
+	}
+	if err := tx.must(`UPDATE servers SET device_key = $2, device_key_since = $3, rotate_device_key = $4 WHERE id = $1`, id, spki, micros(at), false); err != nil {
+		return err
+	}
+	return tx.add(`DELETE FROM old_device_keys WHERE server_id = $1 AND device_key NOT IN
+		(SELECT device_key FROM old_device_keys WHERE server_id = $1 ORDER BY until DESC LIMIT $2)`, id, maxOldKeys)
+}
+
+// WantDeviceKey says whether a server's agent is to make another device key.
+func (tx *Tx) WantDeviceKey(id string, wanted bool) error {
+	return tx.must(`UPDATE servers SET rotate_device_key = $2 WHERE id = $1`, id, wanted)
 }
 
 // ServerByInstance returns the record of an instance of a cloud that is not
@@ -477,8 +546,7 @@ func (tx *Tx) TakeNames(projectID, serverID string, names []string) (taken []str
 			return nil, err
 		}
 		if c == 0 {
-			holder, err := one(tx.Notes, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
-				`SELECT server_id FROM server_names WHERE project_id = $1 AND name_fold = $2`, projectID, sft.HostFold(name))
+			holder, err := tx.NameHolder(projectID, name)
 			if err != nil {
 				return nil, err
 			}
@@ -488,6 +556,17 @@ func (tx *Tx) TakeNames(projectID, serverID string, names []string) (taken []str
 		}
 	}
 	return taken, nil
+}
+
+// NameHolder returns the id of the server of a project that holds a name.
+func (n Notes) NameHolder(projectID, name string) (string, error) {
+	return one(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+		`SELECT server_id FROM server_names WHERE project_id = $1 AND name_fold = $2`, projectID, sft.HostFold(name))
+}
+
+// GiveName gives a name to a server of the project, whoever holds it.
+func (tx *Tx) GiveName(projectID, serverID, name string) error {
+	return tx.must(`UPDATE server_names SET server_id = $2 WHERE project_id = $1 AND name_fold = $3`, projectID, serverID, sft.HostFold(name))
 }
 
 // RemoveServer marks a server as deleted, frees its names, and ends what its

@@ -143,7 +143,7 @@ func (s *suite) server(p store.ProjectRecord, name string) store.ServerRecord {
 	seen := t0.Add(time.Second)
 	r := store.ServerRecord{ID: audit.NewID(), TeamID: s.team.ID, ProjectID: p.ID, Project: p.Name, DeviceKey: fmt.Append(nil, "key", s.n),
 		Facts:   api.Facts{Hostname: name, AltNames: []string{"alt"}, AccessAddress: "10.0.0.1", BrokerPort: 4421, OS: "Debian", OSType: "linux", Services: []string{"rdp"}},
-		HostKey: []byte{1, 2}, RegisteredAt: t0, LastSeen: &seen}
+		HostKey: []byte{1, 2}, RegisteredAt: t0, DeviceKeySince: t0, LastSeen: &seen}
 	s.change(func(tx *store.Tx) error { return tx.AddServer(r) })
 	return r
 }
@@ -554,7 +554,7 @@ func TestUnmanagedServers(t *testing.T) {
 		prod := s.project("prod")
 		var list []store.ServerRecord
 		for _, name := range []string{"gw1", "gw2"} {
-			r := store.ServerRecord{ID: audit.NewID(), TeamID: s.team.ID, ProjectID: prod.ID, Project: prod.Name, Unmanaged: true, RegisteredAt: t0,
+			r := store.ServerRecord{ID: audit.NewID(), TeamID: s.team.ID, ProjectID: prod.ID, Project: prod.Name, Unmanaged: true, RegisteredAt: t0, DeviceKeySince: t0,
 				Facts: api.Facts{Hostname: name, AccessAddress: name, SSH: &api.SSHFacts{Port: 22}}}
 			s.change(func(tx *store.Tx) error { return tx.AddServer(r) })
 			s.same("the server", get(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByID(r.ID) }), r)
@@ -613,7 +613,7 @@ func TestInstances(t *testing.T) {
 			s.n++
 			seen := t0
 			return store.ServerRecord{ID: audit.NewID(), TeamID: s.team.ID, ProjectID: prod.ID, Project: prod.Name, DeviceKey: fmt.Append(nil, "key", s.n),
-				Facts: api.Facts{Hostname: "web01"}, RegisteredAt: t0, LastSeen: &seen, Provider: "aws", Instance: &sft.InstanceDetails{InstanceID: id, AccountID: "111111111111", Region: "eu-test-1", PendingTime: at}}
+				Facts: api.Facts{Hostname: "web01"}, RegisteredAt: t0, DeviceKeySince: t0, LastSeen: &seen, Provider: "aws", Instance: &sft.InstanceDetails{InstanceID: id, AccountID: "111111111111", Region: "eu-test-1", PendingTime: at}}
 		}
 		byInstance := func(id string) (store.ServerRecord, error) {
 			return peek(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByInstance("aws", id) })

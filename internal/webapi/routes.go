@@ -36,6 +36,7 @@ func routes(p *platform.Platform) []route {
 		{"POST", "/v1/agent/report", agent, call(ok, p.Report)},
 		{"POST", "/v1/agent/events", agent, call(none, p.Events)},
 		{"POST", "/v1/agent/service_client", agent, call(created, p.ServiceClient)},
+		{"POST", "/v1/agent/device_key", anyone, call(none, p.RotateDeviceKey)}, // both keys have signed in the body
 
 		// Clients.
 		{"POST", "/v1/clients/enroll", anyone, call(created, p.EnrollClient)}, // the code in the body is the proof

@@ -112,7 +112,7 @@ func TestEveryRouteHasAnAccessRule(t *testing.T) {
 			t.Errorf("%s %s is twice in the table, or not under /v1", r.Method, r.Path)
 		}
 		seen[r.Method+r.Path] = true
-		if r.Access == "anyone" && !strings.Contains(" /v1/info /v1/servers/enroll /v1/clients/enroll /v1/clients/device_code /v1/teams/{team}/service_token ", " "+r.Path+" ") {
+		if r.Access == "anyone" && !strings.Contains(" /v1/info /v1/servers/enroll /v1/agent/device_key /v1/clients/enroll /v1/clients/device_code /v1/teams/{team}/service_token ", " "+r.Path+" ") {
 			t.Errorf("%s %s is open to anyone", r.Method, r.Path)
 		}
 	}
@@ -338,6 +338,7 @@ var matrix = map[string]struct {
 	"POST /v1/agent/report":                                                    {`{"facts":{"hostname":"web01","access_address":"10.0.0.2","broker_port":1,"os_type":"linux","services":[]}}`, [callers]int{401, 401, 401, 401, 401, 200, 401}},
 	"POST /v1/agent/events":                                                    {`{"events":[{"id":"$E","seq":1,"time":"2026-03-01T09:00:00Z","kind":"session.start","outcome":"success"}]}`, [callers]int{401, 401, 401, 401, 401, 204, 401}},
 	"POST /v1/agent/service_client":                                            {`{"account":"deploy","device_key":"$K","device":{"hostname":"h"}}`, [callers]int{401, 401, 401, 401, 401, 201, 401}},
+	"POST /v1/agent/device_key":                                                {`{"server_id":"x","device_key":"$K"}`, all(401)},
 	"POST /v1/clients/login":                                                   {`{"code":"x","device":{"hostname":"h"}}`, [callers]int{401, 403, 403, 403, 401, 401, 403}},
 	"POST /v1/teams/{team}/client_events":                                      {`{"events":[{"id":"$E","time":"2026-03-01T09:00:00Z","kind":"session.refused","session":"$S"}]}`, [callers]int{401, 401, 404, 204, 401, 401, 404}},
 	"POST /v1/teams/{team}/connect":                                            {`{"target":"web01","service":"ping","csr":"$C"}`, [callers]int{401, 401, 403, 200, 401, 401, 404}},
