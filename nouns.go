@@ -203,6 +203,22 @@ type Channels struct {
 // AllChannels is what a project allows from its first day.
 var AllChannels = Channels{Clipboard: true, Devices: true, Audio: true, OtherDynamic: true}
 
+// An Authority is a certificate authority of a project, or one that takes or
+// gives up its place.
+type Authority struct {
+	ID          string    `json:"id"`
+	Kind        string    `json:"kind"`  // access, host, ssh_user or ssh_host
+	Stage       string    `json:"stage"` // next (trusted), active (signs), retired (still trusted)
+	Since       time.Time `json:"since"` // it has that stage
+	Fingerprint string    `json:"fingerprint"`
+	CreatedAt   time.Time `json:"created_at"`
+	ExpiresAt   time.Time `json:"expires_at"`
+	// Until is when a retired one goes, and when one that is next signs at the
+	// latest. WaitingFor are the ids of servers that one that is next waits for.
+	Until      *time.Time `json:"until,omitempty"`
+	WaitingFor []string   `json:"waiting_for,omitempty"`
+}
+
 // A ProjectGroup lets a group into a project's servers.
 type ProjectGroup struct {
 	Group        string `json:"name"`

@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"sft"
 	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/frame"
@@ -105,6 +107,56 @@ func TestDeviceKeyChanges(t *testing.T) {
 		t.Errorf("connecting after that: %v", err)
 	}
 	h.works("by its age", 2)
+}
+
+// The project's CAs change under a host that works: what is open stays, and
+// people come in all the time, by whichever signs.
+func TestHostFollowsTheCAs(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	n, _, err := h.ask(h.connect("ann"), frame.RDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	comesIn := func(when string) {
+		t.Helper()
+		if _, _, err := h.ask(h.connect("ann"), frame.Ping); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		if !h.enabled("ann") {
+			t.Errorf("%s the session that was open is not", when)
+		}
+	}
+	stages := func() string {
+		var l api.List[sft.Authority]
+		h.env.Do("GET", "/projects/prod/authorities", nil, &l)
+		var s []string
+		for _, a := range l.List {
+			if a.Kind == "access" {
+				s = append(s, fmt.Sprint(a.Stage, len(a.WaitingFor)))
+			}
+		}
+		return strings.Join(s, " ")
+	}
+	trusted := func(n int) func() bool {
+		return func() bool { st, _ := h.current(); return len(st.AccessCAs) == n && len(st.SSHUserCAs) == n }
+	}
+	h.env.Do("POST", "/projects/prod/authorities", nil, nil)
+	until(t, "the host trusts both", trusted(2))
+	until(t, "the platform knows", func() bool { return stages() == "active0 next0" })
+	comesIn("by the old CA")
+	h.env.Clock.Advance(3 * time.Minute)
+	h.env.Platform.Housekeep(t.Context())
+	if got := stages(); got != "retired0 active0" {
+		t.Errorf("the CAs are %s", got)
+	}
+	comesIn("by the new CA")
+	h.env.Clock.Advance(66 * time.Minute)
+	h.env.Service = h.env.Bearer(h.env.Init.Key.ID, h.env.Init.Key.Secret)
+	h.env.Platform.Housekeep(t.Context())
+	until(t, "the host trusts the new one alone", trusted(1))
+	comesIn("when the old CA is gone")
+	h.Close(t.Context(), privsep.Close{Stream: n, Why: "client closed"})
 }
 
 // A cutter is a connection to the platform on which something goes wrong at

@@ -114,6 +114,17 @@ func New(kind Kind, name, title string, s Sealer, now time.Time) (Sealed, error)
 
 func sealName(kind Kind, name string) string { return "ca/" + string(kind) + "/" + name }
 
+// Reseal returns the authority with its key sealed anew, under the same name.
+func (sealed Sealed) Reseal(name string, s Sealer) (Sealed, error) {
+	der, err := s.Open(sealName(sealed.Kind, name), sealed.Key)
+	if err != nil {
+		return Sealed{}, fmt.Errorf("open the %s CA of %s: %w", sealed.Kind, name, err)
+	}
+	defer clear(der)
+	sealed.Key, err = s.Seal(sealName(sealed.Kind, name), der)
+	return sealed, err
+}
+
 // Open unseals an authority. It refuses one whose key does not belong to its
 // certificate.
 func Open(sealed Sealed, name string, s Sealer) (*Authority, error) {

@@ -61,6 +61,9 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 		if two, err = p.sawRun(n, a, s, r.Run); err != nil {
 			return err
 		}
+		if err := p.sawRevision(n, s, r.After); err != nil {
+			return err
+		}
 		return n.ServerSeen(a.Server, p.Now())
 	}); err != nil {
 		return api.State{}, err

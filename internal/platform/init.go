@@ -63,7 +63,7 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 			return done, err
 		}
 		if r.OwnCA {
-			if err := p.newCA(tx, "", ca.Platform, "sft platform CA"); err != nil {
+			if err := p.newCA(tx, store.CARecord{Stage: store.CAActive}, ca.Platform, "sft platform CA"); err != nil {
 				return done, err
 			}
 			list, err := p.authorities(tx, "", ca.Platform)

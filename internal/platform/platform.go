@@ -278,6 +278,16 @@ func (n *news) tell() {
 	n.ch = make(chan struct{})
 }
 
+// Housekeep does one round of what time brings about.
+func (p *Platform) Housekeep(ctx context.Context) {
+	if err := p.DB.Note(ctx, func(n store.Notes) error { return n.Sweep(p.Now()) }); err != nil && ctx.Err() == nil {
+		p.Log.Error("sweep the database", "error", err)
+	}
+	if err := p.advanceCAs(ctx); err != nil && ctx.Err() == nil {
+		p.Log.Error("rotate the projects' CAs", "error", err)
+	}
+}
+
 // Run does the platform's housekeeping until ctx ends: it seals audit events
 // and exports them, and sweeps the database.
 func (p *Platform) Run(ctx context.Context) {
@@ -288,9 +298,7 @@ func (p *Platform) Run(ctx context.Context) {
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()
 	for {
-		if err := p.DB.Note(ctx, func(n store.Notes) error { return n.Sweep(p.Now()) }); err != nil && ctx.Err() == nil {
-			p.Log.Error("sweep the database", "error", err)
-		}
+		p.Housekeep(ctx)
 		select {
 		case <-ctx.Done():
 			return

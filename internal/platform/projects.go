@@ -155,31 +155,45 @@ func (p *Platform) newProject(tx *store.Tx, teamID string, r ProjectRequest) (st
 		return pr, err
 	}
 	for _, kind := range ca.ProjectKinds {
-		if err := p.newCA(tx, pr.ID, kind, fmt.Sprintf("%s CA of project %s", kind, pr.Name)); err != nil {
+		if err := p.newCA(tx, store.CARecord{ProjectID: pr.ID, Stage: store.CAActive}, kind, caTitle(kind, pr)); err != nil {
 			return pr, err
 		}
 	}
 	return pr, nil
 }
 
-// newCA makes and stores an authority; its key is sealed under its id.
-func (p *Platform) newCA(tx *store.Tx, projectID string, kind ca.Kind, title string) error {
-	id := audit.NewID()
-	s, err := ca.New(kind, id, title, p.Sealer, p.Now())
+// newCA makes an authority as r says, and stores it; its key is sealed under
+// its id.
+func (p *Platform) newCA(tx *store.Tx, r store.CARecord, kind ca.Kind, title string) error {
+	r.ID, r.Kind, r.CreatedAt, r.StageAt = audit.NewID(), string(kind), p.Now(), p.Now()
+	s, err := ca.New(kind, r.ID, title, p.Sealer, p.Now())
 	if err != nil {
 		return err
 	}
-	return tx.AddCA(store.CARecord{ID: id, ProjectID: projectID, Kind: string(kind), Public: s.Public, Sealed: s.Key, CreatedAt: p.Now(), NotAfter: s.NotAfter})
+	r.Public, r.Sealed, r.NotAfter = s.Public, s.Key, s.NotAfter
+	return tx.AddCA(r)
 }
 
-// authorities returns those of a project, the newest last. Their keys are
-// unsealed once and kept.
+func caTitle(kind ca.Kind, pr store.ProjectRecord) string {
+	return fmt.Sprintf("%s CA of project %s", kind, pr.Name)
+}
+
+// authorities returns those of a project that are trusted, the one that signs
+// last. Their keys are unsealed once and kept.
 func (p *Platform) authorities(tx *store.Tx, projectID string, kind ca.Kind) ([]*ca.Authority, error) {
 	records, err := tx.CAs(projectID)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(records, func(a, b store.CARecord) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	slices.SortFunc(records, func(a, b store.CARecord) int {
+		if a, b := a.Stage == store.CAActive, b.Stage == store.CAActive; a != b {
+			if a {
+				return 1
+			}
+			return -1
+		}
+		return a.CreatedAt.Compare(b.CreatedAt)
+	})
 	var list []*ca.Authority
 	p.mu.Lock()
 	defer p.mu.Unlock()

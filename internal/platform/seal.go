@@ -41,7 +41,7 @@ func (p *Platform) auditKey(ctx context.Context) (*ca.Authority, error) {
 		if err := newest(tx); err != nil || key != nil {
 			return audit.Event{}, errors.Join(err, there)
 		}
-		if err := p.newCA(tx, "", ca.Audit, ""); err != nil {
+		if err := p.newCA(tx, store.CARecord{Stage: store.CAActive}, ca.Audit, ""); err != nil {
 			return audit.Event{}, err
 		}
 		if err := newest(tx); err != nil {

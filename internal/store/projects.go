@@ -602,7 +602,7 @@ func (tx *Tx) MoveServer(id, from, to string) error {
 	if err := tx.must(`UPDATE projects SET revision = 1 + (SELECT max(o.revision) FROM projects o WHERE o.id IN ($1, $2)) WHERE id = $2`, from, to); err != nil {
 		return err
 	}
-	return tx.must(`UPDATE servers SET project_id = $2, host_key = NULL, host_key_old = NULL, reenroll_allowed = $3 WHERE id = $1`, id, to, false)
+	return tx.must(`UPDATE servers SET project_id = $2, host_key = NULL, host_key_old = NULL, reenroll_allowed = $3, agent_revision = 0 WHERE id = $1`, id, to, false)
 }
 
 // ServerBindings returns the bindings of a server's accounts.
@@ -669,12 +669,23 @@ type CARecord struct {
 	Sealed    []byte
 	CreatedAt time.Time
 	NotAfter  time.Time
+	Stage     string    // CANext, CAActive or CARetired
+	StageAt   time.Time // since when
+	Revision  int64     // of the project, that a next one came with
 }
+
+// The stages of a CA. One of each kind is active: it signs. One that is next is
+// trusted already, and one that is retired is still.
+const (
+	CANext    = "next"
+	CAActive  = "active"
+	CARetired = "retired"
+)
 
 // AddCA stores a new authority.
 func (tx *Tx) AddCA(c CARecord) error {
-	return tx.add(`INSERT INTO cas (id, project_id, kind, public, sealed, created_at, not_after) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		c.ID, c.ProjectID, c.Kind, c.Public, c.Sealed, micros(c.CreatedAt), micros(c.NotAfter))
+	return tx.add(`INSERT INTO cas (`+caCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		c.ID, c.ProjectID, c.Kind, c.Public, c.Sealed, micros(c.CreatedAt), micros(c.NotAfter), c.Stage, micros(c.StageAt), c.Revision)
 }
 
 // CAs returns the authorities of a project, or, for "", the platform's own.
@@ -682,14 +693,40 @@ func (n Notes) CAs(projectID string) ([]CARecord, error) {
 	return all(n, scanCA, `SELECT `+caCols+` FROM cas WHERE project_id = $1`, projectID)
 }
 
-// AllCAs returns the CAs of all projects, and the platform's own.
-func (n Notes) AllCAs() ([]CARecord, error) { return all(n, scanCA, `SELECT `+caCols+` FROM cas`) }
-
-const caCols = `id, project_id, kind, public, sealed, created_at, not_after`
+const caCols = `id, project_id, kind, public, sealed, created_at, not_after, stage, stage_at, revision`
 
 func scanCA(s scanner) (c CARecord, err error) {
-	var at, na int64
-	err = s.Scan(&c.ID, &c.ProjectID, &c.Kind, &c.Public, &c.Sealed, &at, &na)
-	c.CreatedAt, c.NotAfter = fromMicros(at), fromMicros(na)
+	var at, na, since int64
+	err = s.Scan(&c.ID, &c.ProjectID, &c.Kind, &c.Public, &c.Sealed, &at, &na, &c.Stage, &since, &c.Revision)
+	c.CreatedAt, c.NotAfter, c.StageAt = fromMicros(at), fromMicros(na), fromMicros(since)
 	return c, err
 }
+
+// ChangingCAs returns the authorities of projects that are not active, and
+// those that are and end before at.
+func (n Notes) ChangingCAs(at time.Time) ([]CARecord, error) {
+	return all(n, scanCA, `SELECT `+caCols+` FROM cas WHERE project_id IN (SELECT id FROM projects WHERE deleted_at IS NULL)
+		AND (stage <> $1 OR not_after < $2)`, CAActive, micros(at))
+}
+
+// SetCAStage moves an authority to another stage.
+func (tx *Tx) SetCAStage(id, stage string, at time.Time) error {
+	return tx.must(`UPDATE cas SET stage = $2, stage_at = $3 WHERE id = $1`, id, stage, micros(at))
+}
+
+// SetCASealed stores an authority's key as it is sealed from now on.
+func (tx *Tx) SetCASealed(id string, sealed []byte) error {
+	return tx.must(`UPDATE cas SET sealed = $2 WHERE id = $1`, id, sealed)
+}
+
+// RemoveCA deletes an authority, with its key.
+func (tx *Tx) RemoveCA(id string) error { return tx.must(`DELETE FROM cas WHERE id = $1`, id) }
+
+// SetAgentRevision notes which revision of its project a server's agent has
+// taken up.
+func (n Notes) SetAgentRevision(id string, revision int64) error {
+	return n.must(`UPDATE servers SET agent_revision = $2 WHERE id = $1`, id, revision)
+}
+
+// AllCAs returns the CAs of all projects, and the platform's own.
+func (n Notes) AllCAs() ([]CARecord, error) { return all(n, scanCA, `SELECT `+caCols+` FROM cas`) }

@@ -122,6 +122,8 @@ func routes(p *platform.Platform) []route {
 		{"POST", project + "/cloud_accounts", person, call(created, p.CreateCloudAccount)},
 		{"GET", project + "/cloud_accounts/{id}", person, call(ok, p.GetCloudAccount)},
 		{"DELETE", project + "/cloud_accounts/{id}", person, call(none, p.DeleteCloudAccount)},
+		{"GET", project + "/authorities", person, list(p.ListAuthorities)},
+		{"POST", project + "/authorities", person, call(created, p.RotateAuthorities)},
 		{"GET", project + "/server_users", person, call(ok, p.ListServerUsers)},
 		{"GET", project + "/server_users/{user}", person, call(ok, p.GetServerUser)},
 		{"GET", project + "/servers", person, call(ok, p.ListServers)},

@@ -416,6 +416,8 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/projects/{project}/cloud_accounts":                  {`{"provider":"aws","account_id":"$A"}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":              {"", secrets},
 	"DELETE /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":           {"", alters},
+	"GET /v1/teams/{team}/projects/{project}/authorities":                      {"", reads},
+	"POST /v1/teams/{team}/projects/{project}/authorities":                     {`{}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/server_users":                     {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/server_users/{user}":              {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", [callers]int{401, 401, 404, 404, 200, 401, 404}}, // clients see what they can reach

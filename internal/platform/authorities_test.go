@@ -1,0 +1,193 @@
+package platform_test
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/testenv"
+)
+
+// A rotation is a test's view of the CAs of the project prod.
+type rotation struct {
+	names
+	server *testenv.Server
+	client *testenv.Client
+}
+
+// list describes the CAs: kind and stage of each, and how many servers one
+// waits for.
+func (r rotation) list() string {
+	r.t.Helper()
+	var l api.List[sft.Authority]
+	r.e.Do("GET", "/projects/prod/authorities", nil, &l)
+	var s []string
+	for _, a := range l.List {
+		v := a.Kind + " " + a.Stage
+		if len(a.WaitingFor) > 0 {
+			v += fmt.Sprint(" waits for ", len(a.WaitingFor))
+		}
+		s = append(s, v)
+	}
+	return strings.Join(s, ", ")
+}
+
+// ack has a server's agent say that it has what the platform said last.
+func (r rotation) ack(s *testenv.Server) {
+	r.t.Helper()
+	before := r.list()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	defer cancel()
+	st := r.e.State(s)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Do(ctx, "GET", fmt.Sprint("/v1/agent/state?after=", st.Revision), nil, nil) // it hangs, and is cut off
+	}()
+	for end := time.Now().Add(10 * time.Second); r.list() == before; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("what the agent has is not noted: %s", before)
+		}
+	}
+	cancel()
+	<-done
+}
+
+// by returns which of the CAs that the server trusts, in their order, has
+// signed what a person gets now, and which of those that a person is told have
+// signed what the broker has: 0 is the one that came first.
+func (r rotation) by() string {
+	r.t.Helper()
+	which := func(chain, cas [][]byte) int {
+		leaf, err := x509.ParseCertificate(chain[0])
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all := slices.Clone(cas)
+		slices.SortFunc(all, func(a, b []byte) int { return r.cert(a).NotAfter.Compare(r.cert(b).NotAfter) })
+		return slices.IndexFunc(all, func(der []byte) bool { return leaf.CheckSignatureFrom(r.cert(der)) == nil })
+	}
+	r.e.Report(r.server)
+	reply, _, err := r.e.Connect(r.client, "web01")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	st := r.e.State(r.server)
+	return fmt.Sprintf("access %d of %d, host %d of %d, ssh_user of %d", which(reply.Certificate, st.AccessCAs), len(st.AccessCAs),
+		which(r.server.Certificate, reply.Route[0].HostCAs), len(reply.Route[0].HostCAs), len(st.SSHUserCAs))
+}
+
+func (r rotation) cert(der []byte) *x509.Certificate {
+	r.t.Helper()
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+func (r rotation) is(what, got, want string) {
+	r.t.Helper()
+	if got != want {
+		r.t.Errorf("%s:\n%s\nwant\n%s", what, got, want)
+	}
+}
+
+// housekeep does it on several platforms at once, of which one takes each step.
+func (r rotation) housekeep(want string) {
+	r.t.Helper()
+	events := since(r.e, func() {
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { r.e.Platform.Housekeep(r.t.Context()) })
+		}
+		wg.Wait()
+	})
+	var s []string
+	for _, e := range events {
+		s = append(s, e.Detail["kinds"]+e.Detail["kind"]+" "+e.Detail["stage"])
+		if e.Kind != "ca.rotate" || e.Actor.Kind != "platform" || e.Project != "prod" {
+			r.t.Errorf("it is told as %+v", e)
+		}
+	}
+	slices.Sort(s)
+	r.is("the steps", strings.Join(s, ", "), want)
+}
+
+func TestCARotation(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		n := names{t, e}
+		away := e.Server(testenv.Project, testenv.Facts("away"))
+		unmanaged(t, e, testenv.Project, map[string]any{"hostname": "hop", "access_address": "192.0.2.9"})
+		n.pass(97 * time.Hour)
+		r := rotation{n, e.Server(testenv.Project, testenv.Facts("web01")), e.Client("ann")}
+		other := e.Server(testenv.Project, testenv.Facts("web02"))
+		post := func(body any) error {
+			return e.Service.Do(t.Context(), "POST", base+"/projects/prod/authorities", body, nil)
+		}
+		r.housekeep("")
+		r.is("at first", r.list(), "access active, host active, ssh_host active, ssh_user active")
+		wantCode(t, "an unknown kind", post(map[string][]string{"kinds": {"platform"}}), sft.Invalid)
+		wantCode(t, "a kind twice", post(map[string][]string{"kinds": {"host", "host"}}), sft.Invalid)
+		wantCode(t, "a person", r.client.Do(t.Context(), "POST", base+"/projects/prod/authorities", nil, nil), sft.Denied)
+
+		events := since(e, func() { wantCode(t, "rotate", post(map[string]any{}), "") })
+		if told(events) != "ca.rotate success" || events[0].Detail["kinds"] != "access host ssh_user ssh_host" || events[0].Actor.Name != "robot" {
+			t.Errorf("it is told as %+v", events)
+		}
+		wantCode(t, "rotate again", post(map[string]any{"kinds": []string{"host"}}), sft.Exists)
+		r.is("begun", r.list(), "access active, access next waits for 2, host active, host next waits for 2, ssh_host active, ssh_host next waits for 2, ssh_user active, ssh_user next waits for 2")
+		r.is("begun", r.by(), "access 0 of 2, host 0 of 2, ssh_user of 2")
+		n.pass(10 * time.Minute)
+		r.housekeep("") // the servers are not there yet
+		r.ack(r.server)
+		r.housekeep("")
+		r.is("one has it", r.by(), "access 0 of 2, host 0 of 2, ssh_user of 2")
+		r.ack(other)
+		r.housekeep("access active, host active, ssh_host active, ssh_user active")
+		r.housekeep("")
+		r.is("both have it", r.list(), "access retired, access active, host retired, host active, ssh_host retired, ssh_host active, ssh_user retired, ssh_user active")
+		r.is("both have it", r.by(), "access 1 of 2, host 1 of 2, ssh_user of 2")
+		if got := e.State(away); len(got.AccessCAs) != 2 || len(got.SSHUserCAs) != 2 {
+			t.Errorf("who was away hears of %d and %d CAs", len(got.AccessCAs), len(got.SSHUserCAs))
+		}
+
+		n.pass(time.Hour)
+		r.client = e.Client("ann")
+		r.housekeep("") // five minutes more for what was signed last
+		n.pass(5 * time.Minute)
+		r.housekeep("access removed, ssh_user removed")
+		r.is("an hour later", r.by(), "access 0 of 1, host 1 of 2, ssh_user of 1")
+		n.pass(24 * time.Hour)
+		r.client = e.Client("ann")
+		r.housekeep("host removed")
+		r.is("a day later", r.by(), "access 0 of 1, host 0 of 1, ssh_user of 1")
+		n.pass(7 * 24 * time.Hour)
+		r.housekeep("ssh_host removed")
+		r.is("at the end", r.list(), "access active, host active, ssh_host active, ssh_user active")
+
+		// Who is there and never takes it up is waited for a week.
+		e.State(r.server)
+		wantCode(t, "one kind", post(map[string]any{"kinds": []string{"access"}}), "")
+		n.pass(7*24*time.Hour - time.Second)
+		e.State(r.server)
+		r.housekeep("")
+		n.pass(time.Second)
+		r.housekeep("access active")
+
+		// In its last year a CA is rotated by itself.
+		e.Clock.Set(e.Clock.Now().Add(9 * 365 * 24 * time.Hour))
+		n.pass(0)
+		r.housekeep("access next, access removed, host next, ssh_host next, ssh_user next")
+		n.pass(3 * time.Minute)
+		r.housekeep("access active, host active, ssh_host active, ssh_user active")
+	})
+}
