@@ -114,14 +114,13 @@ func New(kind Kind, name, title string, s Sealer, now time.Time) (Sealed, error)
 
 func sealName(kind Kind, name string) string { return "ca/" + string(kind) + "/" + name }
 
-// Reseal returns the authority with its key sealed anew, under the same name.
-func (sealed Sealed) Reseal(name string, s Sealer) (Sealed, error) {
-	der, err := s.Open(sealName(sealed.Kind, name), sealed.Key)
-	if err != nil {
-		return Sealed{}, fmt.Errorf("open the %s CA of %s: %w", sealed.Kind, name, err)
+// Reseal returns the authority with its key, which from has sealed, sealed by to
+// under the same name.
+func (sealed Sealed) Reseal(name string, from, to Sealer) (Sealed, error) {
+	var err error
+	if sealed.Key, err = Reseal(sealName(sealed.Kind, name), sealed.Key, from, to); err != nil {
+		err = fmt.Errorf("open the %s CA of %s: %w", sealed.Kind, name, err)
 	}
-	defer clear(der)
-	sealed.Key, err = s.Seal(sealName(sealed.Kind, name), der)
 	return sealed, err
 }
 

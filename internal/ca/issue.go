@@ -114,12 +114,15 @@ func (a *Authority) IssueHost(key *ecdsa.PublicKey, serverID string, now time.Ti
 }
 
 // IssuePlatform signs the platform's own TLS certificate for a host name or
-// address, for 90 days.
+// address, for 90 days or for as long as the CA lives.
 func (a *Authority) IssuePlatform(key *ecdsa.PublicKey, host string, now time.Time) ([][]byte, time.Time, error) {
 	t := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: host},
 		NotBefore: now.Add(-time.Hour),
 		NotAfter:  now.Add(PlatformLife),
+	}
+	if a.kind == Platform && t.NotAfter.After(a.cert.NotAfter) {
+		t.NotAfter = a.cert.NotAfter
 	}
 	if ip := net.ParseIP(host); ip != nil {
 		t.IPAddresses = []net.IP{ip}

@@ -159,6 +159,9 @@ func TestThePlatformRenewsItsCertificateAtHalfOfItsLife(t *testing.T) {
 		if now := e.Clock.Now(); now.Before(c.NotBefore) || now.After(c.NotAfter) {
 			t.Errorf("at %s a certificate for %s to %s is served", now, c.NotBefore, c.NotAfter)
 		}
+		if got := ca.Fingerprint(pair.Certificate[1]); got != e.Init.CAFingerprint {
+			t.Errorf("it is by the CA %s, and tokens name %s", got, e.Init.CAFingerprint)
+		}
 		return c.SerialNumber.String()
 	}
 	first := serial()
@@ -169,6 +172,36 @@ func TestThePlatformRenewsItsCertificateAtHalfOfItsLife(t *testing.T) {
 	e.Clock.Advance(2 * 24 * time.Hour)
 	if serial() == first {
 		t.Error("it was not renewed")
+	}
+	// To the last day of the CA.
+	end := e.Clock.Now().Add(-46 * 24 * time.Hour).Add(10 * 365 * 24 * time.Hour)
+	for _, left := range []time.Duration{60 * 24 * time.Hour, 24 * time.Hour, time.Minute} {
+		e.Clock.Set(end.Add(-left))
+		serial()
+	}
+}
+
+// With a database that is gone, what was made last is served for as long as it
+// is good.
+func TestThePlatformCannotRenewItsCertificate(t *testing.T) {
+	e := testenv.New(t)
+	get, err := e.Platform.Certificate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.DB.Close()
+	e.Clock.Advance(46 * 24 * time.Hour)
+	for range 3 {
+		if pair, err := get(nil); err != nil || pair != first {
+			t.Errorf("it serves %v, %v", pair, err)
+		}
+	}
+	if n := strings.Count(e.Log.String(), "renew the platform's certificate"); n != 1 {
+		t.Errorf("it is said %d times in one minute", n)
 	}
 }
 

@@ -87,7 +87,7 @@ func (p *Platform) CreateRDPSigner(ctx context.Context, a Actor, r RDPSignerRequ
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if s, err = s.Reseal(id, p.Sealer); err != nil { // beside a change of the master key, only here is sure to be the new one
+		if s, err = s.Reseal(id, p.Sealer, p.Sealer); err != nil { // beside a change of the master key, only here is sure to be the new one
 			return audit.Event{}, err
 		}
 		if err := tx.AddCA(store.CARecord{ID: id, ProjectID: k.team.ID, Kind: string(ca.RDPSign), Public: s.Public, Sealed: s.Key, CreatedAt: now, NotAfter: s.NotAfter, Stage: store.CAActive, StageAt: now}); err != nil {

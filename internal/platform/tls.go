@@ -59,7 +59,7 @@ func (p *Platform) Certificate(ctx context.Context) (func(*tls.ClientHelloInfo) 
 		if err != nil {
 			return nil, time.Time{}, fmt.Errorf("make the platform's certificate: %w", err)
 		}
-		return &tls.Certificate{Certificate: chain, PrivateKey: key}, p.Now().Add(until.Sub(p.Now()) / 2), nil
+		return &tls.Certificate{Certificate: chain, PrivateKey: key}, p.Now().Add(max(until.Sub(p.Now())/2, time.Minute)), nil
 	}
 	var mu sync.Mutex
 	cert, renew, err := make()
@@ -73,7 +73,8 @@ func (p *Platform) Certificate(ctx context.Context) (func(*tls.ClientHelloInfo) 
 			if c, r, err := make(); err == nil {
 				cert, renew = c, r
 			} else {
-				p.Log.Error("renew the platform's certificate", "error", err)
+				p.Log.Error("renew the platform's certificate; trying again in a minute", "error", err)
+				renew = p.Now().Add(time.Minute)
 			}
 		}
 		return cert, nil
