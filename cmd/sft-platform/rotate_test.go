@@ -55,8 +55,8 @@ func keep(t *testing.T, url string) *keptPlatform {
 	return k
 }
 
-// sealed returns what is sealed in the database, by the name that it is sealed
-// under for s, which opens all or, if none is set, nothing of it.
+// opens checks that s opens all that is sealed in the database or, if none is
+// set, nothing of it.
 func (k *keptPlatform) opens(what string, s ca.Sealer, none bool) {
 	k.t.Helper()
 	try := func(name string, err error) {
@@ -91,6 +91,7 @@ func (k *keptPlatform) opens(what string, s ca.Sealer, none bool) {
 // opened by the other.
 func (k *keptPlatform) works(what string) {
 	k.t.Helper()
+	k.opens(what+", by the one that runs, before it seals", k.Sealer, false)
 	k.n++
 	_, err := k.CreateProject(k.t.Context(), k.actor, platform.ProjectRequest{Team: "main", Name: fmt.Sprint("p", k.n)})
 	must(k.t, err)
