@@ -208,6 +208,11 @@ func TestLoadRefuses(t *testing.T) {
 		{"a line that is cut", cut(5), "unexpected EOF"},
 		{"a row that is missing", replace(`["x","x"]`+"\n", ""), "it has not as many rows as were written"},
 		{"a row that is there twice", replace(`["x","x"]`, `["x","x"]`+"\n"+`["x","x"]`), "store rows of table"},
+		{"a table that is missing", func(s string) string {
+			before, after, _ := strings.Cut(s, `{"table":"used_ids"`)
+			after = strings.SplitN(after, "\n", 4)[3]
+			return before + strings.Replace(after, `"used_ids":2,`, "", 1)
+		}, "table used_ids is missing"},
 		{"a table of its own", replace(`{"table":"teams"`, `{"table":"goose_db_version"`), `table "goose_db_version" does not belong here`},
 		{"a table twice", replace(teams, teams+teams), `table "teams" does not belong here`},
 		{"an unknown column", replace(`"next_uid"`, `"next_uid\" FROM x"`), "does not belong in table teams"},
