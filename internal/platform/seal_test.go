@@ -250,7 +250,7 @@ func TestWhatIsDoneToSealedEventsIsFound(t *testing.T) {
 				return fmt.Sprintf("at event %d: the next checkpoint was changed: it is signed by a key that is not this platform's", first)
 			}, ""},
 			{"a key is put beside the platform's", func() string {
-				do(`INSERT INTO cas SELECT 'x', project_id, kind, public, sealed, created_at, not_after FROM cas WHERE kind = 'audit'`)
+				do(`INSERT INTO cas SELECT 'x', project_id, kind, public, sealed, created_at, not_after, stage, stage_at, revision FROM cas WHERE kind = 'audit'`)
 				return "open the audit CA of x: the master key does not open the sealed key; use the master key that the database was made with"
 			}, ""},
 			{"the beginning is removed, as if on purpose", func() string {

@@ -188,7 +188,7 @@ func TestDumpWhileOthersWrite(t *testing.T) {
 
 // What is not exactly what was written is refused, and nothing of it stored.
 func TestLoadRefuses(t *testing.T) {
-	const teams = `{"table":"teams","columns":["id","name","name_fold","created_at","client_session","allow_device_code","next_uid","next_gid"]}` + "\n"
+	const teams = `{"table":"teams","columns":["id","name","name_fold","created_at","client_session","allow_device_code","next_uid","next_gid","web_session"]}` + "\n"
 	replace := func(old, new string) func(string) string {
 		return func(s string) string {
 			if !strings.Contains(s, old) {
@@ -225,7 +225,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"a text with the character 0", replace(`["x","x"]`, `["x","\u0000"]`), "cannot be stored"},
 		{"bytes that are none", replace(`"AP8K"`, `"AP8L="`), "is bytea, and this is none"},
 		{"a key to nothing", func(s string) string {
-			return strings.Replace(s, strings.SplitAfter(s, teams)[1][:strings.Index(strings.SplitAfter(s, teams)[1], "\n")], `["z","x","x",1,1,true,1,1]`, 1)
+			return strings.Replace(s, strings.SplitAfter(s, teams)[1][:strings.Index(strings.SplitAfter(s, teams)[1], "\n")], `["z","x","x",1,1,true,1,1,1]`, 1)
 		}, "store rows of table"},
 		{"what is no JSON", replace(teams, teams+"nonsense\n"), "invalid character"},
 		{"an unknown key", replace(`{"table":"teams",`, `{"table":"teams","more":1,`), "unknown field"},
@@ -389,9 +389,9 @@ func TestKilledWhileLoading(t *testing.T) {
 		db := open(t, url)
 		var many strings.Builder
 		for i := range 600 {
-			fmt.Fprintf(&many, `["e%d",1,"t","k","","%s"]`+"\n", i, strings.Repeat("b", 400))
+			fmt.Fprintf(&many, `["e%d",1,"t","k","","%s",null,"",""]`+"\n", i, strings.Repeat("b", 400))
 		}
-		const at = `{"table":"events","columns":["id","at","team","kind","source","body"]}` + "\n"
+		const at = `{"table":"events","columns":["id","at","team","kind","source","body","seq","who","target"]}` + "\n"
 		whole := everything(t, db)
 		if !strings.Contains(whole, at) {
 			t.Fatal("events are not as they were")
