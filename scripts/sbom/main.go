@@ -75,12 +75,14 @@ type dependency struct {
 // licenses has what each module's licence file says, as an SPDX expression. One
 // that is new has to be looked at, and added.
 var licenses = map[string]string{
-	"std":                                           "BSD-3-Clause",
 	"github.com/Microsoft/go-winio":                 "MIT",
+	"github.com/beorn7/perks":                       "MIT",
+	"github.com/cespare/xxhash/v2":                  "MIT",
 	"github.com/danieljoos/wincred":                 "MIT",
 	"github.com/dustin/go-humanize":                 "MIT",
 	"github.com/elastic/go-seccomp-bpf":             "Apache-2.0",
 	"github.com/go-jose/go-jose/v4":                 "Apache-2.0",
+	"github.com/go-logr/logr":                       "Apache-2.0",
 	"github.com/goccy/go-yaml":                      "MIT",
 	"github.com/godbus/dbus/v5":                     "BSD-2-Clause",
 	"github.com/google/uuid":                        "BSD-3-Clause",
@@ -91,7 +93,12 @@ var licenses = map[string]string{
 	"github.com/jackc/puddle/v2":                    "MIT",
 	"github.com/landlock-lsm/go-landlock":           "MIT",
 	"github.com/mfridman/interpolate":               "MIT",
+	"github.com/munnerz/goautoneg":                  "BSD-3-Clause",
 	"github.com/pressly/goose/v3":                   "MIT",
+	"github.com/prometheus/client_golang":           "Apache-2.0",
+	"github.com/prometheus/client_model":            "Apache-2.0",
+	"github.com/prometheus/common":                  "Apache-2.0",
+	"github.com/prometheus/procfs":                  "Apache-2.0",
 	"github.com/remyoudompheng/bigfft":              "BSD-3-Clause",
 	"github.com/sethvargo/go-retry":                 "Apache-2.0",
 	"github.com/smallstep/pkcs7":                    "MIT",
@@ -106,11 +113,16 @@ var licenses = map[string]string{
 	"golang.org/x/term":                             "BSD-3-Clause",
 	"golang.org/x/text":                             "BSD-3-Clause",
 	"golang.org/x/time":                             "BSD-3-Clause",
+	"google.golang.org/protobuf":                    "BSD-3-Clause",
+	"k8s.io/apimachinery":                           "Apache-2.0",
+	"k8s.io/klog/v2":                                "Apache-2.0",
+	"k8s.io/utils":                                  "Apache-2.0",
 	"kernel.org/pub/linux/libs/security/libcap/psx": "BSD-3-Clause OR GPL-2.0-only",
 	"modernc.org/libc":                              "BSD-3-Clause",
 	"modernc.org/mathutil":                          "BSD-3-Clause",
 	"modernc.org/memory":                            "BSD-3-Clause",
 	"modernc.org/sqlite":                            "BSD-3-Clause",
+	"std":                                           "BSD-3-Clause",
 }
 
 // licensed is what is known of a module's licence; TestSBOM wants it known.
