@@ -107,7 +107,7 @@ func (c Code) Info() CodeInfo {
 // An Error may be shown to the person whose request failed. Any other error
 // is Internal: it goes to the log, and the person is told only that.
 type Error struct {
-	Code Code   `json:"code"`
+	Code Code   `json:"code"`           // which of the table
 	Msg  string `json:"message"`        // what failed; lower case, no full stop
 	Hint string `json:"hint,omitempty"` // what to do next, as an order
 	Err  error  `json:"-"`              // the cause, for the log only

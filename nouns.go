@@ -11,9 +11,9 @@ type Status string
 // The states of a user. A deleted user is kept, so that the login name is
 // never given to somebody else.
 const (
-	StatusActive   Status = "ACTIVE"
-	StatusDisabled Status = "DISABLED"
-	StatusDeleted  Status = "DELETED"
+	StatusActive   Status = "ACTIVE"   // may sign in
+	StatusDisabled Status = "DISABLED" // may do nothing until it is active again
+	StatusDeleted  Status = "DELETED"  // for good
 )
 
 // A State is the life of a client or a server.
@@ -22,10 +22,10 @@ type State string
 // The states of a client (ACTIVE, PENDING, DELETED) and of a server (ACTIVE,
 // INACTIVE, DELETED).
 const (
-	StateActive   State = "ACTIVE"
-	StatePending  State = "PENDING"
-	StateInactive State = "INACTIVE"
-	StateDeleted  State = "DELETED"
+	StateActive   State = "ACTIVE"   // enrolled; of a server: and in touch
+	StatePending  State = "PENDING"  // a client that nobody has approved yet
+	StateInactive State = "INACTIVE" // a server that has not been in touch for four days
+	StateDeleted  State = "DELETED"  // its key is refused
 )
 
 // ActiveFor is how long a server counts as ACTIVE after it was last seen.
@@ -68,9 +68,9 @@ type Team struct {
 type User struct {
 	ID       string      `json:"id"`
 	Name     string      `json:"name"`
-	Type     UserType    `json:"user_type"`
+	Type     UserType    `json:"user_type"` // a person or a program
 	Status   Status      `json:"status"`
-	Details  UserDetails `json:"details"`
+	Details  UserDetails `json:"details"`        // for people to read
 	Login    string      `json:"unix_user_name"` // the local account's name on every server
 	UID      int         `json:"unix_uid"`
 	GID      int         `json:"unix_gid"`
@@ -82,8 +82,8 @@ type UserType string
 
 // The types of a user.
 const (
-	Human   UserType = "human"
-	Service UserType = "service"
+	Human   UserType = "human"   // a person
+	Service UserType = "service" // a program
 )
 
 // UserDetails are for people to read; nothing is decided by them.
@@ -98,7 +98,7 @@ type ServiceKey struct {
 	ID        string     `json:"id"`
 	IssuedAt  time.Time  `json:"issued_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	LastUsed  *time.Time `json:"last_used,omitempty"`
+	LastUsed  *time.Time `json:"last_used,omitempty"` // when a token was last made with it
 }
 
 // A Group holds users; its roles count in the whole team, its membership in
@@ -106,7 +106,7 @@ type ServiceKey struct {
 type Group struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name"`
-	Roles     []Role    `json:"roles"`
+	Roles     []Role    `json:"roles"`              // what its members may do in the team
 	GID       int       `json:"unix_gid,omitempty"` // of the local groups, once a project has made one
 	CreatedAt time.Time `json:"created_at"`
 }
@@ -172,13 +172,13 @@ type SudoEntitlement struct {
 	ID          string        `json:"id"`
 	Name        string        `json:"name"`
 	Description string        `json:"description,omitempty"`
-	Commands    []SudoCommand `json:"structured_commands"` // 1 to 64
-	NoPasswd    bool          `json:"opt_no_passwd"`       // must be true: nobody has a password
-	NoExec      bool          `json:"opt_no_exec,omitempty"`
-	RunAs       string        `json:"opt_run_as,omitempty"` // a login; empty: root
-	SetEnv      bool          `json:"opt_set_env,omitempty"`
-	AddEnv      []string      `json:"add_env,omitempty"` // names for env_keep
-	SubEnv      []string      `json:"sub_env,omitempty"` // names that are taken out of env_keep
+	Commands    []SudoCommand `json:"structured_commands"`   // 1 to 64
+	NoPasswd    bool          `json:"opt_no_passwd"`         // must be true: nobody has a password
+	NoExec      bool          `json:"opt_no_exec,omitempty"` // the commands start no further programs
+	RunAs       string        `json:"opt_run_as,omitempty"`  // a login; empty: root
+	SetEnv      bool          `json:"opt_set_env,omitempty"` // the person may set any environment variable
+	AddEnv      []string      `json:"add_env,omitempty"`     // names for env_keep
+	SubEnv      []string      `json:"sub_env,omitempty"`     // names that are taken out of env_keep
 	CreatedAt   time.Time     `json:"created_at"`
 }
 
@@ -222,8 +222,8 @@ type Authority struct {
 // A ProjectGroup lets a group into a project's servers.
 type ProjectGroup struct {
 	Group        string `json:"name"`
-	ServerAccess bool   `json:"server_access"`
-	ServerAdmin  bool   `json:"server_admin"`
+	ServerAccess bool   `json:"server_access"` // the group's members may reach the servers
+	ServerAdmin  bool   `json:"server_admin"`  // they are administrators there
 	// ServersSelector is a label selector of Kubernetes: all that is here counts
 	// on the servers that match it alone. Empty: on every server.
 	ServersSelector string `json:"servers_selector,omitempty"`
@@ -263,7 +263,7 @@ type EnrollmentToken struct {
 	IssuedAt    time.Time  `json:"issued_at"`
 	ExpiresAt   *time.Time `json:"expires_at,omitempty"`
 	MaxUses     int64      `json:"max_uses,omitempty"` // 0: no limit
-	Uses        int64      `json:"uses"`
+	Uses        int64      `json:"uses"`               // how many servers it has let in
 }
 
 // A CloudAccount lets the instances of a cloud's account enrol in one project
@@ -281,11 +281,11 @@ type CloudAccount struct {
 type InstanceDetails struct {
 	InstanceID  string    `json:"instance_id"`
 	AccountID   string    `json:"account_id"`
-	Region      string    `json:"region"`
-	Zone        string    `json:"availability_zone,omitempty"`
-	ImageID     string    `json:"image_id,omitempty"`
-	Type        string    `json:"instance_type,omitempty"`
-	PendingTime time.Time `json:"pending_time"` // when it was started last
+	Region      string    `json:"region"`                      // where it is
+	Zone        string    `json:"availability_zone,omitempty"` // where in the region
+	ImageID     string    `json:"image_id,omitempty"`          // what it was started from
+	Type        string    `json:"instance_type,omitempty"`     // its size, as the cloud names it
+	PendingTime time.Time `json:"pending_time"`                // when it was started last
 }
 
 // A Server is a host enrolled in one project. Names and addresses are claims
@@ -296,7 +296,7 @@ type Server struct {
 	Hostname      string   `json:"hostname"`
 	CanonicalName string   `json:"canonical_name,omitempty"`
 	AltNames      []string `json:"alt_names"`
-	AccessAddress string   `json:"access_address"`
+	AccessAddress string   `json:"access_address"` // what clients dial
 	BrokerPort    int      `json:"broker_port"`
 	Bastion       string   `json:"bastion,omitempty"`
 	OS            string   `json:"os"`
@@ -306,7 +306,7 @@ type Server struct {
 	State         State    `json:"state"`
 	// Labels are what selectors go by; a key begins with its source.
 	Labels       map[string]string `json:"labels"`
-	RegisteredAt time.Time         `json:"registered_at"`
+	RegisteredAt time.Time         `json:"registered_at"` // when it was enrolled
 	LastSeen     *time.Time        `json:"last_seen,omitempty"`
 	// Managed is false for a record without an agent, which is there to be a
 	// hop. Its state is always ACTIVE until it is deleted.
@@ -353,11 +353,11 @@ func (s Server) Name() string {
 // A ServerUser is the local account that a user has on a project's servers.
 type ServerUser struct {
 	User     string `json:"user_name"`
-	Login    string `json:"server_user_name"`
+	Login    string `json:"server_user_name"` // the account's name on the servers
 	FullName string `json:"full_name"`
 	UID      int    `json:"unix_uid"`
 	GID      int    `json:"unix_gid"`
-	Admin    bool   `json:"admin"`
+	Admin    bool   `json:"admin"` // whether it is an administrator's
 	Status   Status `json:"status"`
 }
 
@@ -370,7 +370,7 @@ type Client struct {
 	OS          string    `json:"os"`
 	Version     string    `json:"version"`
 	Description string    `json:"description,omitempty"`
-	EnrolledAt  time.Time `json:"enrolled_at"`
+	EnrolledAt  time.Time `json:"enrolled_at"` // when it was enrolled
 	// SignedInUntil ends the client's sign-in; after it, sft opens the browser.
 	SignedInUntil time.Time  `json:"signed_in_until"`
 	LastSeen      *time.Time `json:"last_seen,omitempty"`
@@ -385,8 +385,8 @@ type Client struct {
 type ServiceBinding struct {
 	ID         string    `json:"id"`
 	User       string    `json:"user_name"`
-	Server     string    `json:"server"` // its id
-	ServerName string    `json:"server_name"`
+	Server     string    `json:"server"`       // its id
+	ServerName string    `json:"server_name"`  // what people call the server
 	Project    string    `json:"project_name"` // of the server
 	Account    string    `json:"account"`      // the local account's login name
 	CreatedBy  string    `json:"created_by_user"`

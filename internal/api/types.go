@@ -20,7 +20,7 @@ type Facts struct {
 	BrokerPort    int      `json:"broker_port"`
 	Bastion       string   `json:"bastion,omitempty"`
 	OS            string   `json:"os"`
-	OSType        string   `json:"os_type"`
+	OSType        string   `json:"os_type"` // linux or windows
 	Version       string   `json:"sftd_version"`
 	Services      []string `json:"services"`
 	InstanceID    string   `json:"instance_id,omitempty"`
@@ -46,12 +46,12 @@ type SSHFacts struct {
 // set, and is all that lets a server in, so there is no signature: the device
 // key is new.
 type EnrollServerRequest struct {
-	Token         string         `json:"token,omitempty"` // the secret out of an enrollment token
-	CloudIdentity *CloudIdentity `json:"cloud_identity,omitempty"`
-	DeviceKey     []byte         `json:"device_key"` // P-256
+	Token         string         `json:"token,omitempty"`          // the secret out of an enrollment token
+	CloudIdentity *CloudIdentity `json:"cloud_identity,omitempty"` // in the place of a token
+	DeviceKey     []byte         `json:"device_key"`               // P-256
 	Facts         Facts          `json:"facts"`
-	// OldKeyProof is what SignKey makes with the device key that the
-	// instance's record has: with it, DeviceKey takes its place.
+	// OldKeyProof is the word of the device key that the instance's record has,
+	// a JWS by SignKey: with it, DeviceKey takes its place.
 	OldKeyProof string `json:"old_key_proof,omitempty"`
 }
 
@@ -65,12 +65,12 @@ type CloudIdentity struct {
 
 // EnrollServerReply tells the agent who it is.
 type EnrollServerReply struct {
-	ServerID string `json:"server_id"`
+	ServerID string `json:"server_id"` // what the agent's signed requests name as issuer, after "server:"
 	Team     string `json:"team"`
 	Project  string `json:"project"`
 	URL      string `json:"url"`                   // what the agent's signed requests name as audience
 	CA       []byte `json:"platform_ca,omitempty"` // of the platform, if it is private
-	Revision int64  `json:"revision"`
+	Revision int64  `json:"revision"`              // of the project
 }
 
 // DeviceKeyRequest is POST /v1/agent/device_key: the device key is to take the
@@ -87,11 +87,11 @@ type DeviceKeyRequest struct {
 type StateUser struct {
 	ID       string   `json:"id"`
 	Name     string   `json:"name"`
-	Login    string   `json:"login"`
+	Login    string   `json:"login"` // the account's name
 	FullName string   `json:"full_name"`
-	UID      int      `json:"uid"`
-	GID      int      `json:"gid"`
-	Admin    bool     `json:"admin"`
+	UID      int      `json:"uid"`              // user id on Linux
+	GID      int      `json:"gid"`              // group id on Linux, of the group of the same name
+	Admin    bool     `json:"admin"`            // whether it is an administrator's
 	Groups   []string `json:"groups,omitempty"` // of State.Groups, by name
 	Sudo     []string `json:"sudo,omitempty"`   // of State.Entitlements, by name
 }
@@ -100,14 +100,14 @@ type StateUser struct {
 // platform that a project syncs.
 type StateGroup struct {
 	Name string `json:"name"`
-	GID  int    `json:"gid"`
+	GID  int    `json:"gid"` // group id on Linux
 }
 
 // State is the reply of GET /v1/agent/state?after=REVISION. The request hangs
 // for up to 55 s, and is answered at once when the revision differs.
 type State struct {
-	Revision int64       `json:"revision"`
-	Users    []StateUser `json:"users"`
+	Revision int64       `json:"revision"` // of the project; what the next request is to send as after
+	Users    []StateUser `json:"users"`    // the accounts that should exist
 	// AccessCAs are the certificates of the project's access CA: the broker
 	// lets in what they have signed.
 	AccessCAs [][]byte `json:"access_cas"`
@@ -125,7 +125,7 @@ type State struct {
 	// EndedSessions are sessions that may no longer live, for example because
 	// their client was deleted.
 	EndedSessions []string `json:"ended_sessions,omitempty"`
-	Settings      Settings `json:"settings"`
+	Settings      Settings `json:"settings"` // of the project
 	// RotateDeviceKey: the agent is to make another device key now.
 	RotateDeviceKey bool `json:"rotate_device_key,omitempty"`
 }
@@ -134,10 +134,10 @@ type State struct {
 type Settings struct {
 	Team                string `json:"team"`
 	Project             string `json:"project"`
-	CreateServerUsers   bool   `json:"create_server_users"`
-	DeleteServerUsers   bool   `json:"delete_server_users"`
-	MaxSession          int64  `json:"max_session_seconds"`
-	DisconnectedSession int64  `json:"disconnected_session_seconds"`
+	CreateServerUsers   bool   `json:"create_server_users"`          // the agents make local accounts
+	DeleteServerUsers   bool   `json:"delete_server_users"`          // an account that nobody may use any more is deleted with its files, and not only disabled
+	MaxSession          int64  `json:"max_session_seconds"`          // a session ends after that many seconds
+	DisconnectedSession int64  `json:"disconnected_session_seconds"` // the OS session is logged off that many seconds after the last stream has ended
 	// UserOnDemand is how many seconds after its last session an account is
 	// removed, which exists from its first session on; 0: accounts are always
 	// there.
@@ -151,7 +151,7 @@ type Settings struct {
 // for a new certificate of the broker when CSR is set.
 type ReportRequest struct {
 	Facts Facts  `json:"facts"`
-	CSR   []byte `json:"csr,omitempty"`
+	CSR   []byte `json:"csr,omitempty"` // P-256; empty: no certificate is wanted
 	// SSHHostKeys are the host's SSH keys, as in authorized_keys, that it wants
 	// a certificate for.
 	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
@@ -159,7 +159,7 @@ type ReportRequest struct {
 
 // ReportReply holds the certificates that were asked for.
 type ReportReply struct {
-	BrokerCertificate [][]byte `json:"broker_certificate,omitempty"`
+	BrokerCertificate [][]byte `json:"broker_certificate,omitempty"` // for the CSR's key
 	// SSHHostCertificates are those of the keys asked for, in their order, as
 	// in authorized_keys.
 	SSHHostCertificates []string `json:"ssh_host_certificates,omitempty"`
@@ -173,14 +173,14 @@ type EventsRequest struct {
 
 // An Event is something that happened on a host.
 type Event struct {
-	ID      string            `json:"id"` // UUIDv7
-	Seq     int64             `json:"seq"`
+	ID      string            `json:"id"`  // UUIDv7
+	Seq     int64             `json:"seq"` // counts the agent's events, without gaps
 	Time    time.Time         `json:"time"`
-	Kind    string            `json:"kind"` // as in package audit
-	User    string            `json:"user,omitempty"`
+	Kind    string            `json:"kind"`           // as in package audit
+	User    string            `json:"user,omitempty"` // id of the user
 	Session string            `json:"session,omitempty"`
-	Outcome string            `json:"outcome"`
-	Detail  map[string]string `json:"detail,omitempty"`
+	Outcome string            `json:"outcome"`          // success, refused or failed
+	Detail  map[string]string `json:"detail,omitempty"` // more, by name
 }
 
 // ClientEventsRequest is POST /v1/teams/{team}/client_events: up to 20 events,
@@ -212,9 +212,9 @@ type DeviceInfo struct {
 type EnrollClientRequest struct {
 	Code         string     `json:"code,omitempty"`          // from the loopback redirect (RFC 6749, RFC 8252)
 	CodeVerifier string     `json:"code_verifier,omitempty"` // RFC 7636
-	RedirectURI  string     `json:"redirect_uri,omitempty"`
-	DeviceCode   string     `json:"device_code,omitempty"` // RFC 8628
-	DeviceKey    []byte     `json:"device_key,omitempty"`  // P-256
+	RedirectURI  string     `json:"redirect_uri,omitempty"`  // the one that the code was sent to
+	DeviceCode   string     `json:"device_code,omitempty"`   // RFC 8628
+	DeviceKey    []byte     `json:"device_key,omitempty"`    // P-256
 	Device       DeviceInfo `json:"device"`
 }
 
@@ -263,25 +263,25 @@ type ServiceAnswer struct {
 type DeviceCodeRequest struct {
 	Team      string     `json:"team"`
 	ClientID  string     `json:"client_id,omitempty"` // when signing in again
-	DeviceKey []byte     `json:"device_key"`
+	DeviceKey []byte     `json:"device_key"`          // P-256; with ClientID the key of that client
 	Device    DeviceInfo `json:"device"`
 }
 
 // DeviceCodeReply is RFC 8628, section 3.2; times are in seconds.
 type DeviceCodeReply struct {
-	DeviceCode      string `json:"device_code"`
-	UserCode        string `json:"user_code"`
-	VerificationURI string `json:"verification_uri"`
-	ExpiresIn       int64  `json:"expires_in"`
-	Interval        int64  `json:"interval"`
+	DeviceCode      string `json:"device_code"`      // the client polls with it
+	UserCode        string `json:"user_code"`        // the person types it
+	VerificationURI string `json:"verification_uri"` // where the person types it
+	ExpiresIn       int64  `json:"expires_in"`       // seconds until both codes end
+	Interval        int64  `json:"interval"`         // seconds between two polls
 }
 
 // ConnectRequest is POST /v1/teams/{team}/connect: resolve, decide and issue
 // in one request.
 type ConnectRequest struct {
-	Target       string   `json:"target"`
-	Via          []string `json:"via,omitempty"`
-	Service      string   `json:"service"`
+	Target       string   `json:"target"`                   // the server: its id or one of its names, PROJECT/NAME where a name means several
+	Via          []string `json:"via,omitempty"`            // hosts to go through, in their order, in the place of the bastions that the target names
+	Service      string   `json:"service"`                  // rdp, ssh or ping
 	CSR          []byte   `json:"csr"`                      // P-256; only its public key is used
 	SSHPublicKey string   `json:"ssh_public_key,omitempty"` // ed25519, as in authorized_keys: for every certificate of SSH in the reply
 	SessionID    string   `json:"session_id,omitempty"`     // continues a live session
@@ -289,8 +289,8 @@ type ConnectRequest struct {
 
 // ConnectReply is the way to the target and what opens it.
 type ConnectReply struct {
-	SessionID string `json:"session_id"`
-	Route     []Hop  `json:"route"` // in the order that they are crossed; the target is the last
+	SessionID string `json:"session_id"` // of the session that the way is for
+	Route     []Hop  `json:"route"`      // in the order that they are crossed; the target is the last
 	// Certificate is for the CSR's key and the target's broker. It is not there
 	// where the target is reached by SSH alone.
 	Certificate [][]byte  `json:"broker_certificate,omitempty"`
@@ -302,10 +302,10 @@ type ConnectReply struct {
 
 // A Hop is one server of a route, with what proves it.
 type Hop struct {
-	ServerID string `json:"server_id"`
+	ServerID string `json:"server_id"` // its id; empty: the platform has no record of it
 	Name     string `json:"name"`
 	Project  string `json:"project_name"`
-	Address  string `json:"address"`
+	Address  string `json:"address"` // where it is reached from the hop before
 	Port     int    `json:"port"`
 	// BrokerName is the DNS name in the broker's certificate.
 	BrokerName string `json:"broker_name"`
@@ -314,7 +314,7 @@ type Hop struct {
 	// HostKeys are the SHA-256 of the SPKIs the broker's key may have now:
 	// one, or two while it is renewed.
 	HostKeys [][]byte `json:"host_keys"`
-	Login    string   `json:"login"`
+	Login    string   `json:"login"` // the person's account there
 	// SSH is set where the hop is to be reached by SSH: on every enrolled hop
 	// before the target, and on the target of the service ssh.
 	SSH *SSHHop `json:"ssh,omitempty"`
@@ -345,8 +345,8 @@ type SSHHop struct {
 // ResolveReply is GET /v1/teams/{team}/resolve?target=NAME: what the name
 // means to the asker. Nothing is issued.
 type ResolveReply struct {
-	Server sft.Server `json:"server"`
-	Login  string     `json:"login"`
+	Server sft.Server `json:"server"`          // what the name means
+	Login  string     `json:"login"`           // the asker's account there
 	Route  []string   `json:"route,omitempty"` // the names of the hops on the way to it
 }
 
@@ -381,7 +381,7 @@ type AccessStep struct {
 
 // A List is one page of things.
 type List[T any] struct {
-	List []T `json:"list"`
+	List []T `json:"list"` // in the order that the route says, by name or id if it says none
 	// Prev and Next are the keys from which the pages before and after begin;
 	// empty: there is none. They are in the reply's Link header (RFC 8288).
 	Prev string `json:"-"`
@@ -393,14 +393,14 @@ func (l List[T]) Around() (prev, next string) { return l.Prev, l.Next }
 
 // ServiceTokenRequest is POST /v1/teams/{team}/service_token.
 type ServiceTokenRequest struct {
-	KeyID     string `json:"key_id"`
-	KeySecret string `json:"key_secret"`
+	KeyID     string `json:"key_id"`     // of one of the service user's keys
+	KeySecret string `json:"key_secret"` // what the key was made with; it is shown once
 }
 
 // ServiceTokenReply holds a bearer token. It may die at any time: on 401 get
 // another.
 type ServiceTokenReply struct {
-	BearerToken string    `json:"bearer_token"`
+	BearerToken string    `json:"bearer_token"` // for the header Authorization, after "Bearer "
 	ExpiresAt   time.Time `json:"expires_at"`
 	Team        string    `json:"team_name"`
 }
@@ -408,7 +408,7 @@ type ServiceTokenReply struct {
 // ErrorReply is the body of every refusal. Time is the platform's, so that a
 // caller whose clock is off can tell by how much.
 type ErrorReply struct {
-	Error sft.Error `json:"error"`
+	Error sft.Error `json:"error"` // what went wrong, and what to do
 	Time  time.Time `json:"time"`
 }
 
@@ -424,20 +424,20 @@ type EnrollmentToken struct {
 // of a connection file that are signed, as package rdpsign has them, each a line
 // of NAME:TYPE:VALUE.
 type RDPSignatureRequest struct {
-	Settings []string `json:"settings"`
+	Settings []string `json:"settings"` // NAME:TYPE:VALUE, in their order
 }
 
 // An RDPSignatureReply holds a PKCS #7, DER.
 type RDPSignatureReply struct {
-	Signature []byte `json:"signature"`
+	Signature []byte `json:"signature"` // detached, of the settings
 }
 
 // An RDPSigningCertificate is what a team's connection files are signed with:
 // GET and POST /v1/teams/{team}/rdp_signing_certificate.
 type RDPSigningCertificate struct {
-	Certificate []byte    `json:"certificate"` // DER
-	Thumbprint  string    `json:"sha1_thumbprint"`
-	Fingerprint string    `json:"sha256_fingerprint"`
-	Publisher   string    `json:"publisher"` // the name that people see
+	Certificate []byte    `json:"certificate"`        // DER
+	Thumbprint  string    `json:"sha1_thumbprint"`    // hex, by which Windows knows a publisher
+	Fingerprint string    `json:"sha256_fingerprint"` // hex, after "sha256:"
+	Publisher   string    `json:"publisher"`          // the name that people see
 	ExpiresAt   time.Time `json:"expires_at"`
 }

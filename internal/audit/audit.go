@@ -121,25 +121,25 @@ const ClaimedBy = "claimed_by"
 
 // An Actor is who did it.
 type Actor struct {
-	Kind string `json:"kind"` // user, service, client, server, platform, anonymous
-	ID   string `json:"id,omitempty"`
-	Name string `json:"name,omitempty"`
+	Kind string `json:"kind"`           // user, service, client, server, platform, anonymous
+	ID   string `json:"id,omitempty"`   // of the user, client or server
+	Name string `json:"name,omitempty"` // of the same
 	Addr string `json:"addr,omitempty"` // where the request came from
 }
 
 // An Event is one thing that happened. Nothing in it is secret.
 type Event struct {
-	ID      string    `json:"id"` // UUIDv7
-	Time    time.Time `json:"timestamp"`
-	Kind    Kind      `json:"type"`
+	ID      string    `json:"id"`        // UUIDv7
+	Time    time.Time `json:"timestamp"` // when it happened
+	Kind    Kind      `json:"type"`      // what happened
 	Team    string    `json:"team_name,omitempty"`
 	Project string    `json:"project_name,omitempty"`
-	Actor   Actor     `json:"actor"`
-	Client  string    `json:"client,omitempty"`
+	Actor   Actor     `json:"actor"`            // who did it
+	Client  string    `json:"client,omitempty"` // id of the client that asked
 	Target  string    `json:"target,omitempty"` // what was acted on, by name or id
 	Session string    `json:"session,omitempty"`
-	Via     []string  `json:"via,omitempty"`
-	Outcome string    `json:"outcome"`
+	Via     []string  `json:"via,omitempty"` // the hosts that were gone through
+	Outcome string    `json:"outcome"`       // success, refused or failed
 	// Source is set on what an agent or a client sent: "SERVER/EVENT" or
 	// "client:CLIENT/EVENT", EVENT being the sender's own id of the event. ID
 	// tells when it arrived, Time when it was, as the sender says.

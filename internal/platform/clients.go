@@ -192,9 +192,9 @@ func (p *Platform) LogoutClient(ctx context.Context, a Actor, _ struct{}) (struc
 // id.
 type ClientsRequest struct {
 	Team  string    `path:"team" json:"-"`
-	User  string    `query:"username" json:"-"`
-	State sft.State `query:"state" json:"-"`
-	All   string    `query:"all" json:"-"` // "true": of everybody
+	User  string    `query:"username" json:"-"` // only those of this user
+	State sft.State `query:"state" json:"-"`    // only those in this state; empty: all that are not deleted
+	All   string    `query:"all" json:"-"`      // "true": of everybody
 	Paging
 }
 

@@ -21,9 +21,9 @@ type CloudAccountRequest struct {
 	Team        string `path:"team" json:"-"`
 	Project     string `path:"project" json:"-"`
 	ID          string `path:"id" json:"-"`
-	Provider    string `json:"provider"`
-	AccountID   string `json:"account_id"`
-	Description string `json:"description"`
+	Provider    string `json:"provider"`   // aws
+	AccountID   string `json:"account_id"` // 12 digits
+	Description string `json:"description,omitempty"`
 }
 
 // CreateCloudAccount lets the instances of an account enrol in a project.

@@ -23,7 +23,7 @@ import (
 // ResolveRequest is GET /v1/teams/{team}/resolve.
 type ResolveRequest struct {
 	Team   string `path:"team" json:"-"`
-	Target string `query:"target" json:"-"`
+	Target string `query:"target" json:"-"` // a server: its id or one of its names, PROJECT/NAME where a name means several
 }
 
 // Resolve tells what a name means to the asker, and through which hosts the

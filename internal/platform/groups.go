@@ -17,8 +17,8 @@ import (
 type GroupRequest struct {
 	Team  string     `path:"team" json:"-"`
 	Group string     `path:"group" json:"-"`
-	Name  string     `json:"name"`
-	Roles []sft.Role `json:"roles"`
+	Name  string     `json:"name,omitempty"`  // POST: what it is called from then on; PUT: not used
+	Roles []sft.Role `json:"roles,omitempty"` // all that its members may do in the team
 }
 
 func checkRoles(roles []sft.Role) error {
@@ -146,7 +146,7 @@ type MemberRequest struct {
 	Team  string `path:"team" json:"-"`
 	Group string `path:"group" json:"-"`
 	User  string `path:"user" json:"-"`
-	Name  string `json:"name"`
+	Name  string `json:"name"` // POST: of the user
 }
 
 // MembersRequest is GET /v1/teams/{team}/groups/{group}/users, and

@@ -68,14 +68,14 @@ var reservedLogins = []string{"root", "daemon", "bin", "sys", "sync", "games", "
 type CreateUserRequest struct {
 	Team     string `path:"team" json:"-"`
 	Name     string `json:"name"`
-	FullName string `json:"full_name"`
-	Email    string `json:"email"`
+	FullName string `json:"full_name,omitempty"`
+	Email    string `json:"email,omitempty"`
 }
 
 // CreateUserReply shows the user's one-time sign-in link, once.
 type CreateUserReply struct {
 	sft.User
-	FirstUseURL string `json:"first_use_url"`
+	FirstUseURL string `json:"first_use_url"` // where the person sets a password, within three days; shown once
 }
 
 // newUser makes a user with its login name and ids.
@@ -350,7 +350,7 @@ func (p *Platform) CreateServiceUser(ctx context.Context, a Actor, r ServiceUser
 // KeyReply shows a service user's new key, once.
 type KeyReply struct {
 	sft.ServiceKey
-	Secret string `json:"key_secret"`
+	Secret string `json:"key_secret"` // shown once
 }
 
 func (p *Platform) newKey(tx *store.Tx, userID string) (KeyReply, error) {
@@ -423,7 +423,7 @@ func (p *Platform) ListKeys(ctx context.Context, a Actor, r KeysRequest) (api.Li
 type KeyRequest struct {
 	Team string `path:"team" json:"-"`
 	User string `path:"user" json:"-"`
-	Key  string `path:"key" json:"-"`
+	Key  string `path:"key" json:"-"` // id of the key
 }
 
 // GetKey returns one key of a service user, without its secret.

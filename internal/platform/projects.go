@@ -21,21 +21,23 @@ import (
 type ProjectRequest struct {
 	Team                string `path:"team" json:"-"`
 	Project             string `path:"project" json:"-"`
-	Name                string `json:"name"`
-	CreateServerUsers   *bool  `json:"create_server_users"`
-	DeleteServerUsers   *bool  `json:"delete_server_users"`
-	MaxSession          *int64 `json:"max_session_seconds"`
-	DisconnectedSession *int64 `json:"disconnected_session_seconds"`
-	UserOnDemand        *int64 `json:"user_on_demand_period"`
+	Name                string `json:"name,omitempty"`               // POST: what it is called from then on; PUT: the same, or empty
+	CreateServerUsers   *bool  `json:"create_server_users"`          // the agents make local accounts; true at first
+	DeleteServerUsers   *bool  `json:"delete_server_users"`          // accounts that nobody may use any more are deleted with their files, and not only disabled
+	MaxSession          *int64 `json:"max_session_seconds"`          // 60 to 604800; a session ends after that many seconds
+	DisconnectedSession *int64 `json:"disconnected_session_seconds"` // 0 to 604800; the OS session is logged off that many seconds after the last stream
+	UserOnDemand        *int64 `json:"user_on_demand_period"`        // 60 to 604800; accounts are made when their person comes, and removed that many seconds after; 0: they are always there
 	NameReuseAfter      *int64 `json:"name_reuse_after"`
-	Channels            struct {
-		Clipboard    *bool `json:"clipboard"`
-		Devices      *bool `json:"devices"`
-		Audio        *bool `json:"audio"`
-		OtherDynamic *bool `json:"other_dynamic"`
-	} `json:"channels"`
+	// Channels is what may cross beside picture, keyboard and mouse; all may at
+	// first.
+	Channels struct {
+		Clipboard    *bool `json:"clipboard"`     // cliprdr
+		Devices      *bool `json:"devices"`       // drives, printers, ports, smart cards, USB, cameras
+		Audio        *bool `json:"audio"`         // sound both ways
+		OtherDynamic *bool `json:"other_dynamic"` // every other channel, dynamic or static
+	} `json:"channels,omitzero"`
 	RequirePreauth *bool              `json:"require_preauth_for_creds"`
-	ClientOptions  map[string]*string `json:"client_config_options"` // as in sft.ClientOptions; "" is the default
+	ClientOptions  map[string]*string `json:"client_config_options,omitempty"` // as in sft.ClientOptions; "" is the default
 }
 
 // apply sets what the request names, within its limits.
@@ -317,13 +319,13 @@ type ProjectGroupRequest struct {
 	Team              string   `path:"team" json:"-"`
 	Project           string   `path:"project" json:"-"`
 	Group             string   `path:"group" json:"-"`
-	Name              string   `json:"name"`
-	ServerAccess      bool     `json:"server_access"`
-	ServerAdmin       bool     `json:"server_admin"`
-	ServersSelector   string   `json:"servers_selector"`
-	CreateServerGroup bool     `json:"create_server_group"`
-	ServerGroupName   string   `json:"server_group_name"`
-	SudoEntitlements  []string `json:"sudo_entitlements"`
+	Name              string   `json:"name,omitempty"`                // POST: of the group
+	ServerAccess      bool     `json:"server_access,omitempty"`       // the group's members may reach the servers
+	ServerAdmin       bool     `json:"server_admin,omitempty"`        // they are administrators there
+	ServersSelector   string   `json:"servers_selector,omitempty"`    // a label selector of Kubernetes: all that is here counts on the servers that match it alone; empty: on every server
+	CreateServerGroup bool     `json:"create_server_group,omitempty"` // the group is a local group on the Linux servers
+	ServerGroupName   string   `json:"server_group_name,omitempty"`   // of that local group; empty: "sft_" and the name of the group
+	SudoEntitlements  []string `json:"sudo_entitlements,omitempty"`   // by name, up to 32: what members may run by sudo
 }
 
 // ListProjectGroups returns the groups of a project, by their names.

@@ -475,12 +475,12 @@ type UpdateServerRequest struct {
 	Team            string `path:"team" json:"-"`
 	Project         string `path:"project" json:"-"`
 	ID              string `path:"id" json:"-"`
-	ReenrollAllowed *bool  `json:"reenroll_allowed"`
-	KeyConflict     *bool  `json:"key_conflict"`
+	ReenrollAllowed *bool  `json:"reenroll_allowed"` // lets the instance take the record over with a new key, once; of a server that enrolled by its cloud
+	KeyConflict     *bool  `json:"key_conflict"`     // false ends a key conflict: there is one agent again
 	// Labels take the place of all that administrators have given the server;
 	// "api." comes before a key if it is left out.
-	Labels    map[string]string `json:"labels"`
-	MoveTo    string            `json:"project_name"` // another project
+	Labels    map[string]string `json:"labels,omitempty"`
+	MoveTo    string            `json:"project_name,omitempty"` // another project
 	RotateKey *bool             `json:"rotate_device_key"`
 	TakeNames *bool             `json:"take_names"`
 }

@@ -19,9 +19,9 @@ type TokenRequest struct {
 	Team        string     `path:"team" json:"-"`
 	Project     string     `path:"project" json:"-"`
 	ID          string     `path:"id" json:"-"`
-	Description string     `json:"description"`
-	ExpiresAt   *time.Time `json:"expires_at"`
-	MaxUses     int64      `json:"max_uses"`
+	Description string     `json:"description,omitempty"`
+	ExpiresAt   *time.Time `json:"expires_at,omitempty"` // in the future; empty: it does not end by itself
+	MaxUses     int64      `json:"max_uses,omitempty"`   // 0: no limit
 }
 
 // TokenReply shows an enrollment token, once.

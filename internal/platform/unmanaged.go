@@ -21,9 +21,9 @@ type UnmanagedRequest struct {
 	Project       string   `path:"project" json:"-"`
 	ID            string   `path:"id" json:"-"`
 	Hostname      string   `json:"hostname"`
-	AltNames      []string `json:"alt_names"`
-	AccessAddress string   `json:"access_address"` // an IP address or a name; empty: the host name
-	Port          int      `json:"port"`           // of its SSH server; 0: as each person's SSH has it
+	AltNames      []string `json:"alt_names,omitempty"`
+	AccessAddress string   `json:"access_address,omitempty"` // an IP address or a name; empty: the host name
+	Port          int      `json:"port,omitempty"`           // of its SSH server; 0: as each person's SSH has it
 }
 
 // facts refuses what such a server cannot be, and returns what it is.
