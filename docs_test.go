@@ -40,7 +40,9 @@ func TestCodes(t *testing.T) {
 // to files that exist, and that nothing speaks of where they were written.
 func TestDocsAreTrue(t *testing.T) {
 	for file, max := range map[string]int{"README.md": 150, "ARCHITECTURE.md": 200, "DEVELOPING.md": 150, "docs/attack-surface.md": 140,
-		"docs/issuance.md": 40, "docs/metrics.md": 80, "docs/cli.md": 150, "docs/ssh.md": 120, "docs/admin-settings.md": 80, "docs/protocol.md": 210, "docs/windows.md": 80, "docs/windows-client.md": 80, "docs/enrolling.md": 80, "docs/windows-verification.md": 200, "docs/policy.md": 140} {
+		"docs/issuance.md": 40, "docs/metrics.md": 80, "docs/cli.md": 150, "docs/ssh.md": 120, "docs/admin-settings.md": 80, "docs/protocol.md": 200, "docs/windows.md": 80, "docs/windows-client.md": 80, "docs/enrolling.md": 80, "docs/windows-verification.md": 200, "docs/policy.md": 140,
+		"docs/api.md": 5000, // made of the routes, and as long as they are many
+	} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Error(err)

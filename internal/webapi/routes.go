@@ -1,20 +1,10 @@
 package webapi
 
 import (
-	"context"
 	"net/http"
-	"time"
 
-	"sft"
 	"sft/internal/platform"
 )
-
-// info is GET /v1/info: what anybody may know.
-type info struct {
-	Version string    `json:"version"`
-	Time    time.Time `json:"time"`
-	URL     string    `json:"url"`
-}
 
 // routes is the whole API.
 func routes(p *platform.Platform) []route {
@@ -26,9 +16,7 @@ func routes(p *platform.Platform) []route {
 		project = team + "/projects/{project}"
 	)
 	return []route{
-		{"GET", "/v1/info", anyone, call(ok, func(context.Context, platform.Actor, struct{}) (info, error) {
-			return info{sft.Version, p.Now().UTC(), p.URL}, nil
-		})},
+		{"GET", "/v1/info", anyone, call(ok, p.Info)},
 
 		// Agents.
 		{"POST", "/v1/servers/enroll", anyone, call(created, p.EnrollServer)}, // the token or the cloud's signature in the body is the proof

@@ -55,9 +55,16 @@ type route struct {
 	handle       handler
 }
 
-// A handler carries out one operation. It returns the reply's status and
-// body.
-type handler func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error)
+// A handler carries out one operation. What the operation is, is kept beside
+// it: the API's reference is made of that (see reference.go).
+type handler struct {
+	// serve returns the reply's status and body.
+	serve func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error)
+
+	op         any          // the operation, a method of the platform
+	req, reply reflect.Type // what it takes, and the body of the reply
+	status     int          // of the reply
+}
 
 // A Server answers HTTP requests for a platform.
 type Server struct {
@@ -93,6 +100,7 @@ func New(p *platform.Platform, log *slog.Logger) *Server {
 	for _, rt := range routes(p) {
 		s.mux.Handle(rt.method+" "+rt.path, s.api(rt))
 	}
+	s.mux.HandleFunc("GET /v1/openapi.json", openAPI)
 	s.pages()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
 	s.mux.HandleFunc("GET /readyz", s.readyz)
@@ -227,7 +235,7 @@ func (s *Server) handle(ctx context.Context, rt route, r *http.Request, header s
 	if err := s.admit(ctx, rt.access, a); err != nil {
 		return 0, nil, err
 	}
-	status, reply, err := rt.handle(ctx, a, r, body)
+	status, reply, err := rt.handle.serve(ctx, a, r, body)
 	s.metrics.handled(rt, body, reply, err)
 	return status, reply, err
 }
@@ -317,7 +325,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 // call adapts an operation to HTTP: the request's struct is filled from the
 // path, the query and the body, by its tags.
 func call[Req, Reply any](status int, op func(context.Context, platform.Actor, Req) (Reply, error)) handler {
-	return func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error) {
+	serve := func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error) {
 		var req Req
 		if err := bind(&req, r, body); err != nil {
 			return 0, nil, err
@@ -325,14 +333,17 @@ func call[Req, Reply any](status int, op func(context.Context, platform.Actor, R
 		reply, err := op(ctx, a, req)
 		return status, reply, err
 	}
+	return handler{serve, op, reflect.TypeFor[Req](), reflect.TypeFor[Reply](), status}
 }
 
 // list is call for operations that return many: {"list": [...]}.
 func list[Req, T any](op func(context.Context, platform.Actor, Req) ([]T, error)) handler {
-	return call(http.StatusOK, func(ctx context.Context, a platform.Actor, req Req) (api.List[T], error) {
+	h := call(http.StatusOK, func(ctx context.Context, a platform.Actor, req Req) (api.List[T], error) {
 		l, err := op(ctx, a, req)
 		return api.List[T]{List: l}, err
 	})
+	h.op = op
+	return h
 }
 
 // bind fills v, a pointer to a struct. An unknown field of the body is

@@ -1,0 +1,206 @@
+package webapi
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"sft"
+)
+
+// preface is what docs/api.md begins with.
+const preface = "# The REST API\n\n" +
+	"Made by `go generate ./internal/webapi` of the table of routes, the types and the comments in the source: change those. The same as OpenAPI 3.1 is\n" +
+	"`GET /v1/openapi.json` of every platform, and internal/webapi/openapi.json here. What the bytes are is in [protocol.md](protocol.md).\n\n" +
+	"## First steps\n\n" +
+	"A service user has keys, and a key gets a token for an hour:\n\n" +
+	"    TOKEN=$(curl -fsS https://PLATFORM/v1/teams/TEAM/service_token -H 'Content-Type: application/json' \\\n" +
+	"        -d '{\"key_id\":\"ID\",\"key_secret\":\"SECRET\"}' | jq -r .bearer_token)\n" +
+	"    curl -fsS -H \"Authorization: Bearer $TOKEN\" https://PLATFORM/v1/teams/TEAM/servers | jq .list\n\n" +
+	"The key's secret is better read from a file than typed: `-d @key.json`. A list that comes in pages takes the last id of one page as the `offset` of the next,\n" +
+	"until a page is empty:\n\n" +
+	"    offset=\n" +
+	"    while page=$(curl -fsS -H \"Authorization: Bearer $TOKEN\" \"https://PLATFORM/v1/teams/TEAM/auditsV2?count=1000&offset=$offset\") &&\n" +
+	"        [ \"$(jq '.list | length' <<<\"$page\")\" -gt 0 ]; do\n" +
+	"        jq -c '.list[]' <<<\"$page\"\n" +
+	"        offset=$(jq -r '.list[-1].id' <<<\"$page\")\n" +
+	"    done\n\n" +
+	"Bodies are JSON with `Content-Type: application/json`, up to 1 MiB. A field that is not known is ignored, on both sides. Times are RFC 3339, durations seconds,\n" +
+	"`bytes` are base64 (RFC 4648, section 4). Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n"
+
+// markdown is the reference for people.
+func (g *generator) markdown(ops []operation) []byte {
+	var b bytes.Buffer
+	b.WriteString(preface)
+	b.WriteString("\n## Callers\n\n| | who may call, and proves it by |\n|---|---|\n")
+	for _, c := range g.src.pkg("sft/internal/webapi").consts["access"][1:] {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", c.name, cell(c.doc))
+	}
+	b.WriteString("\nA role is what a group gives to those in it: ")
+	for i, r := range g.src.pkg("sft").consts["Role"] {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "`%s`, %s", r.value, r.doc)
+	}
+	b.WriteString(".\n\n## Routes\n\n| | |\n|---|---|\n")
+	for _, o := range ops {
+		fmt.Fprintf(&b, "| [`%s %s`](#%s) | %s |\n", o.method, o.path, strings.ToLower(o.id), cell(o.summary))
+	}
+	accesses := g.src.pkg("sft/internal/webapi").consts["access"]
+	for _, o := range ops {
+		fmt.Fprintf(&b, "\n### %s\n\n`%s %s`\n\n%s.", o.id, o.method, o.path, o.summary)
+		if o.more != "" {
+			b.WriteString(" " + o.more)
+		}
+		fmt.Fprintf(&b, "\n\nCaller: `%s`", accesses[o.access].name)
+		if o.roles != nil {
+			fmt.Fprintf(&b, ". %s", strings.Join(o.roles, "; "))
+		}
+		b.WriteString(".\n")
+		if len(o.params) > 0 {
+			b.WriteString("\n| parameter | | |\n|---|---|---|\n")
+			for _, p := range o.params {
+				fmt.Fprintf(&b, "| `%s` | %s, %s | %s |\n", p.name, p.in, g.kind(p.typ), cell(p.doc))
+			}
+		}
+		if o.body != nil {
+			fmt.Fprintf(&b, "\n| body, `%s` | | |\n|---|---|---|\n", o.bodyName)
+			g.rows(&b, g.types[o.bodyName], true)
+		}
+		fmt.Fprintf(&b, "\nReply: %d", o.handle.status)
+		if o.handle.status != 204 {
+			fmt.Fprintf(&b, ", %s", g.kind(o.handle.reply))
+		}
+		sep := ". Refusals: "
+		for _, c := range o.codes {
+			if !g.base.codes[c.Code] {
+				fmt.Fprintf(&b, "%s`%s`", sep, c.Code)
+				sep = ", "
+			}
+		}
+		b.WriteString(".\n")
+	}
+	b.WriteString("\n## Types\n")
+	requests := map[string]bool{}
+	for _, o := range ops {
+		requests[o.bodyName] = o.handle.reply.Name() != o.bodyName
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.types)) {
+		t := g.types[name]
+		if requests[name] && !g.inReply(t, ops) {
+			continue // its fields are with its route
+		}
+		fmt.Fprintf(&b, "\n### Type %s\n\n%s\n\n", name, g.typeDoc(t))
+		if t.Kind() != reflect.String {
+			b.WriteString("| | | |\n|---|---|---|\n")
+			g.rows(&b, t, false)
+			continue
+		}
+		b.WriteString("| | |\n|---|---|\n")
+		for _, c := range g.values(t) {
+			fmt.Fprintf(&b, "| `%s` | %s |\n", c.value, cell(c.doc))
+		}
+	}
+	b.WriteString("\n## Refusals\n\nWhat is refused has changed nothing. The status is that of the code; `exit` is with what the command `sft` then ends. ")
+	sep := "Any route may be refused with "
+	for _, c := range sft.Codes {
+		if g.base.codes[c.Code] {
+			fmt.Fprintf(&b, "%s`%s`", sep, c.Code)
+			sep = ", "
+		}
+	}
+	b.WriteString("; the others are with the routes, or of the Access Broker and of `sft` itself.\n\n| code | HTTP | exit | |\n|---|---|---|---|\n")
+	for _, c := range sft.Codes {
+		fmt.Fprintf(&b, "| `%s` | %d | %d | %s |\n", c.Code, c.Status, c.Exit, cell(c.Meaning))
+	}
+	return b.Bytes()
+}
+
+// inReply reports whether a type is also, or is in, what is replied.
+func (g *generator) inReply(t reflect.Type, ops []operation) bool {
+	for _, o := range ops {
+		if within(t, o.handle.reply) || o.handle.req != t && o.body != nil && g.types[o.bodyName] != t && within(t, g.types[o.bodyName]) {
+			return true
+		}
+	}
+	return false
+}
+
+func within(t, in reflect.Type) bool {
+	switch in.Kind() {
+	case reflect.Slice, reflect.Pointer, reflect.Map:
+		return within(t, in.Elem())
+	case reflect.Struct:
+		if in == t {
+			return true
+		}
+		for i := range in.NumField() {
+			if f := in.Field(i); f.IsExported() && f.Type != reflect.TypeFor[time.Time]() && within(t, f.Type) {
+				return true
+			}
+		}
+	}
+	return in == t
+}
+
+// rows are the fields of a body.
+func (g *generator) rows(b *bytes.Buffer, t reflect.Type, request bool) {
+	st := g.src.structOf(t)
+	for _, f := range g.fields(t, st) {
+		how := g.kind(f.typ)
+		switch {
+		case request && f.readOnly:
+			continue
+		case f.typ.Kind() == reflect.Struct && f.typ.Name() == "":
+			how = "object"
+		}
+		if !f.required {
+			how += ", may be left out"
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s |\n", f.name, how, cell(f.doc))
+		if in := inline(st, f); in != nil {
+			for _, sub := range g.fields(f.typ, in) {
+				fmt.Fprintf(b, "| `%s.%s` | %s, may be left out | %s |\n", f.name, sub.name, g.kind(sub.typ), cell(sub.doc))
+			}
+		}
+	}
+}
+
+// kind is a type in words, with a link to one of our own.
+func (g *generator) kind(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return "time"
+	case t == reflect.TypeFor[[]byte]():
+		return "bytes"
+	case strings.HasPrefix(t.Name(), "List["):
+		f, _ := t.FieldByName("List")
+		return "`list` of " + g.kind(f.Type.Elem())
+	case t.PkgPath() != "":
+		name := g.component(t)
+		return fmt.Sprintf("[%s](#type-%s)", name, strings.ToLower(name))
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return g.kind(t.Elem())
+	case reflect.Slice:
+		return "list of " + g.kind(t.Elem())
+	case reflect.Map:
+		return "object of " + g.kind(t.Elem())
+	case reflect.Bool:
+		return "boolean"
+	case reflect.Int, reflect.Int64:
+		return "integer"
+	}
+	return t.Kind().String()
+}
+
+// cell is a text in one line of a table.
+func cell(s string) string {
+	return strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "|", "\\|")
+}

@@ -1,0 +1,629 @@
+package webapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"go/ast"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"sft"
+	"sft/internal/api"
+	"sft/internal/platform"
+	"sft/internal/policy"
+)
+
+var update = flag.Bool("update", false, "write openapi.json and docs/api.md")
+
+// common says what a name means wherever nothing else is said of it, so that
+// it is said once.
+var common = map[string]string{
+	"id":              "its id, a UUIDv7 (RFC 9562)",
+	"name":            "what it is called, and by what it is addressed",
+	"created_at":      "when it was made",
+	"created_by_user": "name of the user who made it",
+	"description":     "for people to read, up to 200 characters",
+	"team":            "name of the team",
+	"team_name":       "name of the team",
+	"project":         "name of the project",
+	"project_name":    "name of the project",
+	"group":           "name of the group",
+	"user":            "name of the user",
+	"user_name":       "name of the user",
+	"hostname":        "host name",
+	"canonical_name":  "a name that is to be shown in the place of the host name",
+	"alt_names":       "further names",
+	"broker_port":     "TCP port of the Access Broker",
+	"bastion":         "name of the server that the way here goes through",
+	"os":              "operating system, for people to read",
+	"sftd_version":    "version of the agent",
+	"services":        "what the broker offers: rdp, ssh, ping",
+	"instance_id":     "id of the instance, as its cloud has it",
+	"account_id":      "id of the account, as its cloud has it",
+	"full_name":       "for people to read, up to 200 characters",
+	"email":           "for people to read, up to 200 characters",
+	"unix_uid":        "the account's user id on Linux",
+	"unix_gid":        "the account's group id on Linux",
+	"state":           "ACTIVE, or how else it is",
+	"status":          "the life of the user",
+	"last_seen":       "when it was last in touch",
+	"expires_at":      "when it ends",
+	"issued_at":       "when it was made",
+	"url":             "the platform's, which signed requests name as their audience",
+	"client_id":       "id of the client",
+	"signed_in_until": "when the client's sign-in ends",
+	"device":          "the client's machine",
+	"facts":           "what the host is",
+	"session":         "id of the session",
+	"port":            "TCP port",
+	"events":          "the batch, oldest first",
+	"time":            "when it was (RFC 3339)",
+	"version":         "version of the program",
+}
+
+// A generator makes the reference out of the table of routes, the types of
+// the operations and the comments in the source.
+type generator struct {
+	t      *testing.T
+	src    *source
+	base   *trail // what any route may be refused with
+	types  map[string]reflect.Type
+	common map[string]map[string]bool // where each word of common is used
+}
+
+// A field is one of a body, or a parameter.
+type field struct {
+	name, in, doc      string
+	typ                reflect.Type
+	required, readOnly bool
+}
+
+// An operation is one route, as the reference tells of it.
+type operation struct {
+	route
+	id, summary, more, tag string
+	caller                 string
+	roles                  []string // one for each action
+	params                 []field
+	body                   []field        // nil: none
+	bodyName               string         // of the component
+	codes                  []sft.CodeInfo // with those that any route may be refused with
+}
+
+func (g *generator) problem(format string, args ...any) {
+	g.t.Helper()
+	g.t.Errorf(format, args...)
+}
+
+// operations are the routes, in the order of the table.
+func (g *generator) operations() (list []operation) {
+	callers := g.src.pkg("sft/internal/webapi").consts["access"]
+	for _, r := range routes(&platform.Platform{}) {
+		name := runtime.FuncForPC(reflect.ValueOf(r.handle.op).Pointer()).Name()
+		name, ok := strings.CutSuffix(name, "-fm")
+		name, ok2 := strings.CutPrefix(name, "sft/internal/platform.(*Platform).")
+		if !ok || !ok2 {
+			g.problem("%s %s: %s is not a method of the platform", r.method, r.path, name)
+			continue
+		}
+		id := name
+		if slices.ContainsFunc(list, func(o operation) bool { return o.id == id }) && strings.Contains(r.path, "{project}") {
+			id += "OfProject"
+		}
+		if slices.ContainsFunc(list, func(o operation) bool { return o.id == id }) {
+			g.problem("%s %s: there is another %s", r.method, r.path, id)
+		}
+		o := operation{route: r, id: id, caller: callers[r.access].doc, tag: tagOf(r.path)}
+		p := g.src.pkg("sft/internal/platform")
+		o.summary, o.more = g.summary(r, name, p.docs["Platform."+name])
+		t := g.src.trail()
+		for _, f := range p.funcs[name] {
+			if f.method {
+				t.follow(f)
+			}
+		}
+		o.roles = g.rolesOf(t)
+		for _, c := range sft.Codes {
+			if t.codes[c.Code] || g.base.codes[c.Code] {
+				o.codes = append(o.codes, c)
+			}
+		}
+		g.request(&o)
+		list = append(list, o)
+	}
+	return list
+}
+
+// tagOf is the heading of a route: what it is about.
+func tagOf(path string) string {
+	var words []string
+	for _, w := range strings.Split(strings.TrimPrefix(path, "/v1/"), "/") {
+		if !strings.HasPrefix(w, "{") && w != "teams" {
+			words = append(words, strings.ReplaceAll(w, "_", " "))
+		}
+	}
+	if len(words) > 1 && words[0] == "projects" {
+		return "projects: " + words[1]
+	}
+	return words[0]
+}
+
+// summary splits an operation's comment: its first sentence, without the
+// operation's name, and the rest.
+func (g *generator) summary(r route, name, doc string) (first, rest string) {
+	doc, ok := strings.CutPrefix(doc, name+" ")
+	if !ok {
+		g.problem("%s %s: the comment of %s does not begin with its name", r.method, r.path, name)
+		return "", ""
+	}
+	doc = g.wireNames(r.handle.req, strings.ToUpper(doc[:1])+doc[1:])
+	first, rest, _ = strings.Cut(doc, "\n\n")
+	if i := strings.Index(first, ". "); i >= 0 {
+		first, rest = first[:i+1], strings.TrimSpace(first[i+2:]+"\n\n"+rest)
+	}
+	return strings.TrimSuffix(first, "."), rest
+}
+
+// rolesOf says which roles may do what an operation asks policy for.
+func (g *generator) rolesOf(t *trail) (list []string) {
+	for _, c := range g.src.pkg("sft/internal/policy").consts["Action"] {
+		if !t.actions[c.name] {
+			continue
+		}
+		var roles []string
+		for _, r := range g.src.pkg("sft").consts["Role"] {
+			if policy.May(sft.StatusActive, []sft.Role{sft.Role(r.value)}, policy.Action(c.value)) {
+				roles = append(roles, r.value)
+			}
+		}
+		if policy.May(sft.StatusActive, nil, policy.Action(c.value)) {
+			roles = []string{"no role"}
+		}
+		list = append(list, strings.ReplaceAll(c.value, "_", " ")+": "+strings.Join(roles, ", "))
+	}
+	return list
+}
+
+var wordRE = regexp.MustCompile("[A-Za-z0-9_.`]+")
+
+// wireNames puts the names on the wire in the place of those of Go's fields.
+func (g *generator) wireNames(t reflect.Type, doc string) string {
+	if t.Kind() != reflect.Struct {
+		return doc
+	}
+	names := map[string]string{}
+	for _, f := range reflect.VisibleFields(t) {
+		for _, tag := range []string{"json", "query", "path"} {
+			if n, _, _ := strings.Cut(f.Tag.Get(tag), ","); n != "" && n != "-" {
+				names[f.Name] = "`" + n + "`"
+			}
+		}
+	}
+	return wordRE.ReplaceAllStringFunc(doc, func(w string) string {
+		if n := names[strings.TrimSuffix(w, ".")]; n != "" {
+			return n + w[len(strings.TrimSuffix(w, ".")):]
+		}
+		return w
+	})
+}
+
+// describe is the comment of a field, or what its name commonly means.
+func (g *generator) describe(owner reflect.Type, st *ast.StructType, f reflect.StructField, name string) string {
+	if st != nil {
+		if doc := fieldDoc(st, f.Name); doc != "" {
+			return g.wireNames(owner, doc)
+		}
+	}
+	if doc := common[name]; doc != "" {
+		if g.common[name] == nil {
+			g.common[name] = map[string]bool{}
+		}
+		g.common[name][owner.String()] = true
+		return doc
+	}
+	g.problem("%s.%s (%s) has no comment", owner, f.Name, name)
+	return ""
+}
+
+// fields are those of a struct that are in a body, in the order of the source.
+func (g *generator) fields(t reflect.Type, st *ast.StructType) (list []field) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !f.IsExported():
+			continue
+		case f.Anonymous && name == "":
+			list = append(list, g.fields(f.Type, g.src.structOf(f.Type))...)
+			continue
+		case name == "":
+			g.problem("%s.%s has no name on the wire", t, f.Name)
+		}
+		list = append(list, field{name: name, doc: g.describe(t, st, f, name), typ: f.Type,
+			required: options == "" && f.Type.Kind() != reflect.Pointer,
+			readOnly: t.PkgPath() == "sft" && (name == "id" || name == "created_at" || name == "created_by_user")})
+	}
+	return list
+}
+
+// request fills in what an operation takes: by the same tags as bind.
+func (g *generator) request(o *operation) {
+	t := o.handle.req
+	st := g.src.structOf(t)
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if name := f.Tag.Get("path"); name != "" && strings.Contains(o.path, "{"+name+"}") {
+			o.params = append(o.params, field{name, "path", g.describe(t, st, f, name), f.Type, true, false})
+		}
+		if name := f.Tag.Get("query"); name != "" && o.method == http.MethodGet {
+			o.params = append(o.params, field{name, "query", g.describe(t, st, f, name), f.Type, false, false})
+		}
+	}
+	if n := strings.Count(o.path, "{"); n != len(slices.DeleteFunc(slices.Clone(o.params), func(f field) bool { return f.in != "path" })) {
+		g.problem("%s %s: %s does not have all of the path's words", o.method, o.path, t)
+	}
+	if o.method == http.MethodGet || o.method == http.MethodDelete {
+		return
+	}
+	// A request that only adds a path to another type has that type's body.
+	var inner []reflect.Type
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Tag.Get("json") != "-" {
+			inner = append(inner, f.Type)
+			if !f.Anonymous {
+				inner = append(inner, nil)
+			}
+		}
+	}
+	if len(inner) == 1 {
+		t = inner[0]
+	}
+	if o.body = g.fields(t, g.src.structOf(t)); o.body != nil {
+		o.bodyName = g.component(t)
+	}
+}
+
+// component gives a struct or an enumeration its place among the schemas.
+func (g *generator) component(t reflect.Type) string {
+	name := t.Name()
+	if t == reflect.TypeFor[api.State]() || t == reflect.TypeFor[api.Event]() {
+		name = "Agent" + name // there are nouns of that name
+	}
+	if other := g.types[name]; other != nil && other != t {
+		g.problem("%s and %s have one name", t, other)
+	}
+	g.types[name] = t
+	return name
+}
+
+type object = map[string]any
+
+// schema is a type's JSON Schema (draft 2020-12, which OpenAPI 3.1 has).
+func (g *generator) schema(t reflect.Type, st *ast.StructType) object {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return object{"type": "string", "format": "date-time"}
+	case t == reflect.TypeFor[sft.Secret]():
+		g.problem("a reply cannot hold a secret: it is not marshalled")
+	case t == reflect.TypeFor[[]byte]():
+		return object{"type": "string", "contentEncoding": "base64"}
+	case t.Kind() == reflect.String && t.PkgPath() != "", t.Kind() == reflect.Struct && t.Name() != "" && !strings.Contains(t.Name(), "["):
+		return object{"$ref": "#/components/schemas/" + g.component(t)}
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return g.schema(t.Elem(), st)
+	case reflect.String:
+		return object{"type": "string"}
+	case reflect.Bool:
+		return object{"type": "boolean"}
+	case reflect.Int:
+		return object{"type": "integer"}
+	case reflect.Int64:
+		return object{"type": "integer", "format": "int64"}
+	case reflect.Slice:
+		return object{"type": "array", "items": g.schema(t.Elem(), nil)}
+	case reflect.Map:
+		return object{"type": "object", "additionalProperties": g.schema(t.Elem(), nil)}
+	case reflect.Struct:
+		if st == nil {
+			st = g.src.structOf(t)
+		}
+		return g.object(g.fields(t, st), st)
+	}
+	g.problem("there is no schema for %s", t)
+	return nil
+}
+
+// object is the schema of fields. What is not described is to be ignored.
+func (g *generator) object(fields []field, st *ast.StructType) object {
+	properties, required := object{}, []string{}
+	for _, f := range fields {
+		v := g.schema(f.typ, inline(st, f))
+		v["description"] = f.doc
+		if f.readOnly {
+			v["readOnly"] = true
+		}
+		properties[f.name] = v
+		if f.required {
+			required = append(required, f.name)
+		}
+	}
+	o := object{"type": "object", "properties": properties}
+	if len(required) > 0 {
+		o["required"] = required
+	}
+	return o
+}
+
+// inline is the source of a field whose type is written out where it is used.
+func inline(st *ast.StructType, f field) *ast.StructType {
+	if st == nil || f.typ.Kind() != reflect.Struct || f.typ.Name() != "" {
+		return nil
+	}
+	for _, n := range st.Fields.List {
+		if n.Tag != nil && regexp.MustCompile(`json:"`+f.name+`[",]`).MatchString(n.Tag.Value) {
+			in, _ := n.Type.(*ast.StructType)
+			return in
+		}
+	}
+	return nil
+}
+
+// typeDoc is a type's comment.
+func (g *generator) typeDoc(t reflect.Type) string {
+	doc := g.src.pkg(t.PkgPath()).docs[t.Name()]
+	if doc == "" {
+		g.problem("%s has no comment", t)
+	}
+	return g.wireNames(t, doc)
+}
+
+// values are those of an enumeration.
+func (g *generator) values(t reflect.Type) (list []constant) {
+	for _, c := range g.src.pkg(t.PkgPath()).consts[t.Name()] {
+		if c.value != "" {
+			list = append(list, c)
+		}
+	}
+	if len(list) == 0 {
+		g.problem("%s is an enumeration without values", t)
+	}
+	return list
+}
+
+// components are the schemas of all types that were met, and of those in them.
+func (g *generator) components() object {
+	out := object{}
+	for len(out) < len(g.types) {
+		for _, name := range slices.Sorted(maps.Keys(g.types)) {
+			if out[name] != nil {
+				continue
+			}
+			t := g.types[name]
+			var o object
+			if t.Kind() == reflect.String {
+				values := []string{}
+				for _, c := range g.values(t) {
+					values = append(values, c.value)
+				}
+				o = object{"type": "string", "enum": values}
+			} else {
+				st := g.src.structOf(t)
+				o = g.object(g.fields(t, st), st)
+			}
+			o["description"] = g.typeDoc(t)
+			out[name] = o
+		}
+	}
+	return out
+}
+
+// security names the schemes that let a caller in; none lets anybody.
+func security(a access) []object {
+	scheme := func(names ...string) (list []object) {
+		for _, n := range names {
+			list = append(list, object{n: []string{}})
+		}
+		return list
+	}
+	switch a {
+	case anyone:
+		return []object{}
+	case agent:
+		return scheme("agent")
+	case device, signedIn:
+		return scheme("client")
+	case person, deviceOrKey:
+		return scheme("client", "service_token")
+	}
+	return nil
+}
+
+// document is the whole reference as OpenAPI.
+func (g *generator) document(ops []operation) object {
+	paths := object{}
+	var tags []object
+	for _, o := range ops {
+		if !slices.ContainsFunc(tags, func(t object) bool { return t["name"] == o.tag }) {
+			tags = append(tags, object{"name": o.tag})
+		}
+		item := object{"operationId": o.id, "summary": o.summary, "tags": []string{o.tag}, "security": security(o.access), "responses": g.responses(o),
+			"x-sft-caller": o.caller}
+		if o.more != "" {
+			item["description"] = o.more
+		}
+		if o.roles != nil {
+			item["x-sft-roles"] = o.roles
+		}
+		var params []object
+		for _, p := range o.params {
+			v := object{"name": p.name, "in": p.in, "description": p.doc, "schema": g.schema(p.typ, nil)}
+			if p.required {
+				v["required"] = true
+			}
+			params = append(params, v)
+		}
+		if params != nil {
+			item["parameters"] = params
+		}
+		if o.body != nil {
+			item["requestBody"] = object{"required": slices.ContainsFunc(o.body, func(f field) bool { return f.required }), "content": jsonOf(object{"$ref": "#/components/schemas/" + o.bodyName})}
+		}
+		if paths[o.path] == nil {
+			paths[o.path] = object{}
+		}
+		paths[o.path].(object)[strings.ToLower(o.method)] = item
+	}
+	errorReply := g.schema(reflect.TypeFor[api.ErrorReply](), nil)
+	slices.SortFunc(tags, func(a, b object) int { return strings.Compare(a["name"].(string), b["name"].(string)) })
+	return object{
+		"openapi": "3.1.0",
+		"info": object{"title": "sft-platform", "version": "1",
+			"description": "The REST API of the platform. docs/api.md is the same for people. A field that is not described here is to be ignored; a refusal is " +
+				"told by its `code`, never by its text."},
+		"servers": []object{{"url": "/", "description": "the platform that serves this document"}},
+		"tags":    tags,
+		"paths":   paths,
+		"components": object{
+			"schemas": g.components(),
+			"responses": object{"Refusal": object{"description": "why nothing was done: the status is that of the code",
+				"content": jsonOf(errorReply)}},
+			"securitySchemes": object{
+				"agent":  object{"type": "http", "scheme": "bearer", "bearerFormat": "JWS", "description": "each request is signed by an enrolled server's device key, as docs/protocol.md says"},
+				"client": object{"type": "http", "scheme": "bearer", "bearerFormat": "JWS", "description": "each request is signed by an enrolled client's device key, as docs/protocol.md says"},
+				"service_token": object{"type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+					"description": "what POST /v1/teams/{team}/service_token gives a service user for its key, for an hour"},
+			},
+		},
+	}
+}
+
+func jsonOf(schema object) object { return object{"application/json": object{"schema": schema}} }
+
+// responses are the replies of an operation: its own, and one for each status
+// that a refusal may have, with the codes.
+func (g *generator) responses(o operation) object {
+	ok := object{"description": http.StatusText(o.handle.status)}
+	if o.handle.status != http.StatusNoContent {
+		ok["content"] = jsonOf(g.schema(o.handle.reply, nil))
+	}
+	out := object{fmt.Sprint(o.handle.status): ok}
+	codes := map[string][]string{}
+	for _, c := range o.codes {
+		status := fmt.Sprint(c.Status)
+		codes[status] = append(codes[status], "`"+string(c.Code)+"`")
+		out[status] = object{"$ref": "#/components/responses/Refusal", "description": strings.Join(codes[status], ", ")}
+	}
+	return out
+}
+
+func newGenerator(t *testing.T) *generator {
+	src := &source{t: t, packages: map[string]*sourcePackage{}}
+	g := &generator{t: t, src: src, base: src.trail(), types: map[string]reflect.Type{}, common: map[string]map[string]bool{}}
+	for _, name := range []string{"ServeHTTP", "api"} {
+		for _, f := range src.pkg("sft/internal/webapi").funcs[name] {
+			g.base.follow(f)
+		}
+	}
+	return g
+}
+
+// The reference is what the code is: openapi.json and docs/api.md are written
+// by "go generate ./internal/webapi", and each thing in them has a comment in
+// the source.
+func TestReference(t *testing.T) {
+	g := newGenerator(t)
+	ops := g.operations()
+	var doc bytes.Buffer
+	enc := json.NewEncoder(&doc)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(g.document(ops)); err != nil {
+		t.Fatal(err)
+	}
+	for name := range common {
+		if n := len(g.common[name]); n < 2 {
+			t.Errorf("%q is the word of %d types: say what it means where it is", name, n)
+		}
+	}
+	for file, got := range map[string][]byte{"openapi.json": doc.Bytes(), "../../docs/api.md": g.markdown(ops)} {
+		if *update {
+			if err := os.WriteFile(file, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if there, err := os.ReadFile(file); err != nil || !bytes.Equal(there, got) {
+			t.Errorf("%s is not what the source says: run \"go generate ./internal/webapi\" (%v)", file, err)
+		}
+	}
+}
+
+// The document is valid OpenAPI 3.1, by the schema of its authors, and so is
+// each schema in it, by the dialect that it says.
+func TestReferenceIsOpenAPI(t *testing.T) {
+	meta, err := jsonschema.NewCompiler().Compile("testdata/openapi-3.1-2022-10-07.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(reference))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := meta.Validate(doc); err != nil {
+		t.Error(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("openapi.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	for name := range doc.(object)["components"].(object)["schemas"].(object) {
+		if _, err := c.Compile("openapi.json#/components/schemas/" + name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Anybody may read the reference, and ask whether it is the newest.
+func TestReferenceIsServed(t *testing.T) {
+	s := New(&platform.Platform{Now: time.Now}, slog.New(slog.DiscardHandler))
+	ask := func(method, tag string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), method, "/v1/openapi.json", nil)
+		r.Header.Set("If-None-Match", tag)
+		s.ServeHTTP(w, r)
+		return w
+	}
+	first := ask("GET", "")
+	if h := first.Header(); first.Code != 200 || !bytes.Equal(first.Body.Bytes(), reference) || h.Get("Content-Type") != "application/json" || h.Get("Cache-Control") != "no-cache" {
+		t.Errorf("it is served as %d with %v, %d bytes", first.Code, h, first.Body.Len())
+	}
+	tag := first.Header().Get("ETag")
+	if again := ask("GET", tag); tag == "" || again.Code != 304 || again.Body.Len() != 0 {
+		t.Errorf("with its tag %s it is served as %d, %d bytes", tag, again.Code, again.Body.Len())
+	}
+	if other := ask("GET", `"other"`); other.Code != 200 {
+		t.Errorf("with another tag it is served as %d", other.Code)
+	}
+	if head := ask("HEAD", ""); head.Code != 200 || head.Body.Len() != 0 || head.Header().Get("ETag") != tag {
+		t.Errorf("HEAD answers %d, %d bytes", head.Code, head.Body.Len())
+	}
+	if w := ask("POST", ""); w.Code != 404 {
+		t.Errorf("POST answers %d", w.Code)
+	}
+}
