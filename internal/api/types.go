@@ -310,10 +310,10 @@ type Hop struct {
 	// BrokerName is the DNS name in the broker's certificate.
 	BrokerName string `json:"broker_name"`
 	// HostCAs are the certificates that the broker's may be signed by.
-	HostCAs [][]byte `json:"host_cas"`
+	HostCAs [][]byte `json:"host_cas,omitempty"`
 	// HostKeys are the SHA-256 of the SPKIs the broker's key may have now:
 	// one, or two while it is renewed.
-	HostKeys [][]byte `json:"host_keys"`
+	HostKeys [][]byte `json:"host_keys,omitempty"`
 	Login    string   `json:"login"` // the person's account there
 	// SSH is set where the hop is to be reached by SSH: on every enrolled hop
 	// before the target, and on the target of the service ssh.
