@@ -20,6 +20,9 @@ func Rows(p *platform.Platform) (list []Row) {
 	return list
 }
 
+// Reference is the API as an OpenAPI document.
+var Reference = reference
+
 // Next is where a sign-in leads.
 var Next = next
 

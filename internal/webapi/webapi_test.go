@@ -59,6 +59,7 @@ func answer(t *testing.T, e *testenv.Env, as caller, method, path, contentType s
 	if err != nil {
 		t.Fatal(err)
 	}
+	isDescribed(t, method, path, resp.StatusCode, resp.Header, b)
 	var reply api.ErrorReply
 	if resp.StatusCode >= 400 {
 		if err := json.Unmarshal(b, &reply); err != nil || reply.Error.Msg == "" || reply.Time.IsZero() || reply.Error.Code.Info().Status != resp.StatusCode {
