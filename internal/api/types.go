@@ -215,7 +215,7 @@ type EnrollClientRequest struct {
 	RedirectURI  string     `json:"redirect_uri,omitempty"`  // the one that the code was sent to
 	DeviceCode   string     `json:"device_code,omitempty"`   // RFC 8628
 	DeviceKey    []byte     `json:"device_key,omitempty"`    // P-256
-	Device       DeviceInfo `json:"device"`
+	Device       DeviceInfo `json:"device,omitzero"`
 }
 
 // EnrollClientReply says who approved.
@@ -233,7 +233,7 @@ type EnrollClientReply struct {
 type ServiceClientRequest struct {
 	Account   string     `json:"account"`    // login name
 	DeviceKey []byte     `json:"device_key"` // P-256; one that was sent before is renewed
-	Device    DeviceInfo `json:"device"`
+	Device    DeviceInfo `json:"device,omitzero"`
 }
 
 // ServiceClientReply says as which service user the client acts, for an hour.
@@ -264,7 +264,7 @@ type DeviceCodeRequest struct {
 	Team      string     `json:"team"`
 	ClientID  string     `json:"client_id,omitempty"` // when signing in again
 	DeviceKey []byte     `json:"device_key"`          // P-256; with ClientID the key of that client
-	Device    DeviceInfo `json:"device"`
+	Device    DeviceInfo `json:"device,omitzero"`
 }
 
 // DeviceCodeReply is RFC 8628, section 3.2; times are in seconds.

@@ -13,6 +13,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"sft/internal/api"
+	"sft/internal/testenv"
 	"sft/internal/webapi"
 )
 
@@ -168,5 +169,48 @@ func isDescribed(t testing.TB, method, path string, status int, h http.Header, b
 	}
 	if err := d.check(method, p, status, h, body); err != nil {
 		t.Errorf("%s %s: %d %.300s: %v", method, path, status, body, err)
+	}
+}
+
+// A body without a field that the document requires is refused.
+func TestRequiredFields(t *testing.T) {
+	e := testenv.New(t)
+	as, m := cast(t, e)
+	d := described()
+	checked := 0
+	for _, r := range webapi.Rows(e.Platform) {
+		route := r.Method + " " + r.Path
+		spec, ok := d.operation(r.Method, r.Path)["requestBody"].(object)
+		if !ok {
+			continue
+		}
+		who := admin
+		if r.Access == "agent" {
+			who = host
+		}
+		schema := d.resolve(spec["content"].(object)["application/json"].(object)["schema"].(object))
+		required, _ := schema["required"].([]any)
+		for _, f := range required {
+			name := f.(string)
+			if p := schema["properties"].(object)[name].(object); p["readOnly"] == true {
+				continue
+			}
+			var body object
+			if err := json.Unmarshal(m.body(matrix[route].body), &body); err != nil {
+				t.Fatal(err)
+			}
+			if body[name] == nil {
+				t.Errorf("%s requires %s, and the body of the matrix does without", route, name)
+			}
+			delete(body, name)
+			b, _ := json.Marshal(body)
+			if status, code := call(t, e, as[who], r.Method, m.path(r.Path), "application/json", b); status < 400 {
+				t.Errorf("%s without %s is answered with %d %s", route, name, status, code)
+			}
+			checked++
+		}
+	}
+	if checked < 20 {
+		t.Errorf("there are %d required fields", checked)
 	}
 }

@@ -229,7 +229,13 @@ func (f *fuzz) text(name string) string {
 	case "provider":
 		return "aws"
 	case "device_key":
+		if f.odds(2) {
+			_, spki := testenv.Key(f.t)
+			return base64.StdEncoding.EncodeToString(spki)
+		}
 		return pick(f, f.keys)
+	case "token":
+		return some("tokens")
 	case "csr":
 		return f.csr
 	case "ssh_public_key", "ssh_host_keys", "host_keys":
@@ -425,6 +431,9 @@ func (f *fuzz) good(route string) (v object) {
 	if text != "" {
 		f.check(json.Unmarshal([]byte(text), &v))
 	}
+	if v["token"] != nil {
+		v["token"], v["device_key"] = f.text("token"), f.text("device_key")
+	}
 	return v
 }
 
@@ -586,6 +595,7 @@ func (f *fuzz) learn(pattern, path string, reply []byte) {
 		ID, Name, Hostname string
 		Session            string `json:"session_id"`
 		Client             string `json:"client_id"`
+		Token              string
 		List               []struct{ ID, Name, Hostname string }
 	}
 	if json.Unmarshal(reply, &one) != nil {
@@ -601,6 +611,9 @@ func (f *fuzz) learn(pattern, path string, reply []byte) {
 		f.know("hostnames", v.Hostname)
 	}
 	f.know("sessions", one.Session)
+	if one.Token != "" {
+		f.know("tokens", testenv.Secret(f.t, one.Token))
+	}
 	if one.Client != "" {
 		f.made("/v1/teams/{team}/clients/{id}", base+"/clients/"+one.Client)
 	}
@@ -634,7 +647,7 @@ func (f *fuzz) covered() {
 		switch at[1] {
 		case "/v1/info": // which nobody is refused
 			refused = 1
-		case "/v1/servers/enroll", "/v1/clients/enroll", "/v1/clients/login", "/v1/teams/{team}/service_token", // these want a secret
+		case "/v1/clients/enroll", "/v1/clients/login", "/v1/teams/{team}/service_token", // these want a secret
 			"/v1/teams/{team}/projects/{project}/servers/{id}": // PUT: a server that enrolled by its cloud
 			done = 1
 		}
