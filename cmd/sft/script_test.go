@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -13,7 +12,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -72,24 +70,6 @@ func TestScript(t *testing.T) {
 			return os.Mkdir(e.WorkDir+"/home", 0o700)
 		},
 	})
-}
-
-// everyCode runs a command, with "code-N" as its last argument, for each row of
-// the error table: the stand-in refuses that name with the code of the row.
-func everyCode(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) == 0 {
-		ts.Fatalf("usage: codes COMMAND...")
-	}
-	for i, c := range sft.Codes {
-		err := ts.Exec(args[0], append(args[1:len(args):len(args)], fmt.Sprintf("code-%d", i))...)
-		exit, ok := errors.AsType[*exec.ExitError](err)
-		if !ok || exit.ExitCode() != c.Exit {
-			ts.Fatalf("after a refusal with %s it ends with %v, want exit status %d", c.Code, err, c.Exit)
-		}
-		if out := ts.ReadFile("stdout"); out != "" {
-			ts.Fatalf("after a refusal with %s it wrote %q", c.Code, out)
-		}
-	}
 }
 
 // browse is a browser whose person approves.
@@ -188,9 +168,19 @@ func (p *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p.sshd != nil && p.sshd.names[sft.Fold(target)] {
 			target = "web01"
 		}
-		if n, ok := strings.CutPrefix(target, "code-"); ok {
-			i, _ := strconv.Atoi(n)
-			fail(sft.Error{Code: sft.Codes[i].Code, Msg: "no", Hint: "do something"})
+		if e, ok := refusal(target, "platform-"); ok {
+			fail(e)
+			return
+		}
+		if e, ok := refusal(target, "broker-"); ok {
+			var c api.ConnectRequest
+			json.Unmarshal(body, &c)
+			r, err := refusing(c, e)
+			if err != nil {
+				fail(sft.Error{Code: sft.Internal, Msg: err.Error()})
+				return
+			}
+			answer(r)
 			return
 		}
 		switch target {
