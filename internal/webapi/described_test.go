@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -212,5 +213,45 @@ func TestRequiredFields(t *testing.T) {
 	}
 	if checked < 20 {
 		t.Errorf("there are %d required fields", checked)
+	}
+}
+
+// Anybody may read the document, and ask whether it is the newest.
+func TestDocumentIsServed(t *testing.T) {
+	e := testenv.New(t)
+	ask := func(method, tag string) (*http.Response, []byte) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, e.URL+"/v1/openapi.json", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("If-None-Match", tag)
+		resp, err := e.HTTP().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp, b
+	}
+	first, b := ask("GET", "")
+	if h := first.Header; first.StatusCode != 200 || !bytes.Equal(b, webapi.Reference) || h.Get("Content-Type") != "application/json" || h.Get("Cache-Control") != "no-cache" {
+		t.Errorf("it is served as %s with %v, %d bytes", first.Status, h, len(b))
+	}
+	tag := first.Header.Get("ETag")
+	if again, b := ask("GET", tag); tag == "" || again.StatusCode != 304 || len(b) != 0 {
+		t.Errorf("with its tag %s it is served as %s, %d bytes", tag, again.Status, len(b))
+	}
+	if other, _ := ask("GET", `"other"`); other.StatusCode != 200 {
+		t.Errorf("with another tag it is served as %s", other.Status)
+	}
+	if head, b := ask("HEAD", ""); head.StatusCode != 200 || len(b) != 0 || head.Header.Get("ETag") != tag {
+		t.Errorf("HEAD answers %s, %d bytes", head.Status, len(b))
+	}
+	if post, _ := ask("POST", ""); post.StatusCode != 404 {
+		t.Errorf("POST answers %s", post.Status)
 	}
 }

@@ -556,7 +556,7 @@ func (f *fuzz) step() {
 		r.Header.Set("Authorization", pick(f, []string{"Bearer ", "Bearer x.y.z", "Basic eDp5", strings.Repeat("x", 20_000), r.Header.Get("Authorization") + "x"}))
 	}
 	r.RequestURI = r.URL.RequestURI()
-	r.RemoteAddr = "192.0.2.7:40000"
+	r.RemoteAddr = fmt.Sprintf("192.0.2.%d:40000", f.steps%250)
 	w := httptest.NewRecorder()
 	f.handler.ServeHTTP(w, r)
 
