@@ -176,7 +176,7 @@ type Event struct {
 	ID      string            `json:"id"`  // UUIDv7
 	Seq     int64             `json:"seq"` // counts the agent's events, without gaps
 	Time    time.Time         `json:"time"`
-	Kind    string            `json:"kind"`           // as in package audit
+	Kind    string            `json:"kind"`           // session.start and the others that an agent may report
 	User    string            `json:"user,omitempty"` // id of the user
 	Session string            `json:"session,omitempty"`
 	Outcome string            `json:"outcome"`          // success, refused or failed

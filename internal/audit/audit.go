@@ -144,7 +144,7 @@ type Event struct {
 	// "client:CLIENT/EVENT", EVENT being the sender's own id of the event. ID
 	// tells when it arrived, Time when it was, as the sender says.
 	Source string `json:"source,omitempty"`
-	// Detail of what a client sent has ClaimedBy: "client".
+	// Detail of what a client sent has claimed_by: "client".
 	Detail map[string]string `json:"detail,omitempty"`
 }
 

@@ -37,7 +37,7 @@ type ProjectRequest struct {
 		OtherDynamic *bool `json:"other_dynamic"` // every other channel, dynamic or static
 	} `json:"channels,omitzero"`
 	RequirePreauth *bool              `json:"require_preauth_for_creds"`
-	ClientOptions  map[string]*string `json:"client_config_options,omitempty"` // as in sft.ClientOptions; "" is the default
+	ClientOptions  map[string]*string `json:"client_config_options,omitempty"` // by name, as the project has them; "" is the default
 }
 
 // apply sets what the request names, within its limits.

@@ -211,12 +211,19 @@ func (g *generator) wireNames(t reflect.Type, doc string) string {
 			}
 		}
 	}
-	return wordRE.ReplaceAllStringFunc(doc, func(w string) string {
-		if n := names[strings.TrimSuffix(w, ".")]; n != "" {
-			return n + w[len(strings.TrimSuffix(w, ".")):]
+	var out strings.Builder
+	at := 0
+	for _, i := range wordRE.FindAllStringIndex(doc, -1) {
+		word := strings.TrimRight(doc[i[0]:i[1]], ".")
+		// SSH and ID are words of their own, except where a sentence is about the
+		// field.
+		begins := i[0] == 0 || strings.HasSuffix(doc[:i[0]], ". ") || strings.HasSuffix(doc[:i[0]], "\n")
+		if n := names[word]; n != "" && (begins || strings.ToUpper(word) != word) {
+			out.WriteString(doc[at:i[0]] + n)
+			at = i[0] + len(word)
 		}
-		return w
-	})
+	}
+	return out.String() + doc[at:]
 }
 
 // describe is the comment of a field, or what its name commonly means.

@@ -214,6 +214,8 @@ func (t *trail) follow(d *declared) {
 			if x, ok := sel.X.(*ast.Ident); ok && d.imports[x.Name] != "" {
 				// Policy asked once more, inside an operation, is not its rule.
 				return x.Name+"."+sel.Sel.Name != "policy.May"
+			} else if ok && x.Name == "tx" {
+				return true // the store's, which refuses nothing by itself
 			}
 			_, field := sel.X.(*ast.SelectorExpr)
 			for _, path := range append(callees, d.pkg.path) {
