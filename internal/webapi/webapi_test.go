@@ -243,7 +243,8 @@ func (m *maker) make(word, before string) string {
 		case strings.Contains(before, "/unmanaged_servers"):
 			return m.id(m.rest(before), map[string]any{"hostname": name, "port": 22}, "id")
 		case strings.Contains(before, "/preauthorizations"):
-			return m.id(m.rest(before), map[string]any{"user_name": testenv.Owner, "expires_at": "2027-01-01T00:00:00Z"}, "id")
+			m.Do("POST", "/users", map[string]string{"name": name}, nil)
+			return m.id(m.rest(before), map[string]any{"user_name": name, "expires_at": "2027-01-01T00:00:00Z"}, "id")
 		case m.rest(before) == "/servers":
 			return m.enroll(testenv.Project, name)
 		case strings.Contains(before, "/servers"):
@@ -339,7 +340,7 @@ var matrix = map[string]struct {
 	"POST /v1/agent/report":                                                    {`{"facts":{"hostname":"web01","access_address":"10.0.0.2","broker_port":1,"os_type":"linux","services":[]}}`, [callers]int{401, 401, 401, 401, 401, 200, 401}},
 	"POST /v1/agent/events":                                                    {`{"events":[{"id":"$E","seq":1,"time":"2026-03-01T09:00:00Z","kind":"session.start","outcome":"success"}]}`, [callers]int{401, 401, 401, 401, 401, 204, 401}},
 	"POST /v1/agent/service_client":                                            {`{"account":"deploy","device_key":"$K","device":{"hostname":"h"}}`, [callers]int{401, 401, 401, 401, 401, 201, 401}},
-	"POST /v1/agent/device_key":                                                {`{"server_id":"x","device_key":"$K"}`, all(401)},
+	"POST /v1/agent/device_key":                                                {`{"server_id":"x","device_key":"$K","old_key_proof":"x","new_key_proof":"y"}`, all(401)},
 	"POST /v1/clients/login":                                                   {`{"code":"x","device":{"hostname":"h"}}`, [callers]int{401, 403, 403, 403, 401, 401, 403}},
 	"POST /v1/teams/{team}/client_events":                                      {`{"events":[{"id":"$E","time":"2026-03-01T09:00:00Z","kind":"session.refused","session":"$S"}]}`, [callers]int{401, 401, 404, 204, 401, 401, 404}},
 	"POST /v1/teams/{team}/connect":                                            {`{"target":"web01","service":"ping","csr":"$C"}`, [callers]int{401, 401, 403, 200, 401, 401, 404}},
@@ -550,8 +551,8 @@ func foreignIsAbsent(t *testing.T, e *testenv.Env) {
 	as, m := cast(t, e)
 	zoe := addClient(t, e, "other", "zoe")
 	other := &maker{Env: e, t: t, team: "other", as: e.Signed(zoe.Key, "client:"+zoe.ID), n: 100_000}
-	other.Do("POST", "/projects", map[string]string{"name": "theirs"}, nil)
-	other.host = other.enroll("theirs", "their01")
+	other.Do("POST", "/projects", map[string]string{"name": testenv.Project}, nil)
+	other.host = other.enroll(testenv.Project, "their01")
 	for _, r := range webapi.Rows(e.Platform) {
 		pattern := r.Method + " " + r.Path
 		row := matrix[pattern]
