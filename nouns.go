@@ -36,11 +36,10 @@ type Role string
 
 // The roles. Who is in several groups has all their roles.
 const (
-	AccessAdmin   Role = "access_admin"   // everything in the team
-	AccessUser    Role = "access_user"    // read most things, manage own clients
-	ReportingUser Role = "reporting_user" // read everything
-	// Preauthorizer may give others preauthorizations, and no more.
-	Preauthorizer Role = "preauthorization"
+	AccessAdmin   Role = "access_admin"     // everything in the team
+	AccessUser    Role = "access_user"      // read most things, manage own clients
+	ReportingUser Role = "reporting_user"   // read everything
+	Preauthorizer Role = "preauthorization" // give others preauthorizations, and no more
 )
 
 // The groups that every team has from its first day.
@@ -207,10 +206,10 @@ var AllChannels = Channels{Clipboard: true, Devices: true, Audio: true, OtherDyn
 // gives up its place.
 type Authority struct {
 	ID          string    `json:"id"`
-	Kind        string    `json:"kind"`  // access, host, ssh_user or ssh_host
-	Stage       string    `json:"stage"` // next (trusted), active (signs), retired (still trusted)
-	Since       time.Time `json:"since"` // it has that stage
-	Fingerprint string    `json:"fingerprint"`
+	Kind        string    `json:"kind"`        // access, host, ssh_user or ssh_host
+	Stage       string    `json:"stage"`       // next (trusted), active (signs), retired (still trusted)
+	Since       time.Time `json:"since"`       // it has that stage
+	Fingerprint string    `json:"fingerprint"` // SHA-256 of the key or certificate, as people compare it
 	CreatedAt   time.Time `json:"created_at"`
 	ExpiresAt   time.Time `json:"expires_at"`
 	// Until is when a retired one goes, and when one that is next signs at the
@@ -246,7 +245,7 @@ type Preauthorization struct {
 	User      string    `json:"user_name"`
 	Projects  []string  `json:"projects"`          // by name
 	Servers   []string  `json:"servers,omitempty"` // by id; empty: all of the projects
-	StartsAt  time.Time `json:"starts_at"`
+	StartsAt  time.Time `json:"starts_at"`         // when it begins
 	ExpiresAt time.Time `json:"expires_at"`
 	Disabled  bool      `json:"disabled"`
 	CreatedBy string    `json:"created_by_user"`
@@ -331,8 +330,8 @@ type Server struct {
 	// a key that another took the place of. Nothing is issued for the server
 	// until an administrator sets it to false.
 	KeyConflict bool `json:"key_conflict,omitempty"`
-	// DeviceKeySince is when the agent's device key was made known. RotateKey
-	// has the agent make another now.
+	// DeviceKeySince is when the agent's device key was made known. RotateKey:
+	// the agent is to make another now.
 	DeviceKeySince *time.Time `json:"device_key_since,omitempty"`
 	RotateKey      bool       `json:"rotate_device_key,omitempty"`
 }

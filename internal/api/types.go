@@ -77,10 +77,10 @@ type EnrollServerReply struct {
 // place of the one that the server has. Both have signed, as SignRotation does,
 // and so the request itself is not. Asking again once it is done is no error.
 type DeviceKeyRequest struct {
-	ServerID  string `json:"server_id"`
-	DeviceKey []byte `json:"device_key"` // P-256
-	OldProof  string `json:"old_key_proof"`
-	NewProof  string `json:"new_key_proof"`
+	ServerID  string `json:"server_id"`     // whose key it is
+	DeviceKey []byte `json:"device_key"`    // P-256; the new one
+	OldProof  string `json:"old_key_proof"` // a JWT by the key that the server has
+	NewProof  string `json:"new_key_proof"` // a JWT by the new key
 }
 
 // A StateUser is one account that should exist on a server.
@@ -352,18 +352,15 @@ type ResolveReply struct {
 
 // Access is what a user is to a server: GET …/servers/{id}/access.
 type Access struct {
-	User     string `json:"user_name"`
-	Server   string `json:"server_name"`
-	ServerID string `json:"server_id"`
-	Project  string `json:"project_name"`
-	Service  string `json:"service"`
-	// Access is that the user has an account on the server, as which they may be
-	// an administrator or run the sudo entitlements. Credentials is that they
-	// would get in now.
-	Access      bool     `json:"access"`
-	Admin       bool     `json:"admin"`
-	Sudo        []string `json:"sudo_entitlements,omitempty"`
-	Credentials bool     `json:"credentials"`
+	User        string   `json:"user_name"`
+	Server      string   `json:"server_name"` // what people call the server
+	ServerID    string   `json:"server_id"`   // its id
+	Project     string   `json:"project_name"`
+	Service     string   `json:"service"`                     // rdp or ssh
+	Access      bool     `json:"access"`                      // the user has an account on the server
+	Admin       bool     `json:"admin"`                       // it is an administrator's
+	Sudo        []string `json:"sudo_entitlements,omitempty"` // what it may run by sudo, by name
+	Credentials bool     `json:"credentials"`                 // the user would get in now
 	// Group gives the access, Preauthorization lets credentials be issued.
 	Group            string       `json:"group,omitempty"`
 	Preauthorization string       `json:"preauthorization,omitempty"`
@@ -373,10 +370,10 @@ type Access struct {
 
 // An AccessStep is one answer on the way to a decision.
 type AccessStep struct {
-	Rule string `json:"rule"`
-	OK   bool   `json:"ok"`
-	Text string `json:"text"`
-	Hint string `json:"hint,omitempty"`
+	Rule string `json:"rule"`           // which rule was asked
+	OK   bool   `json:"ok"`             // it does not stand in the way
+	Text string `json:"text"`           // what it found, for people
+	Hint string `json:"hint,omitempty"` // what to do about it, for people
 }
 
 // A List is one page of things.

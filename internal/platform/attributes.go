@@ -18,8 +18,8 @@ import (
 // An Attribute is what a user or a group is called, or numbered by, on hosts.
 // No two of a team ever have the same: there are no conflicts to list.
 type Attribute struct {
-	ID    string `json:"id"` // the name
-	Name  string `json:"attribute_name"`
+	ID    string `json:"id"`             // the name
+	Name  string `json:"attribute_name"` // unix_user_name, unix_uid or unix_gid
 	Value string `json:"attribute_value"`
 }
 
@@ -64,7 +64,7 @@ type AttributeRequest struct {
 	Team  string `path:"team" json:"-"`
 	User  string `path:"user" json:"-"`
 	Group string `path:"group" json:"-"`
-	Name  string `path:"attribute" json:"-"`
+	Name  string `path:"attribute" json:"-"` // unix_user_name, unix_uid or unix_gid; of a group unix_gid alone
 	Value string `json:"attribute_value"`
 }
 

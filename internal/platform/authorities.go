@@ -47,7 +47,7 @@ func signedLife(kind string) time.Duration {
 type AuthoritiesRequest struct {
 	Team    string   `path:"team" json:"-"`
 	Project string   `path:"project" json:"-"`
-	Kinds   []string `json:"kinds"`
+	Kinds   []string `json:"kinds,omitempty"` // access, host, ssh_user, ssh_host
 }
 
 // ListAuthorities returns a project's CAs, and how far their rotation is.

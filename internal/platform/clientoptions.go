@@ -13,8 +13,8 @@ import (
 // A ClientOption is one of a project's client_config_options: the same that
 // the project has as a whole, one at a time. Its key is its id.
 type ClientOption struct {
-	Key   string `json:"config_key"`
-	Value string `json:"config_value"`
+	Key   string `json:"config_key"`   // ssh.port_forward_method or ssh.insecure_forward_agent
+	Value string `json:"config_value"` // native or netcat; none or host
 }
 
 // clientOptions are those that a project has set.
@@ -43,7 +43,7 @@ func (p *Platform) ListClientOptions(ctx context.Context, a Actor, r InProjectRe
 type ClientOptionRequest struct {
 	Team    string `path:"team" json:"-"`
 	Project string `path:"project" json:"-"`
-	ID      string `path:"id" json:"-"`
+	ID      string `path:"id" json:"-"` // the option's config_key
 	ClientOption
 }
 

@@ -261,8 +261,8 @@ func (p *Platform) GetClient(ctx context.Context, a Actor, r ClientRequest) (sft
 type UpdateClientRequest struct {
 	Team  string    `path:"team" json:"-"`
 	ID    string    `path:"id" json:"-"`
-	State sft.State `json:"state"`
-	User  string    `json:"user_name"`
+	State sft.State `json:"state,omitempty"`     // ACTIVE; or DELETED, alone
+	User  string    `json:"user_name,omitempty"` // a person who is active: the client is theirs from then on
 }
 
 // UpdateClient gives a client to another person, or deletes it. Who gets one

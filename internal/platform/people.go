@@ -147,9 +147,9 @@ type TeamRequest struct {
 // UserFilter says which users are listed; what is left out lets all through.
 type UserFilter struct {
 	Contains   string       `query:"contains" json:"-"`    // in the name
-	StartsWith string       `query:"starts_with" json:"-"` // the name
+	StartsWith string       `query:"starts_with" json:"-"` // what the name begins with
 	Status     sft.Status   `query:"status" json:"-"`
-	Type       sft.UserType `query:"user_type" json:"-"`
+	Type       sft.UserType `query:"user_type" json:"-"` // where both are listed
 }
 
 // checked refuses a filter that can mean nothing.
@@ -245,8 +245,8 @@ func (p *Platform) GetServiceUser(ctx context.Context, a Actor, r UserRequest) (
 	return u.User, err
 }
 
-// UpdateServiceUser is UpdateUser for a service user, and returns it. One that
-// is not active has no token, and its keys get none.
+// UpdateServiceUser enables, disables or deletes a service user, and returns
+// it. One that is not active has no token, and its keys get none.
 func (p *Platform) UpdateServiceUser(ctx context.Context, a Actor, r UpdateUserRequest) (sft.User, error) {
 	var u store.UserRecord
 	err := p.change(ctx, a, func(tx *store.Tx) (e audit.Event, err error) {

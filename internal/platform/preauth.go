@@ -26,11 +26,11 @@ type PreauthRequest struct {
 	Project        string     `path:"project" json:"-"`
 	ID             string     `path:"id" json:"-"`
 	IncludeExpired string     `query:"include_expired" json:"-"` // "true": those too that have ended
-	User           string     `json:"user_name"`
-	Projects       []string   `json:"projects"` // empty: the one in the path
-	Servers        *[]string  `json:"servers"`  // ids; empty: all of the projects
-	StartsAt       *time.Time `json:"starts_at"`
-	ExpiresAt      *time.Time `json:"expires_at"`
+	User           string     `json:"user_name,omitempty"`       // POST: whose it is; PUT: the same, or empty
+	Projects       []string   `json:"projects,omitempty"`        // 1 to 50, with the one in the path; POST: left out, that one alone
+	Servers        *[]string  `json:"servers"`                   // up to 100 ids; none: all of the projects
+	StartsAt       *time.Time `json:"starts_at"`                 // POST: left out, now
+	ExpiresAt      *time.Time `json:"expires_at"`                // needed by POST
 	Disabled       *bool      `json:"disabled"`
 }
 

@@ -27,7 +27,7 @@ type ProjectRequest struct {
 	MaxSession          *int64 `json:"max_session_seconds"`          // 60 to 604800; a session ends after that many seconds
 	DisconnectedSession *int64 `json:"disconnected_session_seconds"` // 0 to 604800; the OS session is logged off that many seconds after the last stream
 	UserOnDemand        *int64 `json:"user_on_demand_period"`        // 60 to 604800; accounts are made when their person comes, and removed that many seconds after; 0: they are always there
-	NameReuseAfter      *int64 `json:"name_reuse_after"`
+	NameReuseAfter      *int64 `json:"name_reuse_after"`             // 86400 to 31622400; another server gets a name that it claims when the one that holds it has been silent for that many seconds; 0: never
 	// Channels is what may cross beside picture, keyboard and mouse; all may at
 	// first.
 	Channels struct {
@@ -36,7 +36,7 @@ type ProjectRequest struct {
 		Audio        *bool `json:"audio"`         // sound both ways
 		OtherDynamic *bool `json:"other_dynamic"` // every other channel, dynamic or static
 	} `json:"channels,omitzero"`
-	RequirePreauth *bool              `json:"require_preauth_for_creds"`
+	RequirePreauth *bool              `json:"require_preauth_for_creds"`       // credentials take a preauthorization, too
 	ClientOptions  map[string]*string `json:"client_config_options,omitempty"` // by name, as the project has them; "" is the default
 }
 

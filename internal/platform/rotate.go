@@ -34,9 +34,10 @@ func (p *Platform) keyDue(s store.ServerRecord) bool {
 	return due && !s.KeyConflict && p.limits.allow(p.Now(), "device key", time.Second/10, 50)
 }
 
-// RotateDeviceKey is POST /v1/agent/device_key. Nothing of the request is
-// believed but the two signatures in it, so that an agent that lost the reply,
-// or does not know whether its request arrived, just asks again.
+// RotateDeviceKey puts another device key in the place of a server's. Nothing
+// of the request is believed but the two signatures in it, so that an agent
+// that lost the reply, or does not know whether its request arrived, just asks
+// again.
 func (p *Platform) RotateDeviceKey(ctx context.Context, a Actor, r api.DeviceKeyRequest) (struct{}, error) {
 	none := struct{}{}
 	a = Actor{Addr: a.Addr} // whoever has signed the request itself

@@ -378,13 +378,12 @@ type ServersRequest struct {
 	Project          string    `path:"project" json:"-"`
 	Name             string    `query:"project_name" json:"-"`
 	State            sft.State `query:"state" json:"-"`
-	Hostname         string    `query:"hostname" json:"-"` // names, in any case
-	CanonicalName    string    `query:"canonical_name" json:"-"`
-	Bastion          string    `query:"bastion" json:"-"`
-	AltNamesContains string    `query:"alt_names_contains" json:"-"` // a whole name
-	CloudProvider    string    `query:"cloud_provider" json:"-"`
-	// Selector is a label selector; a key without a source is one of any.
-	Selector string `query:"selector" json:"-"`
+	Hostname         string    `query:"hostname" json:"-"`           // in any case
+	CanonicalName    string    `query:"canonical_name" json:"-"`     // in any case
+	Bastion          string    `query:"bastion" json:"-"`            // in any case
+	AltNamesContains string    `query:"alt_names_contains" json:"-"` // a whole name, in any case
+	CloudProvider    string    `query:"cloud_provider" json:"-"`     // aws
+	Selector         string    `query:"selector" json:"-"`           // a label selector; a key without a source is one of any
 	Paging
 }
 
@@ -479,17 +478,18 @@ type UpdateServerRequest struct {
 	KeyConflict     *bool  `json:"key_conflict"`     // false ends a key conflict: there is one agent again
 	// Labels take the place of all that administrators have given the server;
 	// "api." comes before a key if it is left out.
-	Labels    map[string]string `json:"labels,omitempty"`
-	MoveTo    string            `json:"project_name,omitempty"` // another project
-	RotateKey *bool             `json:"rotate_device_key"`
-	TakeNames *bool             `json:"take_names"`
+	Labels    map[string]string `json:"labels,omitzero"`
+	MoveTo    string            `json:"project_name,omitempty"` // another project; given alone
+	RotateKey *bool             `json:"rotate_device_key"`      // true has the agent make another device key now
+	TakeNames *bool             `json:"take_names"`             // true gives the server the names that it claims and another holds
 }
 
-// UpdateServer says whether a server's instance may take its record over with
+// UpdateServer changes what administrators say of a server, or moves it to
+// another project. They say whether its instance may take its record over with
 // a new device key, once, that of two agents with the server's key there is one
 // again, that its agent is to make another key, that the names it claims are
 // its own, whoever holds them, and what its labels are, by which access comes
-// and ends at once; or it moves the server to another project.
+// and ends at once.
 func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)

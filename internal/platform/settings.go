@@ -27,7 +27,8 @@ func (p *Platform) GetSettings(ctx context.Context, a Actor, r TeamRequest) (Tea
 	})
 }
 
-// SettingsRequest is PUT /v1/teams/{team}/settings; what is left out stays.
+// SettingsRequest is PUT /v1/teams/{team}/settings; what is left out stays, and
+// what the settings do not have is refused.
 type SettingsRequest struct {
 	Team            string `path:"team" json:"-"`
 	ClientSession   *int64 `json:"client_session_duration"`

@@ -11,13 +11,13 @@ import (
 // TeamStats are how many there are of each in a team; deleted ones do not
 // count.
 type TeamStats struct {
-	Clients      int64 `json:"num_clients"`
-	Gateways     int64 `json:"num_gateways"` // 0: there is no such thing here
-	Groups       int64 `json:"num_groups"`
-	HumanUsers   int64 `json:"num_human_users"`
-	Projects     int64 `json:"num_projects"`
-	Servers      int64 `json:"num_servers"`
-	ServiceUsers int64 `json:"num_service_users"`
+	Clients      int64 `json:"num_clients"`       // enrolled clients
+	Gateways     int64 `json:"num_gateways"`      // 0: there is no such thing here
+	Groups       int64 `json:"num_groups"`        // with everyone and owners
+	HumanUsers   int64 `json:"num_human_users"`   // people
+	Projects     int64 `json:"num_projects"`      // not deleted
+	Servers      int64 `json:"num_servers"`       // those without an agent, too
+	ServiceUsers int64 `json:"num_service_users"` // programs
 }
 
 // Stats counts what a team has.

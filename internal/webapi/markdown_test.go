@@ -21,14 +21,20 @@ const preface = "# The REST API\n\n" +
 	"    TOKEN=$(curl -fsS https://PLATFORM/v1/teams/TEAM/service_token -H 'Content-Type: application/json' \\\n" +
 	"        -d '{\"key_id\":\"ID\",\"key_secret\":\"SECRET\"}' | jq -r .bearer_token)\n" +
 	"    curl -fsS -H \"Authorization: Bearer $TOKEN\" https://PLATFORM/v1/teams/TEAM/servers | jq .list\n\n" +
-	"The key's secret is better read from a file than typed: `-d @key.json`. A list that comes in pages takes the last id of one page as the `offset` of the next,\n" +
-	"until a page is empty:\n\n" +
-	"    offset=\n" +
-	"    while page=$(curl -fsS -H \"Authorization: Bearer $TOKEN\" \"https://PLATFORM/v1/teams/TEAM/auditsV2?count=1000&offset=$offset\") &&\n" +
-	"        [ \"$(jq '.list | length' <<<\"$page\")\" -gt 0 ]; do\n" +
-	"        jq -c '.list[]' <<<\"$page\"\n" +
-	"        offset=$(jq -r '.list[-1].id' <<<\"$page\")\n" +
+	"The key's secret is better read from a file than typed: `-d @key.json`.\n\n" +
+	"## Pages\n\n" +
+	"A list that takes `count` comes in pages of that many, in the order of a key: the name of things that are addressed by their names, and the id of others and of\n" +
+	"a group's users, which is the order in which they were made. `offset` is the key after which a page begins, `descending=true` goes through the list from its end,\n" +
+	"and `prev=true` asks for the page before `offset` in the place of the one after it. What may be given besides, to choose, is the same on each page. The reply's\n" +
+	"header `Link` (RFC 8288) has the addresses of the pages around it, `rel=\"next\"` and `rel=\"prev\"`, where there are any:\n\n" +
+	"    url='https://PLATFORM/v1/teams/TEAM/servers?count=1000'\n" +
+	"    while [ -n \"$url\" ]; do\n" +
+	"        curl -fsS -D head -H \"Authorization: Bearer $TOKEN\" \"$url\" | jq -c '.list[]'\n" +
+	"        url=$(tr -d '\\r' <head | sed -n 's/^[Ll]ink: <\\(.*\\)>; rel=\"next\"$/\\1/p')\n" +
 	"    done\n\n" +
+	"The audit events have no such header: the id of a page's last one is the `offset` of the next, until a page is empty. What is there all the time while somebody\n" +
+	"reads is on exactly one page, whatever comes and goes meanwhile.\n\n" +
+	"## What is common to all\n\n" +
 	"Bodies are JSON with `Content-Type: application/json`, up to 1 MiB. A field that is not known is ignored, on both sides. Times are RFC 3339, durations seconds,\n" +
 	"`bytes` are base64 (RFC 4648, section 4). Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n"
 

@@ -20,7 +20,16 @@ var reference []byte
 var referenceTag = fmt.Sprintf("%q", fmt.Sprintf("%x", sha256.Sum256(reference))[:32])
 
 // openAPI shows the reference to anybody.
-func openAPI(w http.ResponseWriter, r *http.Request) {
+func (s *Server) openAPI(w http.ResponseWriter, r *http.Request) {
+	pass, err := s.begin(w, r, "")
+	defer pass.end()
+	if err == nil {
+		err = pass.nobody()
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-cache") // keep it, and ask whether it is the newest

@@ -71,6 +71,12 @@ var common = map[string]string{
 	"events":          "the batch, oldest first",
 	"time":            "when it was (RFC 3339)",
 	"version":         "version of the program",
+
+	"attribute_value":         "a login name, or a number",
+	"client_session_duration": "how long a client's sign-in lasts: 3600 to 90000 seconds",
+	"web_session_duration":    "how long a sign-in with a browser lasts: 1800 to 90000 seconds",
+	"allow_device_code":       "whether clients may enrol by a typed code (RFC 8628)",
+	"disabled":                "whether it was taken back: nothing is issued by it",
 }
 
 // A generator makes the reference out of the table of routes, the types of
@@ -119,8 +125,10 @@ func (g *generator) operations() (list []operation) {
 			continue
 		}
 		id := name
-		if slices.ContainsFunc(list, func(o operation) bool { return o.id == id }) && strings.Contains(r.path, "{project}") {
-			id += "OfProject"
+		for _, of := range []string{"project", "group"} {
+			if slices.ContainsFunc(list, func(o operation) bool { return o.id == id }) && strings.Contains(r.path, "{"+of+"}") {
+				id = name + "Of" + strings.ToUpper(of[:1]) + of[1:]
+			}
 		}
 		if slices.ContainsFunc(list, func(o operation) bool { return o.id == id }) {
 			g.problem("%s %s: there is another %s", r.method, r.path, id)

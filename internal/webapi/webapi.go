@@ -100,7 +100,7 @@ func New(p *platform.Platform, log *slog.Logger) *Server {
 	for _, rt := range routes(p) {
 		s.mux.Handle(rt.method+" "+rt.path, s.api(rt))
 	}
-	s.mux.HandleFunc("GET /v1/openapi.json", openAPI)
+	s.mux.HandleFunc("GET /v1/openapi.json", s.openAPI)
 	s.pages()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
 	s.mux.HandleFunc("GET /readyz", s.readyz)
