@@ -37,6 +37,6 @@ type CurrentUser struct {
 // WhoAmI tells who asks.
 func (p *Platform) WhoAmI(ctx context.Context, a Actor, r TeamRequest) (CurrentUser, error) {
 	return read(ctx, p, a, r.Team, policy.OwnClient, func(_ *store.Tx, k asker) (CurrentUser, error) {
-		return CurrentUser{k.user.User, k.roles}, nil
+		return CurrentUser{k.user.User, append([]sft.Role{}, k.roles...)}, nil // none are an empty list
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"sft"
 	"sft/internal/api"
 	"sft/internal/testenv"
 	"sft/internal/webapi"
@@ -213,6 +214,16 @@ func TestRequiredFields(t *testing.T) {
 	}
 	if checked < 20 {
 		t.Errorf("there are %d required fields", checked)
+	}
+}
+
+// A list without anything in it is a list, as the document says.
+func TestEmptyListsAreLists(t *testing.T) {
+	e := testenv.New(t)
+	as, _ := cast(t, e)
+	e.Do("PUT", "/groups/"+sft.Everyone, map[string]any{"roles": []string{}}, nil)
+	if status, code := call(t, e, as[plain], "GET", base+"/current_user", "", nil); status != 200 {
+		t.Errorf("who has no roles gets %d %s", status, code)
 	}
 }
 
