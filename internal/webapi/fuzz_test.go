@@ -29,7 +29,7 @@ import (
 // fuzzed is how many requests are sent, and those of them that SQLite gets:
 // with the race detector it takes seven times as long as PostgreSQL, being C in
 // the clothes of Go.
-const fuzzed, fuzzedSQLite = 8000, 800
+const fuzzed, fuzzedSQLite = 5000, 500
 
 // Whatever anybody sends, the platform does not fail, answers as its document
 // says, and what it refuses has changed nothing. The requests are made from the
@@ -94,16 +94,23 @@ type fuzz struct {
 func newFuzz(t *testing.T, dbURL string, seed uint64) *fuzz {
 	e := testenv.NewOn(t, dbURL)
 	as, m := cast(t, e)
-	f := &fuzz{Rand: rand.New(rand.NewPCG(seed, 0)), t: t, e: e, d: described(), as: as, known: map[string][]string{}, paths: map[string][]string{}, seen: map[string]map[int]int{},
-		handler: webapi.New(e.Platform, slog.New(slog.NewTextHandler(io.Discard, nil)))}
+	server := webapi.New(e.Platform, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	server.Limits.Rate, server.Limits.Anonymous = 1e6, 1e6 // they have tests of their own
+	f := &fuzz{Rand: rand.New(rand.NewPCG(seed, 0)), t: t, e: e, d: described(), as: as, known: map[string][]string{}, paths: map[string][]string{}, seen: map[string]map[int]int{}, handler: server}
 	e.Platform.Stop() // no state request hangs
 	for _, r := range webapi.Rows(e.Platform) {
 		f.ops = append(f.ops, [2]string{r.Method, r.Path})
 	}
-	// One of each is there from the beginning.
+	// What the callers live by is left alone.
+	f.precious = map[string]bool{testenv.Owner: true, testenv.ServiceUser: true, e.Init.Key.ID: true, m.host: true, testenv.Project: true, sft.Owners: true, "automation": true, "plain": true}
+	for _, c := range f.clients() {
+		f.precious[c] = true
+	}
+	// Some of each are there from the beginning.
 	for _, pattern := range []string{"/users/{user}", "/service_users/{user}/keys/{key}", "/service_users/{user}/bindings/{id}", "/entitlements/sudo/{id}", "/groups/{group}/users/{user}",
+		"/users/{user}/attributes/{attribute}", "/groups/{group}/attributes/{attribute}", "/clients/{id}", "/clients/{id}", "/clients/{id}", "/servers/{id}", "/servers/{id}",
 		"/projects/{project}/groups/{group}", "/projects/{project}/server_enrollment_tokens/{id}", "/projects/{project}/cloud_accounts/{id}", "/projects/{project}/servers/{id}",
-		"/projects/{project}/unmanaged_servers/{id}"} {
+		"/projects/{project}/client_config_options/{id}", "/projects/{project}/server_users/{user}", "/projects/{project}/preauthorizations/{id}", "/projects/{project}/unmanaged_servers/{id}"} {
 		made := m.path("/v1/teams/{team}" + pattern)
 		f.made("/v1/teams/{team}"+pattern, made)
 		words := strings.Split(strings.TrimPrefix(made, "/"), "/")
@@ -119,11 +126,6 @@ func newFuzz(t *testing.T, dbURL string, seed uint64) *fuzz {
 	f.check(json.Unmarshal([]byte(rdpSettings()), &f.rdp))
 	f.know("sessions", m.session)
 	f.host = m.host
-	// What the callers live by is left alone.
-	f.precious = map[string]bool{testenv.Owner: true, testenv.ServiceUser: true, e.Init.Key.ID: true, m.host: true, testenv.Project: true, sft.Owners: true, "automation": true, "plain": true}
-	for _, c := range f.clients() {
-		f.precious[c] = true
-	}
 	f.know("servers", m.host)
 	f.know("projects", testenv.Project)
 	f.changes = watch(t, dbURL)
@@ -210,8 +212,31 @@ func (f *fuzz) text(name string) string {
 			return fmt.Sprintf("f%d", f.n)
 		}
 		return some("users", "groups", "service_users")
-	case "server", "server_id":
+	case "contains", "starts_with":
+		return pick(f, []string{"f", "F1", "n", "x"})
+	case "server", "server_id", "servers":
 		return some("servers")
+	case "projects":
+		return some("projects")
+	case "project_name":
+		return some("projects", "projects", "groups")
+	case "selector", "servers_selector":
+		return pick(f, []string{"env=prod", "env in (prod, dev),!x", "api.env!=x", "system.os_type=linux", "sftd.role", "env=,", "a in ()"})
+	case "state", "status", "user_type":
+		return pick(f, []string{"ACTIVE", "INACTIVE", "PENDING", "DISABLED", "DELETED", "human", "service"})
+	case "kinds":
+		return pick(f, []string{"access", "host", "ssh_user", "ssh_host"})
+	case "config_key":
+		return pick(f, []string{"ssh.port_forward_method", "ssh.insecure_forward_agent"})
+	case "config_value":
+		return pick(f, []string{"native", "netcat", "none", "host"})
+	case "attribute", "attribute_value":
+		f.n++
+		return pick(f, []string{fmt.Sprint(300_000 + f.n), fmt.Sprintf("f%d", f.n), "0", "65534", "root", "unix_uid"})
+	case "type":
+		return pick(f, []string{string(audit.GroupCreate), string(audit.UserCreate)})
+	case "from", "to":
+		return f.e.Clock.Now().Add(time.Duration(f.IntN(7200)-3600) * time.Second).Format(time.RFC3339)
 	case "target", "via", "bastion":
 		if f.odds(3) {
 			return "web01"
@@ -256,11 +281,11 @@ func (f *fuzz) text(name string) string {
 		return pick(f, []string{testenv.Team, "other"})
 	case "key_id":
 		return some("keys")
-	case "user", "username":
+	case "user", "username", "user_name":
 		return some("users", "service_users")
 	case "offset":
-		return some("auditsV2")
-	case "all", "self", "descending":
+		return some("auditsV2", "users", "groups", "servers", "clients")
+	case "all", "self", "descending", "prev", "include_expired", "include_service_users":
 		return pick(f, []string{"true", "false"})
 	case "command":
 		return pick(f, []string{"/bin/ls", "/bin/id", "/bin/cat", "/bin/who", "/opt/x/"})
@@ -318,7 +343,7 @@ func (f *fuzz) value(schema object, name string, depth int) any {
 		o := object{}
 		if v, ok := schema["additionalProperties"].(object); ok {
 			for range f.IntN(3) {
-				o[pick(f, []string{"ssh.port_forward_method", "ssh.insecure_forward_agent", "x", "ä", ""})] = f.value(v, "", depth+1)
+				o[pick(f, []string{"ssh.port_forward_method", "ssh.insecure_forward_agent", "env", "api.env", "sftd.role", "x", "ä", ""})] = f.value(v, "", depth+1)
 			}
 		}
 		properties, _ := schema["properties"].(object)
@@ -427,7 +452,7 @@ func (f *fuzz) good(route string) (v object) {
 	quoted, err := json.Marshal(f.rdp)
 	f.check(err)
 	text := strings.NewReplacer("$N", fmt.Sprintf("f%d", f.n), "$U", user, "$K", pick(f, f.keys), "$C", f.csr, "$E", audit.NewID(), "$S", f.known["sessions"][0],
-		"$A", fmt.Sprintf("%012d", f.n), "$H", f.host, "$R", string(quoted)).Replace(matrix[route].body)
+		"$A", fmt.Sprintf("%012d", f.n), "$H", f.host, "$I", fmt.Sprint(300_000+f.n), "$R", string(quoted)).Replace(matrix[route].body)
 	if text != "" {
 		f.check(json.Unmarshal([]byte(text), &v))
 	}
@@ -596,23 +621,38 @@ func (f *fuzz) learn(pattern, path string, reply []byte) {
 	if strings.HasPrefix(of, "{") {
 		return
 	}
-	var one struct {
+	type thing struct {
 		ID, Name, Hostname string
-		Session            string `json:"session_id"`
-		Client             string `json:"client_id"`
-		Token              string
-		List               []struct{ ID, Name, Hostname string }
+		Option             string `json:"config_key"`
+		User               string `json:"user_name"`
+	}
+	var one struct {
+		thing
+		Session string `json:"session_id"`
+		Client  string `json:"client_id"`
+		Server  string `json:"server_id"`
+		Project string
+		Token   string
+		List    []thing
 	}
 	if json.Unmarshal(reply, &one) != nil {
 		return
 	}
-	list := append(one.List, struct{ ID, Name, Hostname string }{one.ID, one.Name, one.Hostname})
-	for _, v := range list[:min(len(list), 20)] {
-		if v.Name != "" && of != "sudo" {
-			f.know(of, v.Name)
-		} else {
-			f.know(of, v.ID)
+	// What a thing is addressed by.
+	address := func(v thing) string {
+		switch {
+		case of == "client_config_options":
+			return v.Option
+		case of == "server_users":
+			return v.User
+		case v.Name != "" && of != "sudo":
+			return v.Name
 		}
+		return v.ID
+	}
+	list := append(one.List, one.thing)
+	for _, v := range list[:min(len(list), 20)] {
+		f.know(of, address(v))
 		f.know("hostnames", v.Hostname)
 	}
 	f.know("sessions", one.Session)
@@ -622,10 +662,11 @@ func (f *fuzz) learn(pattern, path string, reply []byte) {
 	if one.Client != "" {
 		f.made("/v1/teams/{team}/clients/{id}", base+"/clients/"+one.Client)
 	}
-	id := one.Name
-	if f.known[of] == nil || slices.Contains(f.known[of], one.ID) {
-		id = one.ID
+	if one.Server != "" && of == "enroll" {
+		f.know("servers", one.Server)
+		f.made("/v1/teams/{team}/projects/{project}/servers/{id}", base+"/projects/"+url.PathEscape(one.Project)+"/servers/"+one.Server)
 	}
+	id := address(one.thing)
 	path, _, _ = strings.Cut(path, "?")
 	for _, at := range f.ops {
 		if rest, ok := strings.CutPrefix(at[1], pattern+"/{"); ok && id != "" && !strings.Contains(rest, "/") {
@@ -654,7 +695,7 @@ func (f *fuzz) covered() {
 			f.t.Errorf("%s was never refused", route)
 		}
 		switch at[1] {
-		case "/v1/clients/enroll", "/v1/clients/login", "/v1/teams/{team}/service_token": // these want a secret
+		case "/v1/clients/enroll", "/v1/clients/login", "/v1/teams/{team}/service_token", "/v1/agent/device_key": // these want a secret, or a key
 		default:
 			if done == 0 {
 				never = append(never, route)
