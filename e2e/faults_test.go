@@ -142,7 +142,7 @@ func TestTokens(t *testing.T) {
 	}
 	for _, tt := range tests {
 		put(tt.file)
-		s.Wait("sftd status tells of the token that is "+tt.name, 45*time.Second, func() bool {
+		s.Wait("sftd status tells of the token that is "+tt.name, 30*time.Second, func() bool {
 			out, _ := web.Run("", "/usr/local/sbin/sftd", "status", "--json")
 			return strings.Contains(out, tt.say)
 		})

@@ -306,6 +306,7 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 	var key *ecdsa.PrivateKey
 	for {
 		var err error
+		token := a.token()
 		if id, key, err = readIdentity(a.conf); err == nil && id == nil {
 			if err = a.enroll(ctx); err == nil {
 				continue
@@ -322,13 +323,13 @@ func (a *Agent) enrolled(ctx context.Context, first bool) error {
 			return ctx.Err()
 		}
 		a.notEnrolled(err)
-		if !a.hasToken() {
+		again := wait.next
+		if token == nil {
 			a.ready() // to wait for a token is what it is for, now
-			if slow := a.waitToken(ctx, a.cloudAgain(err, &wait)); !slow {
-				wait.reset()
-			}
-		} else if !wait.sleep(ctx) {
-			return ctx.Err()
+			again = func() time.Duration { return a.cloudAgain(err, &wait) }
+		}
+		if slow := a.waitToken(ctx, token, again()); !slow {
+			wait.reset()
 		}
 	}
 	a.setProblem("enrolment", nil)
@@ -418,14 +419,18 @@ func (a *Agent) begin() {
 	}
 }
 
-func (a *Agent) hasToken() bool {
-	_, err := os.Stat(a.conf.EnrollmentTokenFile)
-	return err == nil
+// token is the token file as it is now, or nil.
+func (a *Agent) token() os.FileInfo {
+	fi, err := os.Stat(a.conf.EnrollmentTokenFile)
+	if err != nil {
+		return nil
+	}
+	return fi
 }
 
-// waitToken waits until there is a token file, or an identity after all, or
-// again is over; that is reported. Zero is never over.
-func (a *Agent) waitToken(ctx context.Context, again time.Duration) bool {
+// waitToken waits until the token file is another one than it was, or there is
+// an identity after all, or again is over; that is reported. Zero is never over.
+func (a *Agent) waitToken(ctx context.Context, was os.FileInfo, again time.Duration) bool {
 	var over <-chan time.Time
 	if again > 0 {
 		t := time.NewTimer(again)
@@ -441,7 +446,9 @@ func (a *Agent) waitToken(ctx context.Context, again time.Duration) bool {
 		case <-over:
 			return true
 		case <-t.C:
-			if id, _, err := readIdentity(a.conf); a.hasToken() || err == nil && id != nil {
+			now := a.token()
+			same := now == nil && was == nil || now != nil && was != nil && os.SameFile(now, was) && now.Size() == was.Size() && now.ModTime().Equal(was.ModTime())
+			if id, _, err := readIdentity(a.conf); !same || err == nil && id != nil {
 				return false
 			}
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/base64"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf16"
 
 	"sft"
@@ -129,6 +131,39 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
+// TestAnotherTokenIsTakenUp checks that nobody waits for the next try with a
+// token that cannot be used when there is another one.
+func TestAnotherTokenIsTakenUp(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, testenv.New(t), nil)
+	file := h.c.EnrollmentTokenFile
+	for _, change := range []struct {
+		name string
+		do   func()
+	}{
+		{"it is written over", func() { write(t, file, []byte("another")) }},
+		{"one of the same length is put in its place", func() {
+			write(t, file+".new", []byte("instead"))
+			if err := os.Rename(file+".new", file); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"it is removed", func() { os.Remove(file) }},
+		{"it is there again", func() { write(t, file, []byte("again")) }},
+	} {
+		was := h.token()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		change.do()
+		if slow := h.waitToken(ctx, was, time.Hour); slow || ctx.Err() != nil {
+			t.Errorf("%s: it is not taken up", change.name)
+		}
+		cancel()
+	}
+	if slow := h.waitToken(t.Context(), h.token(), 1500*time.Millisecond); !slow {
+		t.Error("the same file is taken for another one")
+	}
+}
+
 // A token that cannot be used leaves the state folder as it was, says what is
 // wrong, and the host enrols by itself when there is one that can.
 func TestTokenThatCannotBeUsed(t *testing.T) {
@@ -190,7 +225,7 @@ func TestTokenThatCannotBeUsed(t *testing.T) {
 	})
 	write(t, h.c.EnrollmentTokenFile, good)
 	until(t, "it enrols by itself", func() bool { return h.who.Load() != nil })
-	until(t, "the token file is gone", func() bool { return !h.hasToken() })
+	until(t, "the token file is gone", func() bool { return h.token() == nil })
 	if strings.Contains(h.logs.String(), tokenSecret(t, good)) {
 		t.Error("the token's secret is in the log")
 	}
@@ -268,8 +303,8 @@ func TestPlatformDownAndUp(t *testing.T) {
 	until(t, "it says that the platform does not answer", func() bool { return h.hasProblem("enrolment: no answer from the platform") })
 	w.set(false)
 	h.waitAccount("ann")
-	if h.hasProblem("enrolment") || h.hasToken() {
-		t.Errorf("it is enrolled, and says %q; token file: %v", h.problems(), h.hasToken())
+	if h.hasProblem("enrolment") || h.token() != nil {
+		t.Errorf("it is enrolled, and says %q; token file: %v", h.problems(), h.token() != nil)
 	}
 	k := h.connect("ann")
 
