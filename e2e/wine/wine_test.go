@@ -56,7 +56,7 @@ func suites(standin, mstsc string) []suite {
 		{dir: "internal/daemon"},
 		{dir: "internal/frame"},
 		{dir: "internal/launch", runs: []variant{{env: map[string]string{"SFT_STANDIN_MSTSC": path(mstsc)}}},
-			skips: map[string]string{"TestArgvAsOpenSSHReadsIt": "needs ssh", "TestSignedFile": "needs openssl"}},
+			skips: map[string]string{"TestArgvAsOpenSSHReadsIt": "needs ssh", "TestSignedFile": "needs openssl", "TestTerminalScript": "needs sh"}},
 		{dir: "internal/loopback"},
 		// Only the system can start a broker: with the tag the account is excused.
 		{dir: "internal/privsep", runs: []variant{{}, {name: "winetest", tag: "winetest"}}},

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"io"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 // What an environment or a URL says is secret is in no archive, though a
 // message quotes it.
 func TestSupportSecrets(t *testing.T) {
-	secrets := SupportSecrets([]string{"HTTPS_PROXY=http://u:p%40ssword@proxy:1", "HTTP_PROXY=http://u:bad %zz:@word@proxy:1", "API_TOKEN=to\"ken1234", "AUTH_FILE=/etc/auth", "MY_KEY=abc", "LANG=de_DE.UTF-8"}, "http://u:second@proxy:1")
+	secrets := SupportSecrets([]string{"HTTPS_PROXY=http://u:p%40ssword@proxy:1", "HTTP_PROXY=http://u:bad %zz:@word@proxy:1", "API_TOKEN=to\"ken1234", "AUTH_FILE=" + filepath.Join(t.TempDir(), "auth"), "MY_KEY=abc", "LANG=de_DE.UTF-8"}, "http://u:second@proxy:1")
 	want := []string{"bad %zz:@word", "to\"ken1234", "p%40ssword", "p@ssword", "second"}
 	slices.Sort(secrets)
 	slices.Sort(want)
