@@ -21,7 +21,11 @@ const preface = "# The REST API\n\n" +
 	"    TOKEN=$(curl -fsS https://PLATFORM/v1/teams/TEAM/service_token -H 'Content-Type: application/json' \\\n" +
 	"        -d '{\"key_id\":\"ID\",\"key_secret\":\"SECRET\"}' | jq -r .bearer_token)\n" +
 	"    curl -fsS -H \"Authorization: Bearer $TOKEN\" https://PLATFORM/v1/teams/TEAM/servers | jq .list\n\n" +
-	"The key's secret is better read from a file than typed: `-d @key.json`.\n\n" +
+	"The key's secret is better read from a file than typed: `-d @key.json`. A platform with a CA of its own shows that behind its certificate. Once it was compared\n" +
+	"with the fingerprint that `sft-platform init` has printed, curl takes it by `--cacert ca.pem`:\n\n" +
+	"    openssl s_client -connect PLATFORM:443 -servername PLATFORM -showcerts </dev/null 2>/dev/null |\n" +
+	"        awk '/BEGIN CERT/ {c = \"\"} {c = c $0 \"\\n\"} /END CERT/ {last = c} END {printf \"%s\", last}' >ca.pem\n" +
+	"    openssl x509 -in ca.pem -outform der | sha256sum\n\n" +
 	"## Pages\n\n" +
 	"A list that takes `count` comes in pages of that many, in the order of a key: the name of things that are addressed by their names, and the id of others and of\n" +
 	"a group's users, which is the order in which they were made. `offset` is the key after which a page begins, `descending=true` goes through the list from its end,\n" +
