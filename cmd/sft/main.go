@@ -233,11 +233,7 @@ func (p *program) session(ctx context.Context, ask client.Asking) (*client.Sessi
 	if err != nil {
 		return nil, err
 	}
-	a, err := d.Find(ctx, p.team)
-	if err != nil {
-		return nil, err
-	}
-	return d.Session(a)
+	return d.SessionOf(ctx, p.team)
 }
 
 // quietly is how a command whose purpose is not to sign in may ask for it: at

@@ -373,6 +373,7 @@ func TestSSHServerOfTheHost(t *testing.T) {
 	local("before")
 	web := s.ServerOn(h, "prod", "", "")
 	mayLogin(s, web, "ann")
+	s.Wait("web01 is known for its SSH server", 30*time.Second, func() bool { return s.ServerNamed("web01").SSHPort != 0 })
 	desk.EnrollQuickly()
 	local("with sftd")
 	says(t, desk, "ann\n", "ssh", "web01", "id", "-un")

@@ -55,6 +55,24 @@ func (d *Device) Find(ctx context.Context, team string) (Account, error) {
 	return a, nil
 }
 
+// SessionOf finds the account in team, or the default one, and begins a session of
+// it. Another process may put another client in the place of a service user's
+// between the two: that is found then.
+func (d *Device) SessionOf(ctx context.Context, team string) (*Session, error) {
+	a, err := d.Find(ctx, team)
+	if err != nil {
+		return nil, err
+	}
+	s, err := d.Session(a)
+	if err == nil || a.Kind != Service {
+		return s, err
+	}
+	if a, err = d.Find(ctx, team); err != nil {
+		return nil, err
+	}
+	return d.Session(a)
+}
+
 // left is how long the sign-in of a lasts, by the platform's clock.
 func (d *Device) left(a Account) time.Duration {
 	now := time.Now()

@@ -262,12 +262,7 @@ func TestServiceAccountOfMany(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				a, err := d.Find(t.Context(), "")
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				s, err := d.Session(a)
+				s, err := d.SessionOf(t.Context(), "")
 				if err == nil {
 					_, err = s.Projects(t.Context())
 				}
