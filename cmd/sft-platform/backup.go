@@ -61,6 +61,19 @@ func backup(ctx context.Context, d data, file, passphrase string) (b platform.Ba
 	if err := conf.CheckOwnDir(filepath.Dir(file)); err != nil {
 		return b, &sft.Error{Code: sft.Invalid, Msg: err.Error(), Err: err, Hint: "name a folder of this account's own, which nobody else can write in"}
 	}
+	p, err := d.openBy(ctx, slog.New(slog.DiscardHandler), attached)
+	if err != nil {
+		return b, err
+	}
+	defer p.DB.Close()
+	lock, err := d.holdKey()
+	if err != nil {
+		return b, err
+	}
+	defer lock.Release()
+	if ca.Changing(d.masterKey()) {
+		return b, &sft.Error{Code: sft.Exists, Msg: "the master key is being changed: some records are sealed with one key, and some with the other", Hint: "run \"sft-platform rotate master-key\" first"}
+	}
 	var key []byte
 	if passphrase != "" {
 		secret, err := ca.ReadPassphrase(passphrase)
@@ -71,11 +84,6 @@ func backup(ctx context.Context, d data, file, passphrase string) (b platform.Ba
 			return b, err
 		}
 	}
-	p, err := d.openBy(ctx, slog.New(slog.DiscardHandler), attached)
-	if err != nil {
-		return b, err
-	}
-	defer p.DB.Close()
 	f, err := conf.CreateSecret(file)
 	if err != nil {
 		return b, err

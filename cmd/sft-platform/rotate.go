@@ -43,14 +43,15 @@ with it, and back up the new one.`,
 			}
 			defer p.DB.Close()
 			// Two at once would make two keys, of which one is lost.
-			lock, err := conf.TryLock(filepath.Join(d.dir, "rotate.lock"))
-			if errors.Is(err, conf.ErrLocked) {
-				return &sft.Error{Code: sft.Exists, Msg: "another rotate runs on " + d.dir, Hint: "wait for it to end"}
-			}
+			lock, err := d.holdKey()
 			if err != nil {
 				return err
 			}
 			defer lock.Release()
+			// What runs here would seal with the next key from the moment it is there.
+			if err := p.Ready(cmd.Context()); err != nil {
+				return fmt.Errorf("nothing is changed: %w", err)
+			}
 			path, err := ca.NextMasterKey(d.masterKey())
 			if err != nil {
 				return err
@@ -77,4 +78,14 @@ with it, and back up the new one.`,
 	d.flags(cmd)
 	cmd.Flags().BoolVar(&prepare, "prepare", false, "only make the next key, to be copied to other machines")
 	return cmd
+}
+
+// holdKey has nobody else change or copy the master key until the lock is
+// released.
+func (d *data) holdKey() (*conf.Lock, error) {
+	lock, err := conf.TryLock(filepath.Join(d.dir, "rotate.lock"))
+	if errors.Is(err, conf.ErrLocked) {
+		err = &sft.Error{Code: sft.Exists, Msg: "another rotate, or a backup, runs on " + d.dir, Hint: "wait for it to end"}
+	}
+	return lock, err
 }

@@ -68,11 +68,18 @@ const nextKey = ".next"
 // path opens with both from then on, and seals with the next.
 func NextMasterKey(path string) (string, error) {
 	next := path + nextKey
-	if _, err := os.Lstat(next); err == nil {
+	if Changing(path) {
 		_, err := OpenSealer(next) // one that is damaged must not seal anything
 		return next, err
 	}
 	return next, NewMasterKey(next)
+}
+
+// Changing reports whether the master key at path is being changed: its next one
+// is there.
+func Changing(path string) bool {
+	_, err := os.Lstat(path + nextKey)
+	return err == nil
 }
 
 // AdoptMasterKey puts the next master key in the place of the one at path. To be

@@ -169,7 +169,11 @@ func (o Options) Print(w io.Writer, from map[string]string) error {
 	for _, f := range o.settings() {
 		var v any = f.Value.String()
 		if list, ok := f.Value.(pflag.SliceValue); ok {
-			v = append([]string{}, list.GetSlice()...) // not null
+			shown := append([]string{}, list.GetSlice()...) // not null
+			for i := range shown {
+				shown[i] = Redact(shown[i])
+			}
+			v = shown
 		}
 		note := from[f.Name]
 		s, isText := v.(string)

@@ -212,6 +212,11 @@ func (p *Platform) advanceCAs(ctx context.Context) error {
 	var failed error
 	for _, c := range due {
 		err := p.change(ctx, Actor{}, func(tx *store.Tx) (audit.Event, error) { return p.advanceCA(tx, c) })
+		if err == nil { // not before: others may open it again as long as it is there
+			p.mu.Lock()
+			delete(p.opened, c.ID)
+			p.mu.Unlock()
+		}
 		if !errors.Is(err, errUnchanged) {
 			failed = errors.Join(failed, err)
 		}
@@ -254,9 +259,6 @@ func (p *Platform) advanceCA(tx *store.Tx, c store.CARecord) (audit.Event, error
 	e.Actor, e.Detail = housekeeper, map[string]string{"kind": c.Kind, "stage": stage, "fingerprint": fingerprint(c)}
 	if stage == "" {
 		e.Detail["stage"] = "removed"
-		p.mu.Lock()
-		delete(p.opened, c.ID)
-		p.mu.Unlock()
 		return e, errors.Join(tx.RemoveCA(c.ID), tx.Revise(pr.ID))
 	}
 	for _, r := range records {

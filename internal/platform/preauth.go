@@ -167,7 +167,12 @@ func (p *Platform) setPreauth(tx *store.Tx, k asker, pr store.ProjectRecord, r P
 	}
 	// A server whose project is not among the projects would be a grant that
 	// gives nothing, and looks as if it did.
-	for _, id := range v.Servers {
+	// What is only ended or disabled may have servers that were moved since.
+	said := v.Servers
+	if r.Servers == nil && r.Projects == nil {
+		said = nil
+	}
+	for _, id := range said {
 		s, err := tx.ServerByID(id)
 		if err != nil {
 			return err

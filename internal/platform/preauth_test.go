@@ -133,6 +133,16 @@ func TestPreauthorizations(t *testing.T) {
 		gets("for another project", "lab01", sft.Denied)
 		refused(t, e, "of the project that it was for", "PUT", at+"/"+v.ID, m{}, sft.NotFound, "no preauthorization")
 
+		// One of a server that is elsewhere now can still be ended.
+		e.Do("PUT", "/projects/other/preauthorizations/"+v.ID, m{"projects": []string{"lab", "other"}, "servers": []string{s2.ID}}, nil)
+		put(m{"projects": []string{"lab"}})
+		e.Do("PUT", "/projects/lab/servers/"+s2.ID, m{"project_name": "other"}, nil)
+		put(m{"disabled": true})
+		refused(t, e, "named anew", "PUT", at+"/"+v.ID, m{"servers": []string{s2.ID}}, sft.Invalid, "for which the preauthorization is not")
+		e.Do("PUT", "/projects/other/servers/"+s2.ID, m{"project_name": "lab"}, nil)
+		put(m{"projects": []string{"lab", "other"}, "servers": []string{}, "disabled": false})
+		e.Do("PUT", "/projects/other/preauthorizations/"+v.ID, m{"projects": []string{"other"}}, nil)
+
 		soon := e.Clock.Now().Add(time.Hour)
 		for what, tt := range map[string]struct {
 			body m

@@ -87,8 +87,12 @@ func (c candidates) none() bool { return len(c.active) == 0 && c.silent == nil &
 // find returns what a name may mean: a server's id or a name that it holds,
 // with its project before it or not.
 func (r router) find(target string) (candidates, error) {
-	var c candidates
 	found, err := r.named(target)
+	return r.candidates(found), err
+}
+
+// candidates sorts servers by what they are to the asker.
+func (r router) candidates(found []store.ServerRecord) (c candidates) {
 	for _, s := range found {
 		switch d := r.reach.on(s); {
 		case !d.Access:
@@ -99,7 +103,7 @@ func (r router) find(target string) (candidates, error) {
 			c.active = append(c.active, s)
 		}
 	}
-	return c, err
+	return c
 }
 
 // named returns the servers of the team that a name may mean, whoever asks.
@@ -315,24 +319,27 @@ func (r router) via(v string) (step, error) {
 }
 
 // bastion finds the server that another one names as its Bastion. A host can
-// send people only through servers of the team that they may reach. The one
-// that holds the name in its own project counts first: elsewhere any host can
-// claim it. Then it goes by rank: an id or canonical name counts before an
+// send people only through servers of the team that they may reach. Where
+// one holds the name in its own project it is that one, or none: elsewhere any
+// host can claim the name of one that is silent, or closed to the asker. Then
+// it goes by rank: an id or canonical name counts before an
 // instance's id, that before a host name, then an alternative name, then an
 // address.
 func (r router) bastion(of step) (step, error) {
 	name := of.server.Facts.Bastion
-	c, err := r.find(name)
+	found, err := r.named(name)
 	if err != nil {
 		return step{}, err
 	}
+	own := slices.DeleteFunc(slices.Clone(found), func(s store.ServerRecord) bool { return s.ProjectID != of.project.ID })
+	if len(own) > 0 {
+		found = own
+	}
+	c := r.candidates(found)
 	var best []store.ServerRecord
 	rank := 0
 	for _, s := range c.active {
 		n := rankOf(s, name)
-		if s.ProjectID == of.project.ID {
-			n = 0
-		}
 		switch {
 		case best == nil || n < rank:
 			best, rank = []store.ServerRecord{s}, n

@@ -368,6 +368,12 @@ func TestWhichBastionIsMeant(t *testing.T) {
 		}
 		own := add("p5", func(f *api.Facts) { f.AltNames = []string{b} })
 		through(own, "")
+		// It is that one or none, also where a selector closes it to the asker.
+		e.Do("PUT", base[len("/v1/teams/main"):]+"/servers/"+target.ID, map[string]any{"labels": map[string]string{"role": "web"}}, nil)
+		e.Do("PUT", "/projects/p5/groups/dev", map[string]any{"server_access": true, "servers_selector": "role=web"}, nil)
+		through(nil, "are for other servers than")
+		e.Do("PUT", "/projects/p5/groups/dev", map[string]any{"server_access": true}, nil)
+		through(own, "")
 		gone("p5", own)
 		through(byName, "")
 		gone("p4", byName)

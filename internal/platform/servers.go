@@ -136,7 +136,12 @@ func wantedNames(s store.ServerRecord) []string {
 	if s.Instance != nil {
 		names = append(names, s.Instance.InstanceID)
 	}
-	return names
+	seen := map[string]bool{}
+	return slices.DeleteFunc(names, func(n string) bool {
+		again := seen[sft.HostFold(n)]
+		seen[sft.HostFold(n)] = true
+		return again
+	})
 }
 
 // takeNames gives a server the names it claims, as far as no other server of
@@ -543,7 +548,7 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 			e.Detail["rotate_device_key"] = strconv.FormatBool(*r.RotateKey)
 			// The agent is asked by the answer to its state request, which a new
 			// revision brings about.
-			if err := errors.Join(tx.WantDeviceKey(s.ID, *r.RotateKey), tx.Revise(s.ProjectID)); err != nil {
+			if err := errors.Join(tx.WantDeviceKey(s.ID, *r.RotateKey), tx.ReviseServer(s.ID)); err != nil {
 				return e, err
 			}
 		}

@@ -187,7 +187,7 @@ func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []a
 			return fmt.Errorf("the checkpoint is of %d events, not %d", note.Count(), len(list))
 		}
 		entries := make([]audit.Entry, len(list))
-		update, err := n.tx.PrepareContext(ctx, `UPDATE events SET seq = $2, who = $3, target = $4 WHERE id = $1 AND seq IS NULL`)
+		update, err := n.tx.PrepareContext(n.ctx, `UPDATE events SET seq = $2, who = $3, target = $4 WHERE id = $1 AND seq IS NULL`)
 		if err != nil {
 			return err
 		}
@@ -200,8 +200,12 @@ func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []a
 			if json.Unmarshal([]byte(r.Body), &e) == nil {
 				c = columnsOf(e)
 			}
-			if _, err := update.ExecContext(ctx, r.ID, note.First+int64(i), c.who, c.target); err != nil {
+			res, err := update.ExecContext(n.ctx, r.ID, note.First+int64(i), c.who, c.target)
+			if err != nil {
 				return err
+			}
+			if rows, err := res.RowsAffected(); err != nil || rows != 1 {
+				return errors.Join(err, fmt.Errorf("event %s went while it was sealed", r.ID))
 			}
 		}
 		sealed = len(list)
