@@ -148,13 +148,13 @@ func newProxy(t *testing.T, status int) *url.URL {
 			return
 		}
 		defer to.Close()
-		w.WriteHeader(200)
-		conn, _, err := w.(http.Hijacker).Hijack()
+		conn, from, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			return
 		}
 		defer conn.Close()
-		go io.Copy(to, conn)
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+		go io.Copy(to, from) // which may have read on
 		io.Copy(conn, to)
 	}))
 	t.Cleanup(srv.Close)
