@@ -374,7 +374,7 @@ func TestWebhook(t *testing.T) {
 	if sec, err := strconv.ParseInt(r.Header.Get("webhook-timestamp"), 10, 64); err != nil || time.Since(time.Unix(sec, 0)).Abs() > 5*time.Minute {
 		t.Errorf("the time is %q", r.Header.Get("webhook-timestamp"))
 	}
-	if r.Method != "POST" || r.URL.String() != "/hook?token=hunter2" || r.Header.Get("Content-Type") != "application/json" || r.Header.Get("webhook-id") != "audit_7_9" {
+	if r.Method != "POST" || r.URL.String() != "/hook?token=hunter2" || r.Header.Get("Content-Type") != "application/json" || r.Header.Get("webhook-id") != "audit_7_9_0000000000000000" {
 		t.Errorf("the request is %s %s, %v", r.Method, r.URL, r.Header)
 	}
 	var v struct {

@@ -52,10 +52,12 @@ func (w *webhook) Send(ctx context.Context, b audit.Batch) (err error) {
 	if err != nil {
 		return bare(err)
 	}
-	// The same batch has the same id, however often it is sent.
+	// The same batch has the same id, however often it is sent; others of the same
+	// numbers, after a restore, have another.
 	id := "audit"
 	if n := len(b.Notes); n > 0 {
-		id = fmt.Sprintf("audit_%d_%d", b.Notes[0].First, b.Notes[n-1].Last)
+		last := b.Notes[n-1]
+		id = fmt.Sprintf("audit_%d_%d_%x", b.Notes[0].First, last.Last, last.Hash[:8])
 	}
 	sec := fmt.Sprint(at.Unix())
 	mac := hmac.New(sha256.New, w.key)

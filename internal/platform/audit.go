@@ -27,8 +27,9 @@ type AuditsRequest struct {
 }
 
 // ListEvents returns a page of what happened in a team, oldest first, in the
-// order in which it was recorded: a page goes on where the one before ended,
-// whatever is recorded meanwhile.
+// order in which it was recorded: a page goes on where the one before ended.
+// What is recorded at the same time becomes visible in any order, so who must
+// not miss anything of the last seconds takes an export, which goes by numbers.
 func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) ([]audit.Event, error) {
 	return read(ctx, p, a, r.Team, policy.ReadAudit, func(tx *store.Tx, k asker) ([]audit.Event, error) {
 		if r.Count == 0 {
