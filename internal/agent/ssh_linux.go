@@ -395,7 +395,7 @@ func (a *Agent) endLive(ctx context.Context) {
 	for _, s := range a.ssh.live {
 		switch {
 		case slices.Contains(st.EndedSessions, s.Session):
-			why[s.Session] = "ended: the client was deleted"
+			why[s.Session] = "ended: the platform has ended the session"
 		case !s.Until.After(a.machine()):
 			why[s.Session] = "ended: it lasted as long as the project allows"
 		default:

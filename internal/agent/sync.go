@@ -244,7 +244,7 @@ func (a *Agent) take(st *api.State, always bool) bool {
 		case !st.Settings.CreateServerUsers:
 			return "the project does not let sftd manage accounts any more"
 		case slices.Contains(st.EndedSessions, s.ID):
-			return "the client was deleted"
+			return "the platform has ended the session"
 		}
 		return ""
 	})

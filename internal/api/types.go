@@ -122,8 +122,8 @@ type State struct {
 	// without admin rights may run by sudo.
 	Groups       []StateGroup          `json:"groups,omitempty"`
 	Entitlements []sft.SudoEntitlement `json:"entitlements,omitempty"`
-	// EndedSessions are sessions that may no longer live, for example because
-	// their client was deleted.
+	// EndedSessions are sessions to this server and through it that may no longer
+	// live, for example because their client was deleted.
 	EndedSessions []string `json:"ended_sessions,omitempty"`
 	Settings      Settings `json:"settings"` // of the project
 	// RotateDeviceKey: the agent is to make another device key now.

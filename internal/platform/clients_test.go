@@ -3,6 +3,7 @@ package platform_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"sft"
 	"sft/internal/api"
@@ -84,5 +85,67 @@ func TestAClientOfSomebodyElse(t *testing.T) {
 		if a, b := list("?username=bob"), list("?username=bob&state=DELETED"); len(a) != 0 || len(b) != 1 {
 			t.Errorf("bob's clients are %q, the deleted %q", a, b)
 		}
+	})
+}
+
+// What a client has opened ends on every host of its way, however it was lost:
+// else a stolen one goes on through a bastion. The other sessions stay.
+func TestSessionsEndOnTheHopsToo(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		ctx := t.Context()
+		e.Grant("edge", "dev", false, "ann", "bob")
+		e.Grant("prod", "dev", false)
+		e.Project("lab")
+		gw, mid := e.Server("edge", testenv.SSHFacts(t, "gw")), e.Server("edge", testenv.SSHFacts(t, "mid"))
+		idle, web := e.Server("edge", testenv.SSHFacts(t, "idle")), e.Server("prod", testenv.SSHFacts(t, "web01"))
+		hosts := map[string]*testenv.Server{"gw": gw, "mid": mid, "idle": idle, "web01": web}
+		connect := func(c *testenv.Client, via ...string) string {
+			t.Helper()
+			way, _, err := e.ConnectSSH(c, "web01", via...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return way.SessionID
+		}
+		// ends says which hosts hear at once that a session ended, and that no
+		// host hears of another one.
+		ends := func(what, session string, f func(), want ...string) {
+			t.Helper()
+			before := map[string]api.State{}
+			for name, s := range hosts {
+				before[name] = e.State(s)
+			}
+			f()
+			for name, s := range hosts {
+				old := before[name]
+				st := e.State(s)
+				fresh := slices.DeleteFunc(st.EndedSessions, func(id string) bool { return slices.Contains(old.EndedSessions, id) })
+				switch {
+				case !slices.Contains(want, name):
+					if len(fresh) > 0 {
+						t.Errorf("%s: %s is told to end %q", what, name, fresh)
+					}
+				case !slices.Equal(fresh, []string{session}):
+					t.Errorf("%s: %s is told to end %q, want %s", what, name, fresh, session)
+				case st.Revision <= old.Revision:
+					t.Errorf("%s: %s is told only when it asks by itself", what, name)
+				}
+			}
+		}
+		lost, given, kept := e.Client("ann"), e.Client("ann"), e.Client("ann")
+		first := connect(lost, "gw", "mid")
+		second := connect(given, "gw")
+		third := connect(kept, "mid")
+		ends("a client is deleted", first, func() { e.Do("DELETE", "/clients/"+lost.ID, nil, nil) }, "gw", "mid", "web01")
+		ends("a client is given away", second, func() { e.Do("PUT", "/clients/"+given.ID, map[string]string{"user_name": "bob"}, nil) }, "gw", "web01")
+		ends("a hop is moved", third, func() {
+			wantCode(t, "the move", e.Service.Do(ctx, "PUT", base+"/projects/edge/servers/"+mid.ID, map[string]any{"project_name": "lab"}, nil), "")
+		}, "mid", "web01")
+
+		// The time on a hop is its own project's, from the end of the certificate.
+		e.Do("PUT", "/projects/prod", map[string]any{"max_session_seconds": 60}, nil)
+		fourth := connect(kept, "gw")
+		e.Clock.Advance(10 * time.Minute)
+		ends("the session's time is over on the target", fourth, func() { e.Do("DELETE", "/clients/"+kept.ID, nil, nil) }, "gw")
 	})
 }

@@ -242,6 +242,14 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 			}
 			serials = append(serials, fmt.Sprintf("%s=%d", s.server.ID, c.Serial))
 			reply.ExpiresAt = c.Until
+			if !isTarget {
+				// Its agent counts the time from when somebody signs in, which they
+				// can until the certificate ends.
+				until := c.Until.Add(time.Duration(s.project.MaxSession) * time.Second)
+				if err := i.tx.AddSessionHop(i.session, s.server.ID, until); err != nil {
+					return reply, err
+				}
+			}
 		}
 		if !isTarget {
 			by = append(by, s.server.ID+"="+s.decision.By)

@@ -586,14 +586,20 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 
 // MoveServer puts a server into another project. What was issued for it and for
 // people who came to it ends with the old one: its broker has no key, its
-// names are not held, its sessions are marked as ended. The new project's
-// revision is above the old one's: the agent, which knows that, hears of it.
+// names are not held, the sessions to it and through it are marked as ended, of
+// which the other servers of their ways hear. The new project's revision is
+// above the old one's: the agent, which knows that, hears of it.
 func (tx *Tx) MoveServer(id, from, to string) error {
 	tx.news = true
 	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
 		return err
 	}
-	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE server_id = $1`, id, true); err != nil {
+	const touched = `(SELECT id FROM sessions WHERE server_id = $1 UNION SELECT session_id FROM session_hops WHERE server_id = $1)`
+	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE id IN `+touched, id, true); err != nil {
+		return err
+	}
+	if err := tx.add(`UPDATE servers SET revision = revision + 1 WHERE id IN (SELECT server_id FROM sessions WHERE id IN `+touched+`
+		UNION SELECT server_id FROM session_hops WHERE session_id IN `+touched+`)`, id); err != nil {
 		return err
 	}
 	if err := tx.add(`UPDATE server_labels SET project_id = $2 WHERE server_id = $1`, id, to); err != nil {
@@ -653,11 +659,21 @@ func (n Notes) Session(id string) (Session, error) {
 	return one(n, scanSession, `SELECT `+sessionCols+` FROM sessions WHERE id = $1`, id)
 }
 
-// RevokedSessions returns the ids of a server's sessions that may no longer
-// live and could, by their time, still do so.
+// AddSessionHop notes that a session goes through a server, where what is
+// issued for it can keep somebody signed in until then at the latest.
+func (tx *Tx) AddSessionHop(sessionID, serverID string, until time.Time) error {
+	return tx.add(`INSERT INTO session_hops (session_id, server_id, expires_at) VALUES ($1, $2, $3)
+		ON CONFLICT (session_id, server_id) DO UPDATE SET expires_at = excluded.expires_at WHERE session_hops.expires_at < excluded.expires_at`,
+		sessionID, serverID, micros(until))
+}
+
+// RevokedSessions returns the ids of the sessions to a server and through it
+// that may no longer live and could, by their time, still do so.
 func (n Notes) RevokedSessions(serverID string, now time.Time) ([]string, error) {
 	return all(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
-		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND expires_at > $3`, serverID, true, micros(now))
+		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND expires_at > $3
+		UNION SELECT h.session_id FROM session_hops h JOIN sessions s ON s.id = h.session_id
+		WHERE h.server_id = $1 AND s.revoked = $2 AND h.expires_at > $3`, serverID, true, micros(now))
 }
 
 // A CARecord is a certificate authority with its sealed key.

@@ -707,6 +707,77 @@ func TestClientsAndSessions(t *testing.T) {
 	})
 }
 
+// A session is of every server that it goes through, each for its own time.
+func TestSessionsThroughAServer(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		ann := s.user("ann")
+		c, other := s.client(ann), s.client(ann)
+		prod, lab, edge := s.project("prod"), s.project("lab"), s.project("edge")
+		gw, web, far, idle := s.server(edge, "gw"), s.server(prod, "web"), s.server(lab, "far"), s.server(prod, "idle")
+		add := func(id string, to store.ServerRecord, by store.ClientRecord, via ...store.ServerRecord) {
+			s.change(func(tx *store.Tx) error {
+				err := tx.AddSession(store.Session{ID: id, ProjectID: to.ProjectID, ServerID: to.ID, UserID: ann.ID, ClientID: by.ID, Service: "ssh", CreatedAt: t0, ExpiresAt: t0.Add(time.Minute)})
+				for _, h := range via {
+					err = errors.Join(err, tx.AddSessionHop(id, h.ID, t0.Add(time.Hour)))
+				}
+				return err
+			})
+		}
+		add("s1", web, c, gw)
+		add("s2", far, other, gw, web)
+		add("s3", idle, other)
+		add("s4", gw, c)
+		revoked := func(of store.ServerRecord, now time.Time) []string {
+			list := get(s, func(tx *store.Tx) ([]string, error) { return tx.RevokedSessions(of.ID, now) })
+			slices.Sort(list)
+			return list
+		}
+		none := []string{}
+		s.same("what may not live, at first", revoked(gw, t0), none)
+		s.change(func(tx *store.Tx) error { return tx.RemoveClient(c.ID) })
+		s.same("to and through the bastion, when a client is deleted", revoked(gw, t0), []string{"s1", "s4"})
+		s.same("to the target", revoked(web, t0), []string{"s1"})
+		s.same("through the bastion, when the session is over", revoked(gw, t0.Add(time.Minute)), []string{"s1"})
+		s.same("through it, at its end", revoked(gw, t0.Add(time.Hour)), none)
+
+		// A way that is issued again is open for longer, and never for less.
+		hop := func(until time.Time) {
+			s.change(func(tx *store.Tx) error { return tx.AddSessionHop("s1", gw.ID, until) })
+		}
+		hop(t0.Add(2 * time.Hour))
+		hop(t0.Add(time.Minute))
+		s.same("through it, after it was issued anew", revoked(gw, t0.Add(time.Hour)), []string{"s1"})
+
+		// A server that moves ends what goes to it and through it; who else is on
+		// the way hears of it, and nobody else.
+		revisions := func() (list []int64) {
+			for _, v := range []store.ServerRecord{gw, web, far, idle} {
+				list = append(list, get(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByID(v.ID) }).Revision)
+			}
+			return list
+		}
+		s.same("the revisions", revisions(), []int64{0, 0, 0, 0})
+		s.change(func(tx *store.Tx) error { return tx.MoveServer(web.ID, prod.ID, lab.ID) })
+		for _, v := range []store.ServerRecord{web, far} {
+			if !slices.Contains(revoked(v, t0), "s2") {
+				t.Errorf("%s is not told that the session ends with the move of a hop", v.Facts.Hostname)
+			}
+		}
+		s.same("of the bastion", revoked(gw, t0), []string{"s1", "s2", "s4"})
+		s.same("of another server", revoked(idle, t0), none)
+		s.same("the revisions, after a move", revisions(), []int64{1, 1, 1, 0})
+		add("s5", idle, other, far)
+		s.change(func(tx *store.Tx) error { return tx.MoveServer(idle.ID, prod.ID, edge.ID) })
+		s.same("of the hop of a target that is moved", revoked(far, t0), []string{"s2", "s5"})
+		s.same("the revisions, after another", revisions(), []int64{1, 1, 2, 1})
+
+		s.note(func(n store.Notes) error { return n.Sweep(t0.Add(90 * time.Minute)) })
+		s.same("after a sweep, through the bastion", revoked(gw, t0), []string{"s1", "s4"})
+		s.note(func(n store.Notes) error { return n.Sweep(t0.Add(3 * time.Hour)) })
+		s.same("after another", revoked(gw, t0), []string{"s4"})
+	})
+}
+
 func TestSignInsOnTheirWay(t *testing.T) {
 	both(t, func(t *testing.T, s *suite) {
 		u := s.user("ann")
