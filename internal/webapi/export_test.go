@@ -44,3 +44,7 @@ func MetricDescs(s *Server) (list []string) {
 
 // Hanging is how many requests of agents hang.
 func (s *Server) Hanging() int { n, _ := s.hanging.count(); return n }
+
+// UnderWay is how many requests are, and Arriving how many bodies of some.
+func (s *Server) UnderWay() int { n, _ := s.requests.count(); return n }
+func (s *Server) Arriving() int { n, _ := s.arriving.count(); return n }

@@ -3,7 +3,9 @@ package webapi
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -27,19 +29,22 @@ type Limits struct {
 	// that requests come from which nobody has signed.
 	Rate, Anonymous float64
 	// Requests is how many may be under way at once, a quarter of them by one
-	// caller or from one place. Requests of agents that hang do not count.
+	// caller or from one place. Requests of agents that hang do not count. A
+	// quarter of that is how many bodies may be arriving at once, a sixteenth
+	// of them from one place.
 	Requests int
 	// Agents is how many requests of agents may hang at once.
 	Agents int
 	// Connections is how many may be open at once, a quarter of them from one
 	// place.
 	Connections int
-	// Time is how long the handling of a request may take.
-	Time time.Duration
+	// Arrival is how long the body of a request may take to arrive, and Time
+	// how long the handling may take after that.
+	Arrival, Time time.Duration
 }
 
 // DefaultLimits are what a Server begins with.
-var DefaultLimits = Limits{Rate: 100, Anonymous: 50, Requests: 2048, Agents: 20_000, Connections: 24_000, Time: 30 * time.Second}
+var DefaultLimits = Limits{Rate: 100, Anonymous: 50, Requests: 2048, Agents: 20_000, Connections: 24_000, Arrival: 10 * time.Second, Time: 30 * time.Second}
 
 // burst is how many seconds' worth of requests can be made at once.
 const burst = 40
@@ -102,6 +107,7 @@ type pass struct {
 	w      http.ResponseWriter
 	place  string // where it comes from, as a key
 	caller string // who made it, as a key, once that is known
+	body   []byte
 	gates  map[*gate]string
 }
 
@@ -114,9 +120,9 @@ func (s *Server) limited(w http.ResponseWriter, code sft.Code, limit, msg string
 	return &sft.Error{Code: code, Msg: msg, Hint: fmt.Sprintf("try again in %d s", seconds)}
 }
 
-// begin lets a request in, by what it says of itself: header is its
-// Authorization. Nobody has proven anything yet, so nothing is taken from the
-// bucket of who it claims to be. Who calls it calls end.
+// begin lets a request in, by what it says of itself, and reads its body:
+// header is its Authorization. Nobody has proven anything yet, so nothing is
+// taken from the bucket of who it claims to be. Who calls it calls end.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, header string) (*pass, error) {
 	p := &pass{s: s, w: w, place: "from " + platform.Source(addr(r)), gates: map[*gate]string{}}
 	now := time.Now()
@@ -133,7 +139,31 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, header string) (*
 	if !b.OK {
 		return p, s.tooFast(w, limit, b)
 	}
-	return p, p.enter(&s.requests, p.place, "place")
+	// A body may be slow to arrive. Until it is there it takes nothing that
+	// requests without one need.
+	if err := p.read(r); err != nil {
+		return p, err
+	}
+	return p, p.enter(&s.requests, p.place, "place_requests")
+}
+
+// read reads the body, if there is one.
+func (p *pass) read(r *http.Request) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	if err := p.enter(&p.s.arriving, p.place, "place_bodies"); err != nil {
+		return err
+	}
+	defer p.leave(&p.s.arriving)
+	// Not an error where the connection has no deadline: then there is no
+	// network in between.
+	_ = http.NewResponseController(p.w).SetReadDeadline(time.Now().Add(p.s.Limits.Arrival))
+	var err error
+	if p.body, err = io.ReadAll(http.MaxBytesReader(p.w, r.Body, maxBody)); err != nil {
+		return errors.Join(p.nobody(), &sft.Error{Code: sft.Invalid, Msg: "the request's body is too long or did not arrive", Hint: "send at most 1 MiB"})
+	}
+	return nil
 }
 
 // tooFast is the error of a caller or place that is over its rate.
@@ -142,18 +172,22 @@ func (s *Server) tooFast(w http.ResponseWriter, limit string, b platform.Bucket)
 	return s.limited(w, sft.TooMany, limit+"_rate", "too many requests", b.Again)
 }
 
-// enter counts the request at a gate.
-func (p *pass) enter(g *gate, key, what string) error {
-	all, each := p.s.Limits.Requests, max(1, p.s.Limits.Requests/4)
-	if g == &p.s.hanging {
+// enter counts the request at a gate. limit is the name of how many may be
+// there for a key.
+func (p *pass) enter(g *gate, key, limit string) error {
+	all, each, inAllLimit := p.s.Limits.Requests, max(1, p.s.Limits.Requests/4), "requests"
+	switch g {
+	case &p.s.hanging:
 		all, each = p.s.Limits.Agents, maxHanging
+	case &p.s.arriving:
+		all, each, inAllLimit = each, max(1, each/16), "bodies"
 	}
 	ofKey, inAll := g.enter(key, each, all)
 	switch {
 	case !ofKey:
-		return p.s.limited(p.w, sft.TooMany, what+"_requests", "too many requests at once", time.Second)
+		return p.s.limited(p.w, sft.TooMany, limit, "too many requests at once", time.Second)
 	case !inAll:
-		return p.s.limited(p.w, sft.Unavailable, "requests", "the platform has too much to do", 2*time.Second)
+		return p.s.limited(p.w, sft.Unavailable, inAllLimit, "the platform has too much to do", 2*time.Second)
 	}
 	p.gates[g] = key
 	return nil
@@ -170,9 +204,9 @@ func (p *pass) proven(a platform.Actor, hangs bool) error {
 		return err
 	}
 	if !hangs {
-		return p.enter(&p.s.callers, p.caller, "caller")
+		return p.enter(&p.s.callers, p.caller, "caller_requests")
 	}
-	if err := p.enter(&p.s.hanging, p.caller, "caller"); err != nil {
+	if err := p.enter(&p.s.hanging, p.caller, "caller_requests"); err != nil {
 		return err
 	}
 	p.leave(&p.s.requests)

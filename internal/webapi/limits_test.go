@@ -128,31 +128,25 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// A half is a body of which the second half comes when it is released.
-type half struct {
-	release <-chan struct{}
-	sent    bool
-}
-
-func (h *half) Read(b []byte) (int, error) {
-	if !h.sent {
-		h.sent = true
-		return copy(b, `{"x":`), nil
-	}
-	<-h.release
-	return copy(b, `1}`), io.EOF
-}
-
 // Too many requests at once are refused at once, those of one place before
 // those of others; whoever was let in is answered.
 func TestRequestsAtOnce(t *testing.T) {
 	e := testenv.New(t)
-	url := limited(t, e, func(l *webapi.Limits) { l.Requests = 8 }) // two of each place
+	var clients []*testenv.Client
+	for range 4 {
+		clients = append(clients, e.Client(testenv.Owner))
+	}
+	s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+	s.Limits.Requests = 8 // two of each place
+	url := listen(t, s, &http.Server{})
 	release, done := make(chan struct{}), make(chan int, 8)
+	e.DB.Watch(func(store.Span) { <-release })
 	for i := range 8 {
-		hc := from(t, fmt.Sprintf("127.0.0.%d", 2+i/2))
+		hc, path := from(t, fmt.Sprintf("127.0.0.%d", 2+i/2)), base+"/users"
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", url+path, nil)
+		r.Header.Set("Authorization", signer(t, clients[i/2].Client)("GET", path, nil))
 		go func() {
-			resp, err := hc.Post(url+"/v1/clients/enroll", "application/json", &half{release: release})
+			resp, err := hc.Do(r)
 			if err != nil {
 				done <- 0
 				return
@@ -162,18 +156,113 @@ func TestRequestsAtOnce(t *testing.T) {
 		}()
 	}
 	last := from(t, "127.0.0.9")
-	poll(t, "eight are under way", func() bool { return ask(t, last, url, "/v1/info", "").StatusCode == 503 })
+	poll(t, "eight are under way", func() bool { return s.UnderWay() == 8 })
+	if resp := ask(t, last, url, "/v1/info", ""); resp.StatusCode != 503 {
+		t.Errorf("a ninth: %s", resp.Status)
+	}
 	if resp := ask(t, from(t, "127.0.0.2"), url, "/v1/info", ""); resp.StatusCode != 429 {
 		t.Errorf("a third of one place: %s", resp.Status)
 	}
 	close(release)
 	for range 8 {
-		if status := <-done; status != 400 { // such a body is not the route's
+		if status := <-done; status != 200 {
 			t.Errorf("one that was let in: %d", status)
 		}
 	}
 	if resp := ask(t, last, url, "/v1/info", ""); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %s", resp.Status)
+	}
+}
+
+// Bodies that are slow to arrive keep out other bodies of their place, and
+// nothing that has none. One that does not arrive in time is refused, and
+// counted where it came from.
+func TestSlowBodies(t *testing.T) {
+	e := testenv.New(t)
+	var both http.Protocols
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	for _, name := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		for _, path := range []string{"/v1/clients/enroll", "/signin"} {
+			t.Run(name+path, func(t *testing.T) {
+				s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+				s.Limits.Requests, s.Limits.Arrival = 8, time.Hour // two bodies, one of each place
+				url := listen(t, s, &http.Server{Protocols: &both})
+				client := func(addr string) *http.Client {
+					hc := from(t, addr)
+					if name == "HTTP/2.0" {
+						hc.Transport.(*http.Transport).Protocols = &http.Protocols{}
+						hc.Transport.(*http.Transport).Protocols.SetUnencryptedHTTP2(true)
+					}
+					return hc
+				}
+				release := make(chan struct{})
+				post := func(hc *http.Client) <-chan *http.Response {
+					done := make(chan *http.Response, 1)
+					body, rest := io.Pipe()
+					go func() {
+						io.WriteString(rest, `{"x":`)
+						<-release
+						io.WriteString(rest, `1}`)
+						rest.Close()
+					}()
+					go func() {
+						resp, err := hc.Post(url+path, "application/json", body)
+						if err != nil {
+							t.Error(err)
+							resp = &http.Response{}
+						} else {
+							resp.Body.Close()
+						}
+						done <- resp
+					}()
+					return done
+				}
+				here, there := client("127.0.0.2"), client("127.0.0.3")
+				slow := []<-chan *http.Response{post(here)}
+				poll(t, "a body arrives", func() bool { return s.Arriving() == 1 })
+				refused := func(what string, addr string, want int) {
+					resp, err := client(addr).Post(url+path, "application/json", strings.NewReader("{}"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					resp.Body.Close()
+					if resp.StatusCode != want || resp.Proto != name {
+						t.Errorf("%s: %s %s, want %d", what, resp.Proto, resp.Status, want)
+					}
+				}
+				refused("another body of the place", "127.0.0.2", 429)
+				slow = append(slow, post(there))
+				poll(t, "two bodies arrive", func() bool { return s.Arriving() == 2 })
+				refused("one more from elsewhere", "127.0.0.4", 503)
+				if n := s.UnderWay(); n != 0 {
+					t.Errorf("%d requests are under way", n)
+				}
+				for _, hc := range []*http.Client{here, client("127.0.0.4")} {
+					if resp := ask(t, hc, url, "/v1/info", ""); resp.StatusCode != 200 {
+						t.Errorf("one without a body: %s", resp.Status)
+					}
+				}
+				close(release)
+				for _, done := range slow {
+					if resp := <-done; resp.StatusCode == 0 || resp.StatusCode == 429 || resp.StatusCode >= 500 {
+						t.Errorf("a body that has arrived: %s", resp.Status)
+					}
+				}
+
+				s = webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+				s.Limits.Arrival = time.Millisecond
+				url, release = listen(t, s, &http.Server{Protocols: &both}), make(chan struct{})
+				defer close(release)
+				resp := <-post(client("127.0.0.2"))
+				if left := resp.Header.Get("X-RateLimit-Remaining"); resp.StatusCode != 400 || left != "1999" {
+					t.Errorf("a body that does not arrive: %s, %s left", resp.Status, left)
+				}
+				if n := s.Arriving(); n != 0 {
+					t.Errorf("%d bodies are arriving", n)
+				}
+			})
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"embed"
 	"html/template"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -59,7 +60,7 @@ func (s *Server) pages() {
 				s.failed(w, r, err, "message.html", page{Title: "Too much at once"})
 				return
 			}
-			r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+			r.Body = http.MaxBytesReader(w, io.NopCloser(bytes.NewReader(pass.body)), 64<<10)
 			if err := r.ParseForm(); err != nil {
 				s.show(w, http.StatusBadRequest, "message.html", page{Title: "Too long", Error: &sft.Error{Msg: "the form is too long"}})
 				return

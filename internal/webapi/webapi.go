@@ -84,6 +84,7 @@ type Server struct {
 	showMetrics http.Handler
 
 	buckets     platform.Limits
+	arriving    gate // bodies, by place
 	requests    gate // by place
 	callers     gate
 	hanging     gate     // by agent
@@ -146,6 +147,9 @@ type statusWriter struct {
 	p      *platform.Platform
 }
 
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
@@ -186,11 +190,6 @@ func (s *Server) api(rt route) http.Handler {
 			s.fail(w, r, err)
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		if err != nil {
-			s.fail(w, r, &sft.Error{Code: sft.Invalid, Msg: "the request's body is too long or did not arrive", Hint: "send at most 1 MiB"})
-			return
-		}
 		hangs := rt.path == statePath
 		ctx := r.Context()
 		if !hangs {
@@ -198,7 +197,7 @@ func (s *Server) api(rt route) http.Handler {
 			ctx, cancel = context.WithTimeout(ctx, s.Limits.Time)
 			defer cancel()
 		}
-		status, reply, err := s.handle(ctx, rt, r, header, body, func(a platform.Actor) error {
+		status, reply, err := s.handle(ctx, rt, r, header, pass.body, func(a platform.Actor) error {
 			if a.Server+a.Client+a.Key == "" {
 				return pass.nobody()
 			}
