@@ -26,7 +26,8 @@ type Limits struct {
 	// Rate is how many requests a second each client, agent and key of a
 	// service user may make in the long run, and forty times as many at once.
 	// Anonymous is the same for each place (an IPv4 address, or a /64 of IPv6)
-	// that requests come from which nobody has signed.
+	// that requests come from which nobody has signed, and once more for those
+	// that claim to be signed and are not.
 	Rate, Anonymous float64
 	// Requests is how many may be under way at once, a quarter of them by one
 	// caller or from one place. Requests of agents that hang do not count. A
@@ -106,6 +107,7 @@ type pass struct {
 	s      *Server
 	w      http.ResponseWriter
 	place  string // where it comes from, as a key
+	bucket string // what it is taken from if nobody has made it, as a key
 	caller string // who made it, as a key, once that is known
 	body   []byte
 	gates  map[*gate]string
@@ -124,14 +126,20 @@ func (s *Server) limited(w http.ResponseWriter, code sft.Code, limit, msg string
 // header is its Authorization. Nobody has proven anything yet, so nothing is
 // taken from the bucket of who it claims to be. Who calls it calls end.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, header string) (*pass, error) {
-	p := &pass{s: s, w: w, place: "from " + platform.Source(addr(r)), gates: map[*gate]string{}}
+	place := "from " + platform.Source(addr(r))
+	p := &pass{s: s, w: w, place: place, bucket: place, gates: map[*gate]string{}}
+	c := claimed(header)
+	if c != "" {
+		// After a start nobody was here before: whoever signs is not kept out by
+		// those at the same place who do not.
+		p.bucket += "|claims"
+	}
 	now := time.Now()
-	b, known := s.buckets.Look(now, p.place, every(s.Limits.Anonymous), size(s.Limits.Anonymous))
+	b, _ := s.buckets.Look(now, p.bucket, every(s.Limits.Anonymous), size(s.Limits.Anonymous))
 	limit := "place"
-	if c := claimed(header); c != "" {
-		// Who was here before is not kept out by strangers at the same place.
-		var own platform.Bucket
-		if own, known = s.buckets.Look(now, c, every(s.Limits.Rate), size(s.Limits.Rate)); known {
+	if c != "" {
+		// Who was here before is not kept out by others who claim something.
+		if own, known := s.buckets.Look(now, c, every(s.Limits.Rate), size(s.Limits.Rate)); known {
 			b, limit = own, "caller"
 		}
 	}
@@ -194,7 +202,7 @@ func (p *pass) enter(g *gate, key, limit string) error {
 }
 
 // nobody counts a request that nobody has proven to have made.
-func (p *pass) nobody() error { return p.take(p.place, "place", p.s.Limits.Anonymous) }
+func (p *pass) nobody() error { return p.take(p.bucket, "place", p.s.Limits.Anonymous) }
 
 // proven counts a request of somebody who has proven who they are. One that
 // hangs counts among its like from here on, and no more among the others.

@@ -128,6 +128,35 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// After a start nobody is known yet. Who signs is let in then too, whatever
+// others at the same place send without a signature; what only claims to be
+// signed is bounded all the same.
+func TestRateOfAPlaceWithoutSignatures(t *testing.T) {
+	e := testenv.New(t)
+	ann, bob := e.Client(testenv.Owner), e.Client(testenv.Owner)
+	url := limited(t, e, func(l *webapi.Limits) { l.Rate, l.Anonymous = 0.25, 0.25 }) // ten at once
+	path := base + "/users"
+	here := from(t, "127.0.0.2")
+	for range 20 {
+		ask(t, here, url, "/v1/info", "")
+	}
+	if resp := ask(t, here, url, "/v1/info", ""); resp.StatusCode != 429 {
+		t.Fatalf("the stranger gets %s", resp.Status)
+	}
+	if resp := ask(t, here, url, path, signer(t, ann.Client)("GET", path, nil)); resp.StatusCode != 200 {
+		t.Errorf("a client that was not here before: %s", resp.Status)
+	}
+	for range 20 {
+		forged := signer(t, bob.Client)("GET", path, nil)
+		ask(t, here, url, path, forged[:len(forged)-8]+"AAAAAAAA")
+	}
+	transactions := atomic.Int64{}
+	e.DB.Watch(func(store.Span) { transactions.Add(1) })
+	if resp := ask(t, here, url, path, signer(t, bob.Client)("GET", path, nil)); resp.StatusCode != 429 || transactions.Load() != 0 {
+		t.Errorf("after many that were forged: %s, %d transactions", resp.Status, transactions.Load())
+	}
+}
+
 // Too many requests at once are refused at once, those of one place before
 // those of others; whoever was let in is answered.
 func TestRequestsAtOnce(t *testing.T) {
