@@ -31,7 +31,7 @@ func doctorCommand(s *settings) *cobra.Command {
 		Use:   "doctor",
 		Short: "Find out what is wrong, and what to do",
 		Long: `Doctor looks at what the platform needs: settings, data folder, master key,
-database, disk, keys, certificate, address, clock and backups. It changes nothing,
+database, disk, keys, certificate, address, clock, backups and audit. It changes nothing,
 and it does not matter whether the platform runs. Run it as the account that the
 platform runs as, with the settings that serve has.
 
@@ -102,7 +102,7 @@ func (x *examination) run(ctx context.Context, settings error) {
 	key := x.dataDir(&d)
 	db := x.database(ctx, &d)
 	if db == nil {
-		x.skip("database", "schema", "integrity", "keys", "certificate", "clock", "backup")
+		x.skip("database", "schema", "integrity", "keys", "certificate", "clock", "backup", "audit")
 	} else {
 		defer db.Close()
 		current := x.schema(ctx, db)
@@ -113,13 +113,15 @@ func (x *examination) run(ctx context.Context, settings error) {
 		}
 		switch {
 		case !current:
-			x.skip("schema", "keys", "certificate", "clock", "backup")
+			x.skip("schema", "keys", "certificate", "clock", "backup", "audit")
 		case !key:
 			x.skip("master-key", "keys", "certificate")
 			x.records(ctx, db)
+			x.audit(ctx, db)
 		default:
 			x.platform(ctx, &d)
 			x.records(ctx, db)
+			x.audit(ctx, db)
 		}
 	}
 	x.disk(d.dir)
@@ -308,6 +310,36 @@ func (x *examination) records(ctx context.Context, db *store.DB) {
 	default:
 		x.ok("backup", "made at "+made.Format(time.RFC3339))
 	}
+}
+
+// audit looks at whether events are sealed, and are where copies of them are to
+// be. What happened in the last minute may be on its way.
+func (x *examination) audit(ctx context.Context, db *store.DB) {
+	const step, fix = "audit", "if the platform runs, its log says why; \"sft-platform audit exports\" lists the exports, and forgets one that is no longer wanted"
+	p := &platform.Platform{DB: db, Now: time.Now}
+	_, old, err := p.CountUnsealed(ctx)
+	var list []platform.ExportStatus
+	if err == nil {
+		list, err = p.ListExports(ctx)
+	}
+	if err != nil {
+		x.fail(step, err, "run \"sft-platform audit verify\"")
+		return
+	}
+	var late []string
+	if old > 0 {
+		late = append(late, fmt.Sprintf("%d events are older than a minute and not sealed", old))
+	}
+	for _, e := range list {
+		if e.Lag > 0 && time.Since(e.Since) > time.Minute {
+			late = append(late, fmt.Sprintf("%d wait for the export to %s, since %s", e.Lag, e.Name, e.Since.Format(time.RFC3339)))
+		}
+	}
+	if len(late) > 0 {
+		x.warn(step, strings.Join(late, "; "), fix)
+		return
+	}
+	x.ok(step, fmt.Sprintf("all is sealed, and is in %d exports", len(list)))
 }
 
 // How many bytes are few, and too few.

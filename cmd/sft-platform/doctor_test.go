@@ -15,6 +15,8 @@ import (
 
 	"sft/internal/doctor"
 	"sft/internal/platform"
+	"sft/internal/store"
+	"sft/internal/testenv"
 )
 
 // A certificate that people's machines would refuse is a finding before they
@@ -68,4 +70,41 @@ func TestDoctorCertificate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Events that are not sealed or not exported for long are a finding; those of
+// the last minute are not.
+func TestDoctorAudit(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		looks := func(verdict doctor.Verdict, found ...string) {
+			t.Helper()
+			var got []doctor.Check
+			x := &examination{add: func(c doctor.Check) { got = append(got, c) }}
+			x.audit(t.Context(), e.DB)
+			for _, f := range found {
+				if len(got) != 1 || got[0].Verdict != verdict || !strings.Contains(got[0].Found, f) || (verdict != doctor.OK) != (got[0].Fix != "") {
+					t.Errorf("it is told as %+v, want %s, %q", got, verdict, f)
+				}
+			}
+		}
+		looks(doctor.OK, "all is sealed, and is in 0 exports")
+		e.Exec(`UPDATE events SET id = '00000000-0000-7000-8000-000000000000' WHERE id = (SELECT min(id) FROM events)`)
+		must(t, e.DB.Note(t.Context(), func(n store.Notes) error { return n.AddExport("file:/copy") }))
+		looks(doctor.Warn, "1 events are older than a minute and not sealed")
+
+		e.Exec(`DELETE FROM events WHERE id = '00000000-0000-7000-8000-000000000000'`)
+		// The platform's clock is that of 1 March.
+		_, err := e.Platform.Seal(t.Context())
+		must(t, err)
+		looks(doctor.Warn, "wait for the export to file:/copy, since 2026-03-01T09:00:00Z")
+		list, err := e.Platform.ListExports(t.Context())
+		must(t, err)
+		must(t, e.DB.Note(t.Context(), func(n store.Notes) error { return n.Exported("file:/copy", list[0].Lag) }))
+		looks(doctor.OK, "all is sealed, and is in 1 exports")
+		e.User("bob")
+		e.Clock.Set(time.Now())
+		_, err = e.Platform.Seal(t.Context())
+		must(t, err)
+		looks(doctor.OK, "in 1 exports") // it has a minute
+	})
 }

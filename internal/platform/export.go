@@ -36,6 +36,8 @@ type ExportStatus struct {
 	Seq   int64  // the number of the last event that has arrived
 	Lag   int64  // how many sealed events wait
 	Error string // why the last try failed, or empty
+
+	Since time.Time // when the first that waits was sealed; of ListExports alone
 }
 
 // exports are those that Run has begun.
@@ -241,7 +243,20 @@ func (p *Platform) ListExports(ctx context.Context) ([]ExportStatus, error) {
 		}
 		all, err := tx.Exports()
 		for _, e := range all {
-			list = append(list, ExportStatus{Name: e.Name, Seq: e.Seq, Lag: max(head-e.Seq, 0)})
+			s := ExportStatus{Name: e.Name, Seq: e.Seq, Lag: max(head-e.Seq, 0)}
+			if s.Lag > 0 {
+				next, err := tx.NextCheckpoint(e.Seq)
+				var n audit.Note
+				if err == nil {
+					n, err = audit.ParseNote(next.Note)
+				}
+				if s.Since = n.Time; errors.Is(err, store.ErrNotFound) {
+					s.Lag = 0 // what was not sent was removed on purpose
+				} else if err != nil {
+					return err
+				}
+			}
+			list = append(list, s)
 		}
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"time"
 
 	"sft"
 	"sft/internal/store"
@@ -41,6 +42,16 @@ func (p *Platform) Ready(ctx context.Context) error {
 		return fmt.Errorf("the master key: %w", err)
 	}
 	return nil
+}
+
+// CountUnsealed counts the events that are not sealed yet, and of them those
+// that are older than a minute.
+func (p *Platform) CountUnsealed(ctx context.Context) (all, old int64, err error) {
+	err = p.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		all, old, err = tx.CountUnsealed(p.Now().Add(-time.Minute))
+		return err
+	})
+	return all, old, err
 }
 
 // CountServers counts the servers with an agent, of all teams: the active ones

@@ -270,7 +270,7 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 		if c.Last > begin {
 			v.Last = c.Last
 		}
-		v.Unsealed, err = tx.CountUnsealed()
+		v.Unsealed, _, err = tx.CountUnsealed(p.Now())
 		return err
 	})
 	return v, err

@@ -154,9 +154,13 @@ func (n Notes) Unsealed() (bool, error) {
 	return len(found) > 0, err
 }
 
-// CountUnsealed counts the events that no checkpoint covers.
-func (n Notes) CountUnsealed() (int64, error) {
-	return one(n, scanCount, `SELECT count(*) FROM events WHERE seq IS NULL`)
+// CountUnsealed counts the events that no checkpoint covers, and of them those
+// that were made before a time, by their ids.
+func (n Notes) CountUnsealed(before time.Time) (all, old int64, err error) {
+	if all, err = one(n, scanCount, `SELECT count(*) FROM events WHERE seq IS NULL`); err == nil {
+		old, err = one(n, scanCount, `SELECT count(*) FROM events WHERE seq IS NULL AND id < $1`, idFrom(before))
+	}
+	return all, old, err
 }
 
 // Seal gives the next numbers to up to max events that have none, those with

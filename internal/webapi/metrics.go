@@ -80,17 +80,20 @@ func newMetrics(s *Server) *metrics {
 	gauge("agent_requests_hanging", "Requests of agents that wait for news.", func() int { n, _ := s.hanging.count(); return n })
 	gauge("agents_connected", "Agents of which a request waits for news.", func() int { _, n := s.hanging.count(); return n })
 	gauge("connections_open", "Connections open.", s.Connections)
-	gauge("stopping", "1 while the platform stops, else 0.", func() int {
-		if s.p.Stopping() {
-			return 1
-		}
-		return 0
-	})
+	gauge("stopping", "1 while the platform stops, else 0.", func() int { return oneIf(s.p.Stopping()) })
+	gauge("audit_seal_failing", "1 while the sealing of audit events fails, else 0.", func() int { return oneIf(s.p.AuditSeal().Error != "") })
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "1; the labels tell what runs.",
 		ConstLabels: prometheus.Labels{"version": sft.Version, "goversion": runtime.Version()}})
 	build.Set(1)
-	r.MustRegister(build, &pools{s: s}, &servers{s: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(build, &pools{s: s}, &servers{s: s}, &audits{s: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+func oneIf(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // served counts an answer. The route is the pattern of one of the table, or
@@ -175,6 +178,9 @@ var (
 	descConns    = prometheus.NewDesc(namespace+"_db_connections", "Connections to the database, by pool and state.", []string{"pool", "state"}, nil)
 	descPoolWait = prometheus.NewDesc(namespace+"_db_pool_wait_seconds_total", "Time waited for a connection of a pool.", []string{"pool"}, nil)
 	descServers  = prometheus.NewDesc(namespace+"_servers", "Servers with an agent, by state; counted every half minute at most.", []string{"state"}, nil)
+	descUnsealed = prometheus.NewDesc(namespace+"_audit_unsealed", "Audit events that are not sealed yet.", nil, nil)
+	descLag      = prometheus.NewDesc(namespace+"_audit_export_lag", "Sealed audit events that an export has not sent yet, by its place in the settings.", []string{"export"}, nil)
+	descFailing  = prometheus.NewDesc(namespace+"_audit_export_failing", "1 while an export fails, else 0, by its place in the settings.", []string{"export"}, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -221,6 +227,34 @@ func (c *servers) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descServers, prometheus.GaugeValue, float64(c.active), "active")
 	ch <- prometheus.MustNewConstMetric(descServers, prometheus.GaugeValue, float64(c.inactive), "inactive")
+}
+
+// audits tells what of the audit is not yet where it is to be. An export's name
+// is an address: its place in the settings stands for it.
+type audits struct{ s *Server }
+
+// Describe implements prometheus.Collector.
+func (c *audits) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descUnsealed
+	ch <- descLag
+	ch <- descFailing
+}
+
+// Collect implements prometheus.Collector.
+func (c *audits) Collect(ch chan<- prometheus.Metric) {
+	for i, x := range c.s.p.AuditExports() {
+		place := strconv.Itoa(i + 1)
+		ch <- prometheus.MustNewConstMetric(descLag, prometheus.GaugeValue, float64(x.Lag), place)
+		ch <- prometheus.MustNewConstMetric(descFailing, prometheus.GaugeValue, float64(oneIf(x.Error != "")), place)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	n, _, err := c.s.p.CountUnsealed(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descUnsealed, err)
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(descUnsealed, prometheus.GaugeValue, float64(n))
 }
 
 // metricsHandler shows the metrics, one reader at a time. One that cannot be

@@ -1,17 +1,22 @@
 package webapi_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sft"
+	"sft/internal/audit"
 	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/testenv"
@@ -144,4 +149,49 @@ func TestWhoMayReadMetrics(t *testing.T) {
 			t.Errorf("called as %q: %s, want %d", host, resp.Status, want)
 		}
 	}
+}
+
+// A sink takes everything, or fails.
+type sink struct {
+	name string
+	err  error
+}
+
+func (s sink) Name() string                            { return s.name }
+func (s sink) Send(context.Context, audit.Batch) error { return s.err }
+
+// What of the audit is not yet where it is to be is shown: events that are not
+// sealed, and each export by its place in the settings.
+func TestMetricsOfTheAudit(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+		shows := func(want string) bool {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequest("GET", "http://localhost/metrics", nil)
+			s.LocalMetrics().ServeHTTP(w, r)
+			if text := w.Body.String(); strings.Contains(text, "hook.example.com") {
+				t.Fatalf("it names the export: %s", text)
+			}
+			return strings.Contains(w.Body.String(), "\nsft_platform_audit_"+want+"\n")
+		}
+		n := len(e.Events())
+		if !shows(fmt.Sprintf("unsealed %d", n)) || !shows("seal_failing 0") {
+			t.Errorf("%d events before any is sealed are not shown", n)
+		}
+		e.Platform.SealEvery = 5 * time.Millisecond
+		e.Platform.Exports = []platform.Sink{sink{"https://hook.example.com/1", nil}, sink{"https://hook.example.com/2", errors.New("no room")}}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); e.Platform.Run(ctx) }()
+		defer func() { stop(); <-ended }()
+		for _, want := range []string{"unsealed 0", `export_lag{export="1"} 0`, `export_failing{export="1"} 0`, `export_failing{export="2"} 1`} {
+			poll(t, want, func() bool { return shows(want) })
+		}
+		if lag := e.Platform.AuditExports()[1].Lag; lag < int64(n) || !shows(fmt.Sprintf(`export_lag{export="2"} %d`, lag)) {
+			t.Errorf("the export that fails lags by %d of %d, which is not shown", lag, n)
+		}
+		e.Exec(`UPDATE checkpoints SET note = 'x'`)
+		e.User("bob")
+		poll(t, "the sealing fails", func() bool { return shows("seal_failing 1") })
+	})
 }
