@@ -339,6 +339,11 @@ func (h *host) startsWell(what string) {
 	h.t.Helper()
 	h.restart(func() { h.lock.Release() })
 	stop := h.run()
+	// What was under way is settled first, by a change or without one.
+	until(h.t, what+": it is settled", func() bool {
+		_, err := os.Lstat(h.c.file(nextKeyFile))
+		return err != nil && h.problemFree()
+	})
 	if n, _ := h.rotations(); n == 0 {
 		h.env.Do("PUT", "/projects/prod/servers/"+h.serverID(), map[string]bool{"rotate_device_key": true}, nil)
 	}

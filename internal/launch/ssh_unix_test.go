@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -70,13 +71,13 @@ func TestRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := errors.New("gone")
-	var broken error
+	var broken atomic.Bool
 	told := make(chan error, 1)
 	ended := make(chan struct{})
 	go func() {
 		Relay(t.Context(), l, func(context.Context) (net.Conn, error) {
-			if broken != nil {
-				return nil, broken
+			if broken.Load() {
+				return nil, gone
 			}
 			return net.Dial("tcp", echo.Addr().String())
 		}, func(err error) { told <- err })
@@ -97,7 +98,7 @@ func TestRelay(t *testing.T) {
 	if got := talk(); got != "hello" {
 		t.Errorf("got %q", got)
 	}
-	broken = gone
+	broken.Store(true)
 	if got := talk(); got != "" || <-told != gone {
 		t.Errorf("got %q from nowhere", got)
 	}

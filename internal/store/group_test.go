@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -58,11 +59,12 @@ func TestWritersAtOnce(t *testing.T) {
 		close(release)
 		all.Wait()
 		for i, err := range told {
-			if (err == nil) != (i%4 == 0) {
+			// A connection of PostgreSQL does not always survive who gave up on it.
+			if (err == nil) != (i%4 == 0) && !(errors.Is(err, driver.ErrBadConn) && !strings.HasPrefix(s.url, "sqlite:")) {
 				t.Errorf("writer %d was told %v", i, err)
 			}
 			got := s.Note(t.Context(), func(n store.Notes) error { return n.UseID(fmt.Sprint("id", i), until) })
-			if want := i%4 == 0; errors.Is(got, store.ErrExists) != want {
+			if want := err == nil; errors.Is(got, store.ErrExists) != want {
 				t.Errorf("what writer %d wrote is stored: %v", i, got)
 			}
 		}
