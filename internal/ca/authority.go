@@ -164,6 +164,14 @@ func Open(sealed Sealed, name string, s Sealer) (*Authority, error) {
 	return a, nil
 }
 
+// Until is when the authority ends.
+func (a *Authority) Until() time.Time {
+	if a.cert != nil {
+		return a.cert.NotAfter
+	}
+	return a.notAfter
+}
+
 // Certificate returns the authority's certificate, DER.
 func (a *Authority) Certificate() []byte { return a.cert.Raw }
 

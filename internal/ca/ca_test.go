@@ -302,6 +302,15 @@ func look(c *x509.Certificate) string {
 		c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339), ext, c.SignatureAlgorithm)
 }
 
+func issueAccess(a *Authority, k *ecdsa.PublicKey, n frame.Names) ([][]byte, time.Time, error) {
+	d, err := a.DraftAccess(k, n, now)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	chain, err := d.Sign()
+	return chain, d.Until, err
+}
+
 // Each profile, whole. The requests ask for all they can; what they get is
 // the profile.
 func TestProfiles(t *testing.T) {
@@ -312,7 +321,7 @@ func TestProfiles(t *testing.T) {
 		want  string
 	}{
 		{"to a broker", Access, func(a *Authority, k *ecdsa.PublicKey) ([][]byte, time.Time, error) {
-			return a.IssueAccess(k, names, now)
+			return issueAccess(a, k, names)
 		},
 			`subject CN=u-1
 uris [sft:team/main/project/prod/user/u-1 sft:server/s-1 sft:session/x-1 sft:rev/7]
@@ -414,7 +423,7 @@ func TestNoCertificateOutlivesItsCA(t *testing.T) {
 func TestWhoHasNoNameGetsNoCertificate(t *testing.T) {
 	a := authority(t, Access, now)
 	for _, n := range []frame.Names{{}, {Team: "main", Project: "prod", User: "u/1", Server: "s-1", Session: "x"}, {Team: "a/b", Project: "p", User: "u", Server: "s", Session: "x"}} {
-		if chain, _, err := a.IssueAccess(&key(t).PublicKey, n, now); err == nil || chain != nil {
+		if chain, _, err := issueAccess(a, &key(t).PublicKey, n); err == nil || chain != nil {
 			t.Errorf("a certificate was issued for %+v", n)
 		}
 	}
@@ -452,24 +461,24 @@ func TestCheckRefusesWhatWasNotMeant(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := meant()
 			tt.tamper(c)
-			wantError(t, a.check(accessProfile, &k.PublicKey, meant(), signed(t, a, c, &k.PublicKey)), tt.want)
+			wantError(t, Draft{a: a, p: accessProfile, key: &k.PublicKey, t: meant()}.look(signed(t, a, c, &k.PublicKey)), tt.want)
 		})
 	}
 	t.Run("another key", func(t *testing.T) {
-		wantError(t, a.check(accessProfile, &k.PublicKey, meant(), signed(t, a, meant(), &key(t).PublicKey)), "the key is another")
+		wantError(t, Draft{a: a, p: accessProfile, key: &k.PublicKey, t: meant()}.look(signed(t, a, meant(), &key(t).PublicKey)), "the key is another")
 	})
 	t.Run("another CA", func(t *testing.T) {
-		wantError(t, a.check(accessProfile, &k.PublicKey, meant(), signed(t, other, meant(), &k.PublicKey)), "the signature is not the CA's")
+		wantError(t, Draft{a: a, p: accessProfile, key: &k.PublicKey, t: meant()}.look(signed(t, other, meant(), &k.PublicKey)), "the signature is not the CA's")
 	})
 	t.Run("nobody, as was meant", func(t *testing.T) {
 		c := meant()
 		c.URIs = nil
-		wantError(t, a.check(accessProfile, &k.PublicKey, c, signed(t, a, c, &k.PublicKey)), "it names nobody")
+		wantError(t, Draft{a: a, p: accessProfile, key: &k.PublicKey, t: c}.look(signed(t, a, c, &k.PublicKey)), "it names nobody")
 	})
 	t.Run("three names, as was meant", func(t *testing.T) {
 		c := meant()
 		c.URIs = c.URIs[:3]
-		wantError(t, a.check(accessProfile, &k.PublicKey, c, signed(t, a, c, &k.PublicKey)), "the certificate has 3 names, not 4")
+		wantError(t, Draft{a: a, p: accessProfile, key: &k.PublicKey, t: c}.look(signed(t, a, c, &k.PublicKey)), "the certificate has 3 names, not 4")
 	})
 	t.Run("another address than was meant", func(t *testing.T) {
 		p := authority(t, Platform, now)
@@ -477,7 +486,7 @@ func TestCheckRefusesWhatWasNotMeant(t *testing.T) {
 		c.URIs, m.URIs = nil, nil
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		c.IPAddresses, m.IPAddresses = []net.IP{{1, 2, 3, 4}}, []net.IP{{1, 2, 3, 5}}
-		wantError(t, p.check(platformProfile, &k.PublicKey, m, signed(t, p, c, &k.PublicKey)), "the names are others")
+		wantError(t, Draft{a: p, p: platformProfile, key: &k.PublicKey, t: m}.look(signed(t, p, c, &k.PublicKey)), "the names are others")
 	})
 }
 

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -87,16 +88,26 @@ func KeyHash(key *ecdsa.PublicKey) ([]byte, error) {
 	return h[:], nil
 }
 
-// IssueAccess signs a certificate to a broker: for that user, server and
-// session, for 5 minutes. It returns the chain, and when it ends.
-func (a *Authority) IssueAccess(key *ecdsa.PublicKey, names frame.Names, now time.Time) ([][]byte, time.Time, error) {
+// A Draft is a certificate that may be signed: nothing about it is open any
+// more but the signature, which takes a while.
+type Draft struct {
+	a     *Authority
+	p     profile
+	key   *ecdsa.PublicKey
+	t     *x509.Certificate
+	Until time.Time // when it will end
+}
+
+// DraftAccess returns a certificate to a broker: for that user, server and
+// session, for 5 minutes.
+func (a *Authority) DraftAccess(key *ecdsa.PublicKey, names frame.Names, now time.Time) (Draft, error) {
 	t := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: names.User},
 		NotBefore: now.Add(-AccessEarly),
 		NotAfter:  now.Add(AccessLife),
 		URIs:      names.URIs(),
 	}
-	return a.issue(accessProfile, key, t)
+	return a.draft(accessProfile, key, t)
 }
 
 // BrokerName is the DNS name in the certificate of a server's broker.
@@ -132,55 +143,90 @@ func (a *Authority) IssuePlatform(key *ecdsa.PublicKey, host string, now time.Ti
 	return a.issue(platformProfile, key, t)
 }
 
-// issue completes the template by the profile, signs it, and looks at the
-// finished certificate before it is given away.
+// issue signs what the profile allows, and returns the chain and when it ends.
 func (a *Authority) issue(p profile, key *ecdsa.PublicKey, t *x509.Certificate) ([][]byte, time.Time, error) {
+	d, err := a.draft(p, key, t)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	chain, err := d.Sign()
+	return chain, d.Until, err
+}
+
+// draft completes the template by the profile, and refuses what the profile
+// does not allow.
+func (a *Authority) draft(p profile, key *ecdsa.PublicKey, t *x509.Certificate) (Draft, error) {
 	if a.kind != p.ca {
-		return nil, time.Time{}, fmt.Errorf("the %s CA does not sign for the %s CA", a.kind, p.ca)
+		return Draft{}, fmt.Errorf("the %s CA does not sign for the %s CA", a.kind, p.ca)
 	}
 	t.SerialNumber = serial()
 	t.NotBefore, t.NotAfter = t.NotBefore.UTC().Truncate(time.Second), t.NotAfter.UTC().Truncate(time.Second)
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{p.usage}
 	t.BasicConstraintsValid = true
-	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key, a.key)
+	d := Draft{a, p, key, t, t.NotAfter}
+	if err := d.check(t); err != nil {
+		return Draft{}, fmt.Errorf("refuse to issue a certificate: %w", err)
+	}
+	return d, nil
+}
+
+// Sign returns the chain, after a look at the finished certificate.
+func (d Draft) Sign() ([][]byte, error) {
+	// It verifies the signature that it makes; so look need not.
+	der, err := x509.CreateCertificate(rand.Reader, d.t, d.a.cert, d.key, d.a.key)
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, err
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, err
 	}
-	if err := a.check(p, key, t, c); err != nil {
-		return nil, time.Time{}, fmt.Errorf("refuse to issue a certificate: %w", err)
+	if err := d.look(c); err != nil {
+		return nil, fmt.Errorf("refuse to issue a certificate: %w", err)
 	}
-	return [][]byte{der, a.cert.Raw}, c.NotAfter, nil
+	return [][]byte{der, d.a.cert.Raw}, nil
 }
 
-// check is the last look: it compares the certificate with what the profile
-// allows and what was meant.
-func (a *Authority) check(p profile, key *ecdsa.PublicKey, t, c *x509.Certificate) error {
+// look is the last one: it compares the finished certificate with what the
+// profile allows and what was meant.
+func (d Draft) look(c *x509.Certificate) error {
+	if err := d.check(c); err != nil {
+		return err
+	}
 	uris := func(list []*url.URL) (s []string) {
 		for _, u := range list {
 			s = append(s, u.String())
 		}
 		return s
 	}
-	switch {
-	case c.CheckSignatureFrom(a.cert) != nil:
+	switch t := d.t; {
+	case !bytes.Equal(c.AuthorityKeyId, d.a.cert.SubjectKeyId):
 		return fmt.Errorf("the signature is not the CA's")
-	case !key.Equal(c.PublicKey):
+	case !d.key.Equal(c.PublicKey):
 		return fmt.Errorf("the key is another")
+	case !c.NotBefore.Equal(t.NotBefore) || !c.NotAfter.Equal(t.NotAfter):
+		return fmt.Errorf("the times are others")
+	case !slices.Equal(uris(c.URIs), uris(t.URIs)) || !slices.Equal(c.DNSNames, t.DNSNames) || !slices.EqualFunc(c.IPAddresses, t.IPAddresses, net.IP.Equal):
+		return fmt.Errorf("the names are others")
+	}
+	return nil
+}
+
+// check compares a certificate, or what is to be one, with what the profile
+// allows.
+func (d Draft) check(c *x509.Certificate) error {
+	switch p, ca := d.p, d.a.cert; {
 	case c.IsCA || len(c.ExtKeyUsage) != 1 || c.ExtKeyUsage[0] != p.usage || len(c.UnknownExtKeyUsage) != 0 || c.KeyUsage != x509.KeyUsageDigitalSignature:
 		return fmt.Errorf("the uses are others")
-	case c.NotAfter.Sub(c.NotBefore) > p.life || c.NotAfter.After(a.cert.NotAfter) || !c.NotAfter.After(c.NotBefore):
+	case c.NotAfter.Sub(c.NotBefore) > p.life || c.NotAfter.After(ca.NotAfter) || !c.NotAfter.After(c.NotBefore):
 		return fmt.Errorf("it would be good from %s to %s, and the profile allows %s inside the CA's life", c.NotBefore, c.NotAfter, p.life)
-	case !slices.Equal(uris(c.URIs), uris(t.URIs)) || !slices.Equal(c.DNSNames, t.DNSNames) || !slices.EqualFunc(c.IPAddresses, t.IPAddresses, net.IP.Equal) || len(c.EmailAddresses) != 0:
+	case len(c.EmailAddresses) != 0:
 		return fmt.Errorf("the names are others")
 	case len(c.URIs)+len(c.DNSNames)+len(c.IPAddresses) == 0:
 		return fmt.Errorf("it names nobody")
 	}
-	if p.ca == Access {
+	if d.p.ca == Access {
 		if _, err := frame.ParseURIs(c.URIs); err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ func TestRDPSignCertificate(t *testing.T) {
 	if _, _, err := a.IssueHost(&key(t).PublicKey, "s-1", now); err == nil {
 		t.Error("it signs a certificate")
 	}
-	if _, _, err := a.IssueAccess(&key(t).PublicKey, names, now); err == nil {
+	if _, err := a.DraftAccess(&key(t).PublicKey, names, now); err == nil {
 		t.Error("it signs a certificate to a broker")
 	}
 	for _, kind := range []Kind{Access, Host, Platform, SSHUser, SSHHost} {

@@ -133,6 +133,17 @@ type SSHCertificate struct {
 	Until  time.Time
 }
 
+// An SSHDraft is an SSH certificate that may be signed, as a Draft is.
+type SSHDraft struct {
+	a      *Authority
+	p      sshProfile
+	key    ssh.PublicKey
+	t      *ssh.Certificate
+	now    time.Time
+	Serial uint64
+	Until  time.Time
+}
+
 // An sshProfile is everything that an SSH certificate of one kind may be.
 type sshProfile struct {
 	ca       Kind
@@ -156,18 +167,18 @@ var (
 		regexp.MustCompile(`^[a-z0-9A-Z]([A-Za-z0-9._-]{0,251}[a-zA-Z0-9])?$`)}
 )
 
-// IssueSSHUser signs a certificate for a person's key: for that account on that
-// server in that session, for 5 minutes.
-func (a *Authority) IssueSSHUser(key ssh.PublicKey, g SSHGrant, now time.Time) (SSHCertificate, error) {
+// DraftSSHUser returns a certificate for a person's key: for that account on
+// that server in that session, for 5 minutes.
+func (a *Authority) DraftSSHUser(key ssh.PublicKey, g SSHGrant, now time.Time) (SSHDraft, error) {
 	for _, id := range []string{g.Session, g.User, g.Server} {
 		if !idRE.MatchString(id) {
-			return SSHCertificate{}, fmt.Errorf("refuse to issue a certificate: %q is no id", id)
+			return SSHDraft{}, fmt.Errorf("refuse to issue a certificate: %q is no id", id)
 		}
 	}
 	if err := sft.CheckLogin(g.Login); err != nil {
-		return SSHCertificate{}, err
+		return SSHDraft{}, err
 	}
-	return a.issueSSH(sshUserProfile, key, &ssh.Certificate{
+	return a.draftSSH(sshUserProfile, key, &ssh.Certificate{
 		KeyId:           SSHKeyID(g.Session, g.User),
 		ValidPrincipals: []string{SSHPrincipal(g.Server, g.Login)},
 		Permissions:     ssh.Permissions{Extensions: g.extensions()},
@@ -189,7 +200,11 @@ func (a *Authority) IssueSSHHost(key ssh.PublicKey, serverID string, names []str
 			principals = append(principals, n)
 		}
 	}
-	return a.issueSSH(sshHostProfile, key, &ssh.Certificate{KeyId: "sft:server/" + serverID, ValidPrincipals: principals}, now, SSHHostLife)
+	d, err := a.draftSSH(sshHostProfile, key, &ssh.Certificate{KeyId: "sft:server/" + serverID, ValidPrincipals: principals}, now, SSHHostLife)
+	if err != nil {
+		return SSHCertificate{}, err
+	}
+	return d.Sign()
 }
 
 // hostName reports whether n can be a principal of a host beside its id.
@@ -198,34 +213,44 @@ func hostName(n string) bool {
 	return sshHostProfile.name.MatchString(n) && err != nil && !uuidRE.MatchString(sft.Fold(n))
 }
 
-// issueSSH completes the template by the profile, signs it, and looks at the
-// finished certificate before it is given away.
-func (a *Authority) issueSSH(p sshProfile, key ssh.PublicKey, t *ssh.Certificate, now time.Time, life time.Duration) (SSHCertificate, error) {
-	none := SSHCertificate{}
+// draftSSH completes the template by the profile, and refuses what the profile
+// does not allow.
+func (a *Authority) draftSSH(p sshProfile, key ssh.PublicKey, t *ssh.Certificate, now time.Time, life time.Duration) (SSHDraft, error) {
 	if a.kind != p.ca {
-		return none, fmt.Errorf("the %s CA does not sign for the %s CA", a.kind, p.ca)
-	}
-	signer, err := ssh.NewSignerFromSigner(a.key)
-	if err != nil {
-		return none, err
+		return SSHDraft{}, fmt.Errorf("the %s CA does not sign for the %s CA", a.kind, p.ca)
 	}
 	var serial [8]byte
 	rand.Read(serial[:])
 	t.Serial = binary.BigEndian.Uint64(serial[:])>>1 | 1<<62 // positive for who reads it signed, and never 0
 	t.Key, t.CertType = key, p.certType
 	t.ValidAfter, t.ValidBefore = uint64(now.Add(-sshEarly).Unix()), uint64(now.Add(life).Unix())
+	d := SSHDraft{a, p, key, t, now, t.Serial, time.Unix(int64(t.ValidBefore), 0).UTC()}
+	if err := d.check(t); err != nil {
+		return SSHDraft{}, fmt.Errorf("refuse to issue a certificate: %w", err)
+	}
+	return d, nil
+}
+
+// Sign returns the certificate, after a look at the finished one.
+func (d SSHDraft) Sign() (SSHCertificate, error) {
+	none := SSHCertificate{}
+	signer, err := ssh.NewSignerFromSigner(d.a.key)
+	if err != nil {
+		return none, err
+	}
+	t := *d.t
 	if err := t.SignCert(rand.Reader, signer); err != nil {
 		return none, err
 	}
-	line := SSHLine(t)
+	line := SSHLine(&t)
 	c, err := parseSSHCertificate(line)
 	if err == nil {
-		err = a.checkSSH(p, key, t, c, now)
+		err = d.look(c)
 	}
 	if err != nil {
 		return none, fmt.Errorf("refuse to issue a certificate: %w", err)
 	}
-	return SSHCertificate{line, c.Serial, time.Unix(int64(c.ValidBefore), 0).UTC()}, nil
+	return SSHCertificate{line, d.Serial, d.Until}, nil
 }
 
 func parseSSHCertificate(line string) (*ssh.Certificate, error) {
@@ -240,10 +265,34 @@ func parseSSHCertificate(line string) (*ssh.Certificate, error) {
 	return c, nil
 }
 
-// checkSSH is the last look: it compares the certificate with what the profile
-// allows and what was meant.
-func (a *Authority) checkSSH(p sshProfile, key ssh.PublicKey, t, c *ssh.Certificate, now time.Time) error {
-	same := func(x, y ssh.PublicKey) bool { return bytes.Equal(x.Marshal(), y.Marshal()) }
+// look is the last one: it compares the finished certificate with what the
+// profile allows and what was meant.
+func (d SSHDraft) look(c *ssh.Certificate) error {
+	if err := d.check(c); err != nil {
+		return err
+	}
+	switch t := d.t; {
+	case !bytes.Equal(c.SignatureKey.Marshal(), d.a.pub):
+		return fmt.Errorf("the signature is not the CA's")
+	case !bytes.Equal(c.Key.Marshal(), d.key.Marshal()):
+		return fmt.Errorf("the key is another")
+	case c.Serial != t.Serial || c.KeyId != t.KeyId:
+		return fmt.Errorf("serial or key id are others")
+	case c.ValidAfter != t.ValidAfter || c.ValidBefore != t.ValidBefore:
+		return fmt.Errorf("the times are others")
+	case !maps.Equal(c.Extensions, t.Extensions) && len(c.Extensions)+len(t.Extensions) > 0:
+		return fmt.Errorf("the extensions are others")
+	case !slices.Equal(c.ValidPrincipals, t.ValidPrincipals):
+		return fmt.Errorf("the principals are others")
+	}
+	checker := ssh.CertChecker{Clock: func() time.Time { return d.now }}
+	return checker.CheckCert(c.ValidPrincipals[0], c)
+}
+
+// check compares a certificate, or what is to be one, with what the profile
+// allows.
+func (d SSHDraft) check(c *ssh.Certificate) error {
+	p := d.p
 	small := false
 	if k, ok := c.Key.(ssh.CryptoPublicKey); ok {
 		r, ok := k.CryptoPublicKey().(*rsa.PublicKey)
@@ -251,24 +300,18 @@ func (a *Authority) checkSSH(p sshProfile, key ssh.PublicKey, t, c *ssh.Certific
 	}
 	from, until := time.Unix(int64(c.ValidAfter), 0), time.Unix(int64(c.ValidBefore), 0)
 	switch {
-	case !bytes.Equal(c.SignatureKey.Marshal(), a.pub):
-		return fmt.Errorf("the signature is not the CA's")
-	case !same(c.Key, key):
-		return fmt.Errorf("the key is another")
 	case !slices.Contains(p.types, c.Key.Type()) || small:
 		return fmt.Errorf("the key is of a type that is not allowed")
 	case c.CertType != p.certType:
 		return fmt.Errorf("it is of the other type")
-	case c.Serial == 0 || c.Serial != t.Serial || c.KeyId != t.KeyId || c.KeyId == "" || len(c.Reserved) != 0:
-		return fmt.Errorf("serial or key id are others")
-	case c.ValidAfter != t.ValidAfter || c.ValidBefore != t.ValidBefore || c.ValidBefore > 1<<40 || until.Sub(from) > p.life || !until.After(from) || until.After(a.notAfter):
+	case c.Serial == 0 || c.KeyId == "" || len(c.Reserved) != 0:
+		return fmt.Errorf("it has no serial or key id, or more than it should")
+	case c.ValidBefore > 1<<40 || until.Sub(from) > p.life || !until.After(from) || until.After(d.a.notAfter):
 		return fmt.Errorf("it would be good from %s to %s, and the profile allows %s inside the CA's life", from.UTC(), until.UTC(), p.life)
 	case len(c.CriticalOptions) != 0:
 		return fmt.Errorf("it has critical options")
-	case !maps.Equal(c.Extensions, t.Extensions) && len(c.Extensions)+len(t.Extensions) > 0 || p.certType == ssh.HostCert && len(c.Extensions) > 0:
+	case p.certType == ssh.HostCert && len(c.Extensions) > 0:
 		return fmt.Errorf("the extensions are others")
-	case !slices.Equal(c.ValidPrincipals, t.ValidPrincipals):
-		return fmt.Errorf("the principals are others")
 	case len(c.ValidPrincipals) == 0 || len(c.ValidPrincipals) > p.names:
 		// OpenSSH takes a host's without principals for any name.
 		return fmt.Errorf("it has %d principals", len(c.ValidPrincipals))
@@ -278,6 +321,5 @@ func (a *Authority) checkSSH(p sshProfile, key ssh.PublicKey, t, c *ssh.Certific
 			return fmt.Errorf("%q cannot be a principal", n)
 		}
 	}
-	checker := ssh.CertChecker{Clock: func() time.Time { return now }}
-	return checker.CheckCert(c.ValidPrincipals[0], c)
+	return nil
 }
