@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -191,26 +192,15 @@ func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []a
 			return fmt.Errorf("the checkpoint is of %d events, not %d", note.Count(), len(list))
 		}
 		entries := make([]audit.Entry, len(list))
-		update, err := n.tx.PrepareContext(n.ctx, `UPDATE events SET seq = $2, who = $3, target = $4 WHERE id = $1 AND seq IS NULL`)
-		if err != nil {
-			return err
-		}
-		defer update.Close()
 		for i, r := range list {
 			entries[i] = r.Entry()
-			// Who and whom: events of a version that had no such columns get them here.
-			var e audit.Event
-			var c columns
-			if json.Unmarshal([]byte(r.Body), &e) == nil {
-				c = columnsOf(e)
-			}
-			res, err := update.ExecContext(n.ctx, r.ID, note.First+int64(i), c.who, c.target)
-			if err != nil {
+		}
+		seq := note.First
+		for some := range slices.Chunk(list, maxNumbered) {
+			if err := n.number(some, seq); err != nil {
 				return err
 			}
-			if rows, err := res.RowsAffected(); err != nil || rows != 1 {
-				return errors.Join(err, fmt.Errorf("event %s went while it was sealed", r.ID))
-			}
+			seq += int64(len(some))
 		}
 		sealed = len(list)
 		return n.add(`INSERT INTO checkpoints (last_seq, first_seq, at, note, entries) VALUES ($1, $2, $3, $4, $5)`,
@@ -220,6 +210,36 @@ func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []a
 		return 0, err
 	}
 	return sealed, nil
+}
+
+// maxNumbered is how many events one statement numbers.
+const maxNumbered = 50
+
+// number gives events their numbers, from first on.
+func (n Notes) number(list []audit.Record, first int64) error {
+	var values strings.Builder
+	var args []any
+	for i, r := range list {
+		// Who and whom: events of a version that had no such columns get them here.
+		var e audit.Event
+		var c columns
+		if json.Unmarshal([]byte(r.Body), &e) == nil {
+			c = columnsOf(e)
+		}
+		if i > 0 {
+			values.WriteString(", ")
+		}
+		at := len(args)
+		fmt.Fprintf(&values, "(CAST($%d AS text), CAST($%d AS bigint), CAST($%d AS text), CAST($%d AS text))", at+1, at+2, at+3, at+4)
+		args = append(args, r.ID, first+int64(i), c.who, c.target)
+	}
+	// Both databases call the columns of VALUES so.
+	rows, err := n.exec(`UPDATE events SET seq = v.column2, who = v.column3, target = v.column4
+		FROM (VALUES `+values.String()+`) AS v WHERE events.id = v.column1 AND seq IS NULL`, args...)
+	if err == nil && rows != int64(len(list)) {
+		err = fmt.Errorf("%d events went while they were sealed", int64(len(list))-rows)
+	}
+	return err
 }
 
 // maxSealed is about how much text a batch may have, in bytes: a checkpoint is

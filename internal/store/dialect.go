@@ -1,15 +1,17 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	_ "github.com/jackc/pgx/v5/stdlib" // the PostgreSQL driver
+	"github.com/jackc/pgx/v5/stdlib" // also the driver "pgx"
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -62,6 +64,61 @@ var postgresDialect = dialect{
 		ORDER BY t.relname COLLATE "C", c.attnum`,
 	parents: `SELECT t.relname, p.relname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_class p ON p.oid = k.confrelid
 		WHERE k.contype = 'f' AND k.connamespace = current_schema()::regnamespace`,
+}
+
+// A locked is a transaction of PostgreSQL that took its lock in the round trip
+// that began it: database/sql would make two of that.
+type locked struct {
+	*sql.Conn
+	ctx  context.Context
+	over bool
+}
+
+func beginLocked(ctx context.Context, pool *sql.DB, lock string) (*locked, error) {
+	for try := 0; ; try++ {
+		c, err := pool.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// Without arguments it is one message, whatever statements are in it.
+		if _, err = c.ExecContext(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED; "+lock); err == nil {
+			return &locked{Conn: c, ctx: ctx}, nil
+		}
+		c.Close()
+		if try > 0 || ctx.Err() != nil {
+			return nil, err
+		} // else the server may have closed the connection since it was used
+	}
+}
+
+// Commit refuses a transaction in which a statement has failed: the server
+// would undo it and call that a success.
+func (l *locked) Commit() error {
+	err := l.Raw(func(c any) error {
+		if s := c.(*stdlib.Conn).Conn().PgConn().TxStatus(); s != 'T' {
+			return fmt.Errorf("the transaction cannot be stored: its state is %q", s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	l.over = true
+	_, err = l.ExecContext(l.ctx, "COMMIT")
+	return errors.Join(err, l.Close())
+}
+
+// Rollback lets go of the connection. One that is still in a transaction is
+// not used again: the driver sees to that.
+func (l *locked) Rollback() error {
+	if l.over {
+		return nil
+	}
+	l.over = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 10*time.Second)
+	defer cancel()
+	_, err := l.ExecContext(ctx, "ROLLBACK")
+	return errors.Join(err, l.Close())
 }
 
 // open connects to rawURL with two pools: the driver of SQLite lets a

@@ -67,3 +67,8 @@ func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (m
 	}
 	return plans, nil
 }
+
+// BeginLocked begins a change on PostgreSQL, and leaves its end to the test.
+func BeginLocked(ctx context.Context, db *DB) (*locked, error) {
+	return beginLocked(ctx, db.write, db.d.change)
+}

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A Span tells of one transaction that is over.
+// A Span tells of one transaction that is over, or of a look.
 type Span struct {
-	Kind       string        // read, change, add, note, seal or load
+	Kind       string        // read, look, change, add, note, seal or load
 	Waited     time.Duration // for a connection, and for the transactions of others to end
 	Took       time.Duration // with what it waited
 	Statements int

@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"sft"
@@ -22,11 +23,25 @@ func (tx *Tx) SetSetting(name, value string) error {
 
 const teamCols = `id, name, created_at, client_session, allow_device_code, web_session`
 
-func scanTeam(s scanner) (t sft.Team, err error) {
-	var at int64
-	err = s.Scan(&t.ID, &t.Name, &at, &t.ClientSession, &t.AllowDeviceCode, &t.WebSession)
-	t.CreatedAt = fromMicros(at)
-	return t, err
+// A teamRow is teamCols on the way to a team.
+type teamRow struct {
+	t  sft.Team
+	at int64
+}
+
+func (r *teamRow) cols() []any {
+	return []any{&r.t.ID, &r.t.Name, &r.at, &r.t.ClientSession, &r.t.AllowDeviceCode, &r.t.WebSession}
+}
+
+func (r *teamRow) team() sft.Team {
+	r.t.CreatedAt = fromMicros(r.at)
+	return r.t
+}
+
+func scanTeam(s scanner) (sft.Team, error) {
+	var r teamRow
+	err := s.Scan(r.cols()...)
+	return r.team(), err
 }
 
 // AddTeam stores a new team. Its users' ids start at 60001, groups' at 63001.
@@ -99,13 +114,28 @@ type UserRecord struct {
 
 const userCols = `id, team_id, name, type, status, full_name, email, login, uid, gid, created_at, password_hash`
 
-func scanUser(s scanner) (u UserRecord, err error) {
-	var at int64
-	var hash string
-	err = s.Scan(&u.ID, &u.TeamID, &u.Name, &u.Type, &u.Status, &u.Details.FullName, &u.Details.Email,
-		&u.Login, &u.UID, &u.GID, &at, &hash)
-	u.CreateAt, u.PasswordHash = fromMicros(at), sft.NewSecret(hash)
-	return u, err
+// A userRow is userCols on the way to a record.
+type userRow struct {
+	u    UserRecord
+	at   int64
+	hash string
+}
+
+func (r *userRow) cols() []any {
+	u := &r.u
+	return []any{&u.ID, &u.TeamID, &u.Name, &u.Type, &u.Status, &u.Details.FullName, &u.Details.Email,
+		&u.Login, &u.UID, &u.GID, &r.at, &r.hash}
+}
+
+func (r *userRow) record() UserRecord {
+	r.u.CreateAt, r.u.PasswordHash = fromMicros(r.at), sft.NewSecret(r.hash)
+	return r.u
+}
+
+func scanUser(s scanner) (UserRecord, error) {
+	var r userRow
+	err := s.Scan(r.cols()...)
+	return r.record(), err
 }
 
 // AddUser stores a new user.
@@ -134,6 +164,29 @@ func (n Notes) User(teamID, name string) (UserRecord, error) {
 // UserByID returns the user of that id.
 func (n Notes) UserByID(id string) (UserRecord, error) {
 	return one(n, scanUser, `SELECT `+userCols+` FROM users WHERE id = $1`, id)
+}
+
+// UserInTeam is UserByID, with the user's team.
+func (n Notes) UserInTeam(id string) (UserRecord, sft.Team, error) {
+	var t teamRow
+	u, err := one(n, func(s scanner) (UserRecord, error) {
+		var u userRow
+		err := s.Scan(append(u.cols(), t.cols()...)...)
+		return u.record(), err
+	}, `SELECT `+prefixed("u.", userCols)+`, `+prefixed("t.", teamCols)+` FROM users u JOIN teams t ON t.id = u.team_id WHERE u.id = $1`, id)
+	return u, t.team(), err
+}
+
+// Asker returns a client, deleted ones too, with its user and team.
+func (n Notes) Asker(clientID string) (ClientRecord, UserRecord, sft.Team, error) {
+	var u userRow
+	var t teamRow
+	c, err := one(n, func(s scanner) (ClientRecord, error) {
+		var c clientRow
+		err := s.Scan(slices.Concat(c.cols(), u.cols(), t.cols())...)
+		return c.record(), err
+	}, `SELECT `+clientCols+`, `+prefixed("u.", userCols)+`, `+prefixed("t.", teamCols)+clientFrom+`JOIN teams t ON t.id = u.team_id WHERE c.id = $1`, clientID)
+	return c, u.record(), t.team(), err
 }
 
 func scanCount(s scanner) (c int64, err error) { return c, s.Scan(&c) }
@@ -289,14 +342,30 @@ type ClientRecord struct {
 const clientCols = `c.id, c.team_id, c.user_id, u.name, c.device_key, c.state, c.hostname, c.os, c.version, c.description, c.enrolled_at, c.signed_in_until, c.last_seen, c.binding_id, c.made_by`
 const clientFrom = ` FROM clients c JOIN users u ON u.id = c.user_id `
 
-func scanClient(s scanner) (c ClientRecord, err error) {
-	var at, until int64
-	var seen sql.NullInt64
-	err = s.Scan(&c.ID, &c.TeamID, &c.UserID, &c.User, &c.DeviceKey, &c.State, &c.Hostname, &c.OS, &c.Version,
-		&c.Description, &at, &until, &seen, &c.BindingID, &c.MadeBy)
-	c.EnrolledAt, c.SignedInUntil, c.LastSeen = fromMicros(at), fromMicros(until), optTime(seen)
+// A clientRow is clientCols on the way to a record.
+type clientRow struct {
+	c         ClientRecord
+	at, until int64
+	seen      sql.NullInt64
+}
+
+func (r *clientRow) cols() []any {
+	c := &r.c
+	return []any{&c.ID, &c.TeamID, &c.UserID, &c.User, &c.DeviceKey, &c.State, &c.Hostname, &c.OS, &c.Version,
+		&c.Description, &r.at, &r.until, &r.seen, &c.BindingID, &c.MadeBy}
+}
+
+func (r *clientRow) record() ClientRecord {
+	c := &r.c
+	c.EnrolledAt, c.SignedInUntil, c.LastSeen = fromMicros(r.at), fromMicros(r.until), optTime(r.seen)
 	c.Fingerprint = hexSHA256(c.DeviceKey)
-	return c, err
+	return *c
+}
+
+func scanClient(s scanner) (ClientRecord, error) {
+	var r clientRow
+	err := s.Scan(r.cols()...)
+	return r.record(), err
 }
 
 // AddClient stores a new client.

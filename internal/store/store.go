@@ -173,12 +173,41 @@ func (tx *Tx) News() bool { return tx.news }
 // which request ids are used up, which sign-ins are on their way.
 type Notes struct {
 	ctx context.Context
-	tx  *sql.Tx
+	tx  querier
 	d   dialect
 	// span is what is told of the transaction.
 	span  *Span
 	plans *plans // nil: the driver looks after them
 }
+
+// A querier is a transaction, or a pool.
+type querier interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}
+
+// A transaction is a querier that ends.
+type transaction interface {
+	querier
+	Commit() error
+	Rollback() error
+}
+
+// Look runs fn, which reads one thing: each statement sees the records as they
+// are then. It is a Read without the round trips that a transaction takes.
+func (db *DB) Look(ctx context.Context, fn func(Notes) error) error {
+	span, began := Span{Kind: look}, time.Now()
+	err := fn(Notes{ctx, db.read, db.d, &span, db.plans[db.read]})
+	db.tell(&span, began, err)
+	if err == nil {
+		db.learn(ctx, db.read)
+	}
+	return err
+}
+
+// look is the kind of a Look's span.
+const look = "look"
 
 // Read runs fn on one consistent view of the records.
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
@@ -238,19 +267,12 @@ func (db *DB) Note(ctx context.Context, fn func(Notes) error) error {
 func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, lock string, fn func(Notes) error) (err error) {
 	span, began := Span{Kind: kind}, time.Now()
 	defer func() {
-		if tell := db.watch.Load(); tell != nil {
-			span.Took, span.Failed = time.Since(began), err != nil
-			(*tell)(span)
+		db.tell(&span, began, err)
+		if err == nil {
+			db.learn(ctx, pool)
 		}
 	}()
 	plans := db.plans[pool]
-	if plans != nil {
-		defer func() {
-			if err == nil {
-				plans.learn(ctx)
-			}
-		}()
-	}
 	if pool == db.write && db.group != nil {
 		return db.group.do(ctx, pool, func(tx *sql.Tx) error {
 			span.Waited = time.Since(began)
@@ -258,21 +280,36 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, l
 			return fn(Notes{context.WithoutCancel(ctx), tx, db.d, &span, plans})
 		})
 	}
-	tx, err := pool.BeginTx(ctx, opts)
+	var tx transaction
+	if lock != "" {
+		tx, err = beginLocked(ctx, pool, lock)
+	} else {
+		tx, err = pool.BeginTx(ctx, opts)
+	}
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() // does nothing after Commit
-	if lock != "" {
-		if _, err := tx.ExecContext(ctx, lock); err != nil {
-			return err
-		}
-	}
 	span.Waited = time.Since(began)
 	if err := fn(Notes{ctx, tx, db.d, &span, plans}); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// tell hands a span to whoever watches.
+func (db *DB) tell(span *Span, began time.Time, err error) {
+	if tell := db.watch.Load(); tell != nil {
+		span.Took, span.Failed = time.Since(began), err != nil
+		(*tell)(*span)
+	}
+}
+
+// learn compiles the statements that were new to the pool.
+func (db *DB) learn(ctx context.Context, pool *sql.DB) {
+	if plans := db.plans[pool]; plans != nil {
+		plans.learn(ctx)
+	}
 }
 
 // errText refuses what PostgreSQL has no text for. SQLite would take it.
@@ -294,16 +331,20 @@ func (n Notes) plan(query string) *sql.Stmt {
 	if n.plans == nil {
 		return nil
 	}
-	if s := n.plans.of(query); s != nil {
-		return n.tx.StmtContext(n.ctx, s)
+	s := n.plans.of(query)
+	if tx, ok := n.tx.(*sql.Tx); ok && s != nil {
+		return tx.StmtContext(n.ctx, s)
 	}
-	return nil
+	return s
 }
 
 // exec runs a statement and returns how many rows it touched.
 func (n Notes) exec(query string, args ...any) (int64, error) {
 	if !storable(args) {
 		return 0, errText
+	}
+	if n.span.Kind == look {
+		return 0, errors.New("a look writes nothing")
 	}
 	n.span.Statements++
 	var r sql.Result

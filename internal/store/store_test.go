@@ -978,6 +978,79 @@ func TestReadCannotWrite(t *testing.T) {
 	})
 }
 
+func TestALookWritesNothing(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		s.change(func(tx *store.Tx) error { return tx.SetSetting("x", "y") })
+		for name, f := range map[string]func(store.Notes) error{
+			"UseID":      func(n store.Notes) error { return n.UseID("x", t0) },
+			"Sweep":      func(n store.Notes) error { return n.Sweep(t0) },
+			"ClientSeen": func(n store.Notes) error { return n.ClientSeen("x", t0) },
+		} {
+			if err := s.Look(t.Context(), f); err == nil || errors.Is(err, store.ErrNotFound) {
+				t.Errorf("%s inside Look: %v, want a refusal", name, err)
+			}
+		}
+		s.note(func(n store.Notes) error { return n.UseID("x", t0) }) // it is not taken
+		s.is("a look", s.Look(t.Context(), func(n store.Notes) error {
+			v, err := n.Setting("x")
+			s.same("what it sees", v, "y")
+			return err
+		}), nil)
+	})
+}
+
+// PostgreSQL undoes a transaction in which a statement has failed, and calls
+// the COMMIT of it a success.
+func TestCommitOfWhatHasFailed(t *testing.T) {
+	db := open(t, testdb.Postgres(t))
+	for _, tt := range []struct {
+		statement string
+		stored    bool
+	}{{"SELECT 1", true}, {"SELECT 1/0", false}} {
+		tx, err := store.BeginLocked(t.Context(), db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback()
+		_, failed := tx.ExecContext(t.Context(), tt.statement)
+		if err := tx.Commit(); (failed == nil) != tt.stored || (err == nil) != tt.stored {
+			t.Errorf("%s: %v, and its commit: %v", tt.statement, failed, err)
+		}
+		if err := tx.Rollback(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := db.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) { return event(audit.UserUpdate), nil }); err != nil {
+		t.Errorf("a change after that: %v", err)
+	}
+}
+
+// Connections that the server has closed meanwhile fail nobody.
+func TestConnectionsThatWereClosed(t *testing.T) {
+	url := testdb.Postgres(t)
+	db, other := open(t, url), open(t, url)
+	other.Close()
+	admin, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	write := func() error {
+		return db.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) { return event(audit.UserUpdate), tx.SetSetting("x", "y") })
+	}
+	for range 5 {
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := admin.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+			t.Fatal(err)
+		}
+		if err := write(); err != nil {
+			t.Errorf("a change after its connection was closed: %v", err)
+		}
+	}
+}
+
 func TestReadSeesOneState(t *testing.T) {
 	both(t, func(t *testing.T, s *suite) {
 		s.change(func(tx *store.Tx) error { return tx.SetSetting("x", "before") })
