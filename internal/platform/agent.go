@@ -113,25 +113,12 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	if err != nil {
 		return err
 	}
-	access, err := p.authorities(tx, pr.ID, ca.Access)
+	cas, err := p.trustedBy(tx, pr)
 	if err != nil {
 		return err
 	}
-	st.AccessCAs = certificates(access)
-	users, err := p.authorities(tx, pr.ID, ca.SSHUser)
-	if err != nil {
-		return err
-	}
-	st.SSHUserCAs = sshKeys(users)
-	hosts, err := p.authorities(tx, pr.ID, ca.Host)
-	if err != nil {
-		return err
-	}
-	st.HostCAs = certificates(hosts)
-	if hosts, err = p.authorities(tx, pr.ID, ca.SSHHost); err != nil {
-		return err
-	}
-	st.SSHHostCAs = sshKeys(hosts)
+	st.AccessCAs, st.HostCAs = certificates(cas[ca.Access]), certificates(cas[ca.Host])
+	st.SSHUserCAs, st.SSHHostCAs = sshKeys(cas[ca.SSHUser]), sshKeys(cas[ca.SSHHost])
 	if st.EndedSessions, err = tx.RevokedSessions(s.ID, p.Now()); err != nil {
 		return err
 	}
@@ -192,7 +179,7 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 			if err != nil {
 				return e, err
 			}
-			chain, until, err := list[len(list)-1].IssueHost(key, s.ID, p.Now())
+			chain, until, err := list.signer(ca.Host).IssueHost(key, s.ID, p.Now())
 			if err != nil {
 				return e, err
 			}
@@ -252,7 +239,7 @@ func (p *Platform) sshHost(tx *store.Tx, s store.ServerRecord, keys []ssh.Public
 	e.Kind = audit.HostCredsIssue
 	var certs, issued []string
 	for _, k := range keys {
-		c, err := list[len(list)-1].IssueSSHHost(k, s.ID, sshNames(s), p.Now())
+		c, err := list.signer(ca.SSHHost).IssueSSHHost(k, s.ID, sshNames(s), p.Now())
 		if err != nil {
 			return nil, err
 		}

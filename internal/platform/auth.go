@@ -155,17 +155,17 @@ func (p *Platform) Authenticate(ctx context.Context, header, method, path string
 	c, err := api.Verify(header, p.URL, method, path, body, p.Now(), func(issuer string) (*ecdsa.PublicKey, error) {
 		kind, id, _ := strings.Cut(issuer, ":")
 		var spki []byte
-		err := p.DB.Read(ctx, func(tx *store.Tx) error {
+		err := p.DB.Look(ctx, func(n store.Notes) error {
 			switch kind {
 			case "client":
-				c, err := tx.Client(id)
+				c, err := n.Client(id)
 				if err == nil && c.State != sft.StateActive {
 					return errRevoked("client")
 				}
 				a.User, a.Client, a.Name, spki = c.UserID, c.ID, c.User, c.DeviceKey
 				return err
 			case "server":
-				s, err := tx.ServerByID(id)
+				s, err := n.ServerByID(id)
 				if err == nil && s.Unmanaged {
 					return store.ErrNotFound // it has no key to sign with
 				}
@@ -247,10 +247,13 @@ func (p *Platform) service(ctx context.Context, header, addr string) (a Actor, o
 // SignedIn refuses a client whose sign-in has ended, for the requests that
 // need a person behind the device.
 func (p *Platform) SignedIn(ctx context.Context, a Actor) error {
-	return p.DB.Note(ctx, func(n store.Notes) error {
-		if err := p.signedIn(n, a); err != nil {
-			return err
-		}
-		return n.ClientSeen(a.Client, p.Now())
+	var c store.ClientRecord
+	err := p.DB.Look(ctx, func(n store.Notes) (err error) {
+		c, err = p.signedIn(n, a)
+		return err
 	})
+	if err != nil || p.seen(c) {
+		return err
+	}
+	return p.DB.Note(ctx, func(n store.Notes) error { return n.ClientSeen(c.ID, p.Now()) })
 }

@@ -269,7 +269,7 @@ func (p *Platform) advanceCA(tx *store.Tx, c store.CARecord) (audit.Event, error
 			}
 		}
 	}
-	return e, tx.SetCAStage(c.ID, stage, p.Now())
+	return e, errors.Join(tx.SetCAStage(c.ID, stage, p.Now()), tx.Revise(pr.ID))
 }
 
 // housekeeper is who does what time brings about.

@@ -51,7 +51,7 @@ func (p *Platform) ClientEvents(ctx context.Context, a Actor, r ClientEventsRequ
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if err := p.signedIn(tx.Notes, a); err != nil {
+		if _, err := p.signedIn(tx.Notes, a); err != nil {
 			return audit.Event{}, err
 		}
 		var last audit.Event

@@ -138,13 +138,40 @@ func (p *Platform) client(n store.Notes, a Actor) (store.ClientRecord, error) {
 	return c, err
 }
 
-// signedIn refuses a client whose sign-in has ended.
-func (p *Platform) signedIn(n store.Notes, a Actor) error {
+var errSignInEnded = &sft.Error{Code: sft.SignIn, Msg: "the sign-in has ended", Hint: "run \"sft login\""}
+
+// signedIn returns the client behind a signed request, and refuses one whose
+// sign-in has ended.
+func (p *Platform) signedIn(n store.Notes, a Actor) (store.ClientRecord, error) {
 	c, err := p.client(n, a)
-	if err == nil && !c.SignedInUntil.After(p.Now()) {
-		err = &sft.Error{Code: sft.SignIn, Msg: "the sign-in has ended", Hint: "run \"sft login\""}
+	if err == nil {
+		err = p.mayAct(c)
 	}
-	return err
+	return c, err
+}
+
+// mayAct refuses a client that was deleted, or whose sign-in has ended.
+func (p *Platform) mayAct(c store.ClientRecord) error {
+	switch {
+	case c.State != sft.StateActive:
+		return errRevoked("client")
+	case !c.SignedInUntil.After(p.Now()):
+		return errSignInEnded
+	}
+	return nil
+}
+
+// seenEvery is how exactly it is kept when a client was last seen: a write for
+// each request would make all of them wait for the disk.
+const seenEvery = time.Minute
+
+// seen reports whether it is noted well enough that the client is seen now.
+func (p *Platform) seen(c store.ClientRecord) bool {
+	if c.LastSeen == nil {
+		return false
+	}
+	ago := p.Now().Sub(*c.LastSeen)
+	return ago >= 0 && ago < seenEvery
 }
 
 // LoginClient renews the sign-in of an enrolled client by a new approval.
@@ -321,7 +348,7 @@ func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientRequest) (
 			return audit.Event{}, err
 		}
 		if a.Client != "" && a.Client != c.ID { // to leave needs no sign-in, to throw out does
-			if err := p.signedIn(tx.Notes, a); err != nil {
+			if _, err := p.signedIn(tx.Notes, a); err != nil {
 				return audit.Event{}, err
 			}
 		}

@@ -2,11 +2,13 @@ package platform_test
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/store"
 	"sft/internal/testenv"
 )
 
@@ -147,5 +149,44 @@ func TestSessionsEndOnTheHopsToo(t *testing.T) {
 		fourth := connect(kept, "gw")
 		e.Clock.Advance(10 * time.Minute)
 		ends("the session's time is over on the target", fourth, func() { e.Do("DELETE", "/clients/"+kept.ID, nil, nil) }, "gw")
+	})
+}
+
+// When a client was last seen is kept to the minute: no request waits for the
+// disk to know it better.
+func TestWhenAClientWasLastSeen(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		c := e.Client("ann")
+		seen := func() time.Time {
+			t.Helper()
+			var v sft.Client
+			if err := c.Do(t.Context(), "GET", base+"/clients/"+c.ID, nil, &v); err != nil {
+				t.Fatal(err)
+			}
+			if v.LastSeen == nil {
+				t.Fatal("the client was never seen")
+			}
+			return *v.LastSeen
+		}
+		first := seen()
+		if !first.Equal(e.Clock.Now()) {
+			t.Errorf("it was last seen at %s, and it is %s", first, e.Clock.Now())
+		}
+		var notes atomic.Int64
+		e.DB.Watch(func(s store.Span) {
+			if s.Kind == "note" {
+				notes.Add(1)
+			}
+		})
+		e.Clock.Advance(59 * time.Second)
+		if at := seen(); !at.Equal(first) || notes.Load() != 0 {
+			t.Errorf("59 s later it was last seen at %s, by %d notes; want %s and none", at, notes.Load(), first)
+		}
+		for _, d := range []time.Duration{time.Second, -time.Hour} {
+			e.Clock.Advance(d)
+			if at := seen(); !at.Equal(e.Clock.Now()) {
+				t.Errorf("it was last seen at %s, and it is %s", at, e.Clock.Now())
+			}
+		}
 	})
 }

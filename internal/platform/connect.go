@@ -63,9 +63,9 @@ type ConnectRequest struct {
 // Connect resolves the name, finds the way, decides, and issues what opens it:
 // all or nothing, recorded before the reply leaves.
 func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.ConnectReply, error) {
-	var reply api.ConnectReply
+	var found way
 	if a.Client == "" {
-		return reply, &sft.Error{Code: sft.SignIn, Msg: "only an enrolled client can connect", Hint: "run \"sft enroll\" first"}
+		return api.ConnectReply{}, &sft.Error{Code: sft.SignIn, Msg: "only an enrolled client can connect", Hint: "run \"sft enroll\" first"}
 	}
 	refused := p.event(a, audit.UserCredsIssue, "", "", sft.Quote(r.Target))
 	for _, v := range r.Via[:min(len(r.Via), maxHops)] {
@@ -79,27 +79,28 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if err := p.signedIn(tx.Notes, a); err != nil {
-			return audit.Event{}, err
+		err = p.mayAct(k.client)
+		if err == nil && !p.seen(k.client) {
+			err = tx.ClientSeen(k.client.ID, p.Now())
 		}
-		if err := tx.ClientSeen(a.Client, p.Now()); err != nil {
-			return audit.Event{}, err
-		}
-		way, err := p.router(tx, k)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		target, err := way.target(r.Target)
+		router, err := p.router(tx, k)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		target, err := router.target(r.Target)
 		if err != nil {
 			return audit.Event{}, err
 		}
 		refused.Project, refused.Target = target.project.Name, target.name
-		hops, err := way.hops(target, r.Via)
+		hops, err := router.hops(target, r.Via)
 		if err != nil {
 			return audit.Event{}, err
 		}
 		for _, on := range append(hops[:len(hops):len(hops)], target) {
-			if err := way.refusal(on); err != nil {
+			if err := router.refusal(on); err != nil {
 				return audit.Event{}, err
 			}
 		}
@@ -115,7 +116,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		e.Session, e.Via = session, stepNames(hops)
 		e.Detail = map[string]string{"service": r.Service, "server": target.server.ID, "by": target.decision.By}
 		i := issuer{p: p, tx: tx, k: k, session: session, want: want, event: &e}
-		reply, err = i.issue(hops, target)
+		found, err = i.issue(hops, target)
 		return e, err
 	})
 	if c := sft.CodeOf(err); err != nil && c != sft.Internal && c != sft.Replayed {
@@ -125,7 +126,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 	if err != nil {
 		return api.ConnectReply{}, err
 	}
-	return reply, nil
+	return found.sign()
 }
 
 // target finds the server that a person wants to get to, which an agent looks
@@ -197,7 +198,35 @@ func stepNames(hops []step) (names []string) {
 	return names
 }
 
-// An issuer makes what opens one way, and tells of it in one event.
+// A way is what Connect answers, whose certificates are decided and recorded,
+// and not signed yet: signatures take longer than all else, and while a
+// transaction is open others may have to wait.
+type way struct {
+	reply  api.ConnectReply
+	ssh    map[int]ca.SSHDraft // by the hop that they are for
+	broker *ca.Draft
+}
+
+// sign completes the answer.
+func (w way) sign() (api.ConnectReply, error) {
+	for n, d := range w.ssh {
+		c, err := d.Sign()
+		if err != nil {
+			return api.ConnectReply{}, err
+		}
+		w.reply.Route[n].SSH.Certificate = c.Line
+	}
+	if w.broker != nil {
+		chain, err := w.broker.Sign()
+		if err != nil {
+			return api.ConnectReply{}, err
+		}
+		w.reply.Certificate = chain
+	}
+	return w.reply, nil
+}
+
+// An issuer decides what opens one way, and tells of it in one event.
 type issuer struct {
 	p       *Platform
 	tx      *store.Tx
@@ -205,11 +234,13 @@ type issuer struct {
 	session string
 	want    wish
 	event   *audit.Event
+	way     way
 }
 
-// issue returns the way, with its certificates.
-func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
-	reply := api.ConnectReply{SessionID: i.session, Channels: &target.project.Channels}
+// issue returns the way.
+func (i *issuer) issue(hops []step, target step) (way, error) {
+	i.way = way{reply: api.ConnectReply{SessionID: i.session, Channels: &target.project.Channels}, ssh: map[int]ca.SSHDraft{}}
+	reply := &i.way.reply
 	var serials, by, preauths []string
 	if i.want.ssh != nil {
 		i.event.Detail["ssh_key"] = ssh.FingerprintSHA256(i.want.ssh)
@@ -238,8 +269,9 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 		if !isTarget || i.want.target {
 			c, err := i.ssh(&h, s, isTarget)
 			if err != nil {
-				return reply, err
+				return i.way, err
 			}
+			i.way.ssh[n] = c
 			serials = append(serials, fmt.Sprintf("%s=%d", s.server.ID, c.Serial))
 			reply.ExpiresAt = c.Until
 			if !isTarget {
@@ -247,15 +279,15 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 				// can until the certificate ends.
 				until := c.Until.Add(time.Duration(s.project.MaxSession) * time.Second)
 				if err := i.tx.AddSessionHop(i.session, s.server.ID, until); err != nil {
-					return reply, err
+					return i.way, err
 				}
 			}
 		}
 		if !isTarget {
 			by = append(by, s.server.ID+"="+s.decision.By)
 		} else if i.want.broker != nil {
-			if err := i.broker(&h, s, &reply); err != nil {
-				return reply, err
+			if err := i.broker(&h, s); err != nil {
+				return i.way, err
 			}
 		}
 		reply.Route = append(reply.Route, h)
@@ -266,41 +298,32 @@ func (i *issuer) issue(hops []step, target step) (api.ConnectReply, error) {
 		}
 	}
 	i.event.Detail["until"] = reply.ExpiresAt.Format(time.RFC3339)
-	return reply, nil
+	return i.way, nil
 }
 
-// ssh signs a certificate for an SSH server, and says in h how to reach it.
-func (i *issuer) ssh(h *api.Hop, s step, target bool) (ca.SSHCertificate, error) {
-	none := ca.SSHCertificate{}
-	users, err := i.p.authorities(i.tx, s.project.ID, ca.SSHUser)
+// ssh decides on a certificate for an SSH server, and says in h how to reach it.
+func (i *issuer) ssh(h *api.Hop, s step, target bool) (ca.SSHDraft, error) {
+	cas, err := i.p.trustedBy(i.tx, s.project)
 	if err != nil {
-		return none, err
-	}
-	hosts, err := i.p.authorities(i.tx, s.project.ID, ca.SSHHost)
-	if err != nil {
-		return none, err
+		return ca.SSHDraft{}, err
 	}
 	o := s.project.ClientOptions
 	agent := target && o.ForwardAgent == sft.AgentHost
-	c, err := users[len(users)-1].IssueSSHUser(i.want.ssh, ca.SSHGrant{Session: i.session, User: i.k.user.ID, Server: s.server.ID, Login: i.k.user.Login,
+	c, err := cas.signer(ca.SSHUser).DraftSSHUser(i.want.ssh, ca.SSHGrant{Session: i.session, User: i.k.user.ID, Server: s.server.ID, Login: i.k.user.Login,
 		Hop: !target, ForwardAgent: agent}, i.p.Now())
 	if err != nil {
-		return none, err
+		return c, err
 	}
 	f := s.server.Facts.SSH
-	h.SSH = &api.SSHHop{Port: f.Port, Certificate: c.Line, HostCAs: sshKeys(hosts), HostKeys: f.HostKeys,
+	h.SSH = &api.SSHHop{Port: f.Port, HostCAs: sshKeys(cas[ca.SSHHost]), HostKeys: f.HostKeys,
 		Broker: target && i.want.relay, Netcat: !target && o.PortForward == sft.ForwardNetcat, ForwardAgent: agent}
 	return c, nil
 }
 
-// broker signs a certificate for the target's broker, and says in h what
+// broker decides on a certificate for the target's broker, and says in h what
 // proves it.
-func (i *issuer) broker(h *api.Hop, s step, reply *api.ConnectReply) error {
-	access, err := i.p.authorities(i.tx, s.project.ID, ca.Access)
-	if err != nil {
-		return err
-	}
-	hosts, err := i.p.authorities(i.tx, s.project.ID, ca.Host)
+func (i *issuer) broker(h *api.Hop, s step) error {
+	cas, err := i.p.trustedBy(i.tx, s.project)
 	if err != nil {
 		return err
 	}
@@ -308,10 +331,12 @@ func (i *issuer) broker(h *api.Hop, s step, reply *api.ConnectReply) error {
 	if err := names.Check(); err != nil {
 		return err
 	}
-	if reply.Certificate, reply.ExpiresAt, err = access[len(access)-1].IssueAccess(i.want.broker, names, i.p.Now()); err != nil {
+	d, err := cas.signer(ca.Access).DraftAccess(i.want.broker, names, i.p.Now())
+	if err != nil {
 		return err
 	}
-	h.Port, h.BrokerName, h.HostCAs, h.HostKeys = s.server.Facts.BrokerPort, ca.BrokerName(s.server.ID), certificates(hosts), [][]byte{s.server.HostKey}
+	i.way.broker, i.way.reply.ExpiresAt = &d, d.Until
+	h.Port, h.BrokerName, h.HostCAs, h.HostKeys = s.server.Facts.BrokerPort, ca.BrokerName(s.server.ID), certificates(cas[ca.Host]), [][]byte{s.server.HostKey}
 	if len(s.server.HostKeyOld) > 0 {
 		h.HostKeys = append(h.HostKeys, s.server.HostKeyOld)
 	}

@@ -70,7 +70,7 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 			if err != nil {
 				return done, err
 			}
-			reply.CAFingerprint = ca.Fingerprint(list[0].Certificate())
+			reply.CAFingerprint = ca.Fingerprint(list.signer(ca.Platform).Certificate())
 			if err := tx.SetSetting("ca_fingerprint", reply.CAFingerprint); err != nil {
 				return done, err
 			}

@@ -48,6 +48,7 @@ type Platform struct {
 	exports exports
 	mu      sync.Mutex
 	opened  map[string]*ca.Authority // by CA id
+	trusted map[string]trusted       // by project
 	tokenMu sync.Mutex
 	tokenK  []byte
 }
@@ -57,7 +58,7 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 	if now == nil {
 		now = time.Now
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, Instance: audit.NewID(), opened: map[string]*ca.Authority{}}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
 	p.news.ch = make(chan struct{})
 	p.sealed.news.ch = make(chan struct{})
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
@@ -168,9 +169,10 @@ func (p *Platform) refuse(ctx context.Context, e audit.Event, err error) error {
 
 // An asker is an actor whose team, standing and roles were read again.
 type asker struct {
-	team  sft.Team
-	user  store.UserRecord
-	roles []sft.Role
+	team   sft.Team
+	user   store.UserRecord
+	roles  []sft.Role
+	client store.ClientRecord // that signed the request, if one did
 }
 
 var errNobody = &sft.Error{Code: sft.SignIn, Msg: "nobody is signed in", Hint: "sign in, then try again"}
@@ -183,11 +185,15 @@ func (p *Platform) as(tx *store.Tx, a Actor, teamName string, action policy.Acti
 		return k, errNobody
 	}
 	var err error
-	if k.user, err = tx.UserByID(a.User); err != nil {
-		return k, notFound(err, "user", a.User)
+	if a.Client != "" {
+		if k.client, k.user, k.team, err = tx.Asker(a.Client); err == nil && k.user.ID != a.User {
+			return asker{}, errSignInEnded // it was given to another person meanwhile
+		}
+	} else {
+		k.user, k.team, err = tx.UserInTeam(a.User)
 	}
-	if k.team, err = tx.TeamByID(k.user.TeamID); err != nil {
-		return k, err
+	if err != nil {
+		return k, notFound(err, "user", a.User)
 	}
 	if sft.Fold(k.team.Name) != sft.Fold(teamName) {
 		return k, noSuch("team", teamName)

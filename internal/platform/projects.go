@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"sft"
 	"sft/internal/api"
@@ -180,9 +181,16 @@ func caTitle(kind ca.Kind, pr store.ProjectRecord) string {
 	return fmt.Sprintf("%s CA of project %s", kind, pr.Name)
 }
 
-// authorities returns those of a project that are trusted, the one that signs
-// last. Their keys are unsealed once and kept.
-func (p *Platform) authorities(tx *store.Tx, projectID string, kind ca.Kind) ([]*ca.Authority, error) {
+// authorities are those of a project or of the platform, by kind.
+type authorities map[ca.Kind][]*ca.Authority
+
+// signer is the one that signs.
+func (l authorities) signer(kind ca.Kind) *ca.Authority { return l[kind][len(l[kind])-1] }
+
+// authorities returns those of a project that are trusted, by kind, the one that
+// signs last. There is at least one of each kind. Their keys are unsealed once
+// and kept.
+func (p *Platform) authorities(tx *store.Tx, projectID string, kinds ...ca.Kind) (authorities, error) {
 	records, err := tx.CAs(projectID)
 	if err != nil {
 		return nil, err
@@ -196,11 +204,12 @@ func (p *Platform) authorities(tx *store.Tx, projectID string, kind ca.Kind) ([]
 		}
 		return a.CreatedAt.Compare(b.CreatedAt)
 	})
-	var list []*ca.Authority
+	of := authorities{}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range records {
-		if r.Kind != string(kind) || !r.NotAfter.After(p.Now()) {
+		kind := ca.Kind(r.Kind)
+		if !slices.Contains(kinds, kind) || !r.NotAfter.After(p.Now()) {
 			continue
 		}
 		a := p.opened[r.ID]
@@ -210,12 +219,48 @@ func (p *Platform) authorities(tx *store.Tx, projectID string, kind ca.Kind) ([]
 			}
 			p.opened[r.ID] = a
 		}
-		list = append(list, a)
+		of[kind] = append(of[kind], a)
 	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("the project has no %s CA that is still good", kind)
+	for _, kind := range kinds {
+		if len(of[kind]) == 0 {
+			return nil, fmt.Errorf("the project has no %s CA that is still good", kind)
+		}
 	}
-	return list, nil
+	return of, nil
+}
+
+// trusted are the authorities of a project at one of its revisions.
+type trusted struct {
+	revision int64
+	of       authorities
+	until    time.Time // when the first of them ends
+}
+
+// trustedBy is authorities of all kinds, read again when the project's revision
+// is another: each change of an authority is one.
+func (p *Platform) trustedBy(tx *store.Tx, pr store.ProjectRecord) (authorities, error) {
+	p.mu.Lock()
+	t := p.trusted[pr.ID]
+	p.mu.Unlock()
+	if t.of != nil && t.revision == pr.Revision && p.Now().Before(t.until) {
+		return t.of, nil
+	}
+	of, err := p.authorities(tx, pr.ID, ca.ProjectKinds...)
+	if err != nil || tx.News() { // not yet stored
+		return of, err
+	}
+	t = trusted{revision: pr.Revision, of: of}
+	for _, list := range of {
+		for _, a := range list {
+			if t.until.IsZero() || a.Until().Before(t.until) {
+				t.until = a.Until()
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trusted[pr.ID] = t
+	return of, nil
 }
 
 func certificates(list []*ca.Authority) (der [][]byte) {

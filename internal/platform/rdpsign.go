@@ -39,7 +39,7 @@ func (p *Platform) rdpSigner(tx *store.Tx, teamID string) (*ca.Authority, error)
 	if err != nil {
 		return nil, err
 	}
-	return list[len(list)-1], nil
+	return list.signer(ca.RDPSign), nil
 }
 
 func rdpSigningCertificate(a *ca.Authority) (api.RDPSigningCertificate, error) {

@@ -26,12 +26,17 @@ func (p *Platform) reachOf(tx *store.Tx, u store.UserRecord) (reach, error) {
 	if err != nil {
 		return r, err
 	}
-	bindings, err := tx.Bindings(u.ID)
-	r.bound = len(bindings) > 0
+	if u.Type == sft.Service { // nobody else has any
+		bindings, err := tx.Bindings(u.ID)
+		if err != nil {
+			return r, err
+		}
+		r.bound = len(bindings) > 0
+	}
 	for _, g := range places {
 		r.grants[g.ProjectID] = append(r.grants[g.ProjectID], policy.NewGrant(g.ProjectGroup))
 	}
-	return r, err
+	return r, nil
 }
 
 // decidedOn is what decisions go by of a server.

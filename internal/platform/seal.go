@@ -29,7 +29,7 @@ func (p *Platform) auditKey(ctx context.Context) (*ca.Authority, error) {
 		}
 		list, err := p.authorities(tx, "", ca.Audit)
 		if err == nil {
-			key = list[len(list)-1]
+			key = list.signer(ca.Audit)
 		}
 		return err
 	}

@@ -26,7 +26,7 @@ func (p *Platform) platformCA(tx *store.Tx) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return list[len(list)-1].Certificate(), nil
+	return list.signer(ca.Platform).Certificate(), nil
 }
 
 // Certificate returns a source of the platform's TLS certificate by its own
@@ -45,7 +45,7 @@ func (p *Platform) Certificate(ctx context.Context) (func(*tls.ClientHelloInfo) 
 			}
 			list, err := p.authorities(tx, "", ca.Platform)
 			if err == nil {
-				a = list[len(list)-1]
+				a = list.signer(ca.Platform)
 			}
 			return err
 		}); err != nil {

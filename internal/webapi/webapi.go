@@ -324,9 +324,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 // call adapts an operation to HTTP: the request's struct is filled from the
 // path, the query and the body, by its tags.
 func call[Req, Reply any](status int, op func(context.Context, platform.Actor, Req) (Reply, error)) handler {
+	fields := addressed(reflect.TypeFor[Req]())
 	serve := func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error) {
 		var req Req
-		if err := bind(&req, r, body); err != nil {
+		if err := bind(&req, fields, r, body); err != nil {
 			return 0, nil, err
 		}
 		reply, err := op(ctx, a, req)
@@ -345,9 +346,25 @@ func list[Req, T any](op func(context.Context, platform.Actor, Req) ([]T, error)
 	return h
 }
 
+// An addressedField is a field of a request that its address fills.
+type addressedField struct {
+	index       []int
+	path, query string // the one that it is called
+}
+
+// addressed returns those of a request's struct.
+func addressed(t reflect.Type) (list []addressedField) {
+	for _, f := range reflect.VisibleFields(t) {
+		if a := (addressedField{f.Index, f.Tag.Get("path"), f.Tag.Get("query")}); a.path+a.query != "" {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
 // bind fills v, a pointer to a struct. An unknown field of the body is
 // ignored; a wrong type is refused.
-func bind(v any, r *http.Request, body []byte) error {
+func bind(v any, fields []addressedField, r *http.Request, body []byte) error {
 	if len(body) > 0 && r.Method != http.MethodGet && r.Method != http.MethodDelete {
 		if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); ct != "application/json" {
 			return &sft.Error{Code: sft.Invalid, Msg: "the body's type is " + sft.Quote(ct), Hint: "send Content-Type: application/json"}
@@ -364,19 +381,16 @@ func bind(v any, r *http.Request, body []byte) error {
 		}
 	}
 	rv := reflect.ValueOf(v).Elem()
-	for _, f := range reflect.VisibleFields(rv.Type()) {
-		var s string
-		if name := f.Tag.Get("path"); name != "" {
-			s = r.PathValue(name)
-		} else if name = f.Tag.Get("query"); name != "" {
-			s = r.URL.Query().Get(name)
-		} else {
-			continue
+	query := r.URL.Query()
+	for _, f := range fields {
+		s := r.PathValue(f.path)
+		if f.path == "" {
+			s = query.Get(f.query)
 		}
 		if len(s) > 5000 {
 			return &sft.Error{Code: sft.Invalid, Msg: "a part of the request's address is too long"}
 		}
-		switch fv := rv.FieldByIndex(f.Index); fv.Kind() {
+		switch fv := rv.FieldByIndex(f.index); fv.Kind() {
 		case reflect.String:
 			fv.SetString(s)
 		case reflect.Int:
