@@ -114,3 +114,37 @@ func TestAttributes(t *testing.T) {
 		}
 	})
 }
+
+// A gid is one group's for good, too, also when the group has another or is
+// gone; and a user's login comes back with the ids that it had last.
+func TestFormerIDs(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		e.Grant(testenv.Project, "ops", false, "bob")
+		put := func(what, path, value string, want sft.Code) {
+			t.Helper()
+			wantCode(t, what, e.Service.Do(t.Context(), "PUT", base+path, map[string]string{"attribute_value": value}, nil), want)
+		}
+		put("a gid", "/groups/dev/attributes/unix_gid", "70001", "")
+		put("another", "/groups/dev/attributes/unix_gid", "70002", "")
+		put("one that another group had", "/groups/ops/attributes/unix_gid", "70001", sft.Exists)
+		put("the same for a user", "/users/bob/attributes/unix_gid", "70001", sft.Exists)
+		put("its own again", "/groups/dev/attributes/unix_gid", "70001", "")
+		put("one that another group has", "/groups/ops/attributes/unix_gid", "70001", sft.Exists)
+		e.Do("DELETE", "/groups/dev", nil, nil)
+		for _, gid := range []string{"70001", "70002"} {
+			put("one of a group that is gone", "/groups/ops/attributes/unix_gid", gid, sft.Exists)
+			put("the same for a user", "/users/bob/attributes/unix_gid", gid, sft.Exists)
+		}
+
+		for _, uid := range []string{"80003", "80001", "80002", "80001"} {
+			put("a uid", "/users/ann/attributes/unix_uid", uid, "")
+		}
+		for _, login := range []string{"anna", "ann"} {
+			put("a login", "/users/ann/attributes/unix_user_name", login, "")
+		}
+		if u := e.User("ann"); u.UID != 80001 {
+			t.Errorf("the login comes back with uid %d, and had 80001 last", u.UID)
+		}
+	})
+}

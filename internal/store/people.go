@@ -284,13 +284,12 @@ func (tx *Tx) SetRoles(groupID string, roles []sft.Role) error {
 	return tx.must(`UPDATE groups SET roles = $2 WHERE id = $1`, groupID, toJSON(roles))
 }
 
-// SetGID stores the gid of a group's local groups.
-func (tx *Tx) SetGID(groupID string, gid int) error {
-	return tx.must(`UPDATE groups SET gid = $2 WHERE id = $1`, groupID, gid)
-}
-
-// RemoveGroup deletes a group with its members and its place in projects.
+// RemoveGroup deletes a group with its members and its place in projects. Its
+// gid is nobody else's.
 func (tx *Tx) RemoveGroup(id string) error {
+	if err := tx.keepGID(id, 0); err != nil {
+		return err
+	}
 	if err := tx.add(`DELETE FROM project_sudo WHERE group_id = $1`, id); err != nil {
 		return err
 	}
