@@ -284,13 +284,18 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 			return audit.Event{}, err
 		}
 		name := s.Server(p.Now()).Name()
+		before, err := tx.FormerProjects(s.ID)
+		if err != nil {
+			return audit.Event{}, err
+		}
 		seq := s.LastSeq
 		var list []audit.Event
 		for _, ev := range r.Events {
 			if err := checkEvent(ev); err != nil {
 				return audit.Event{}, err
 			}
-			e := p.event(a, audit.Kind(ev.Kind), team.Name, s.Project, name)
+			// It may be of before the server was moved.
+			e := p.event(a, audit.Kind(ev.Kind), team.Name, projectAt(s, before, ev.Time), name)
 			if ev.Seq > seq+1 {
 				gap := p.event(a, audit.EventsLost, team.Name, s.Project, name)
 				gap.Outcome = audit.Failed
@@ -311,6 +316,9 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 			user := ev.User
 			if v, err := tx.Session(ev.Session); err == nil && v.ServerID == s.ID {
 				e.Session, e.Client, user = v.ID, v.ClientID, v.UserID
+				if e.Project, err = tx.ProjectName(v.ProjectID); err != nil {
+					return audit.Event{}, err
+				}
 			} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return audit.Event{}, err
 			}
@@ -326,6 +334,17 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 		}
 		return list[len(list)-1], tx.SetLastSeq(s.ID, seq)
 	})
+}
+
+// projectAt is the project that a server was in at a time, by its clock: before
+// are those until its present one.
+func projectAt(s store.ServerRecord, before []store.FormerProject, at time.Time) string {
+	for _, f := range before {
+		if at.Before(f.Until) {
+			return f.Name
+		}
+	}
+	return s.Project
 }
 
 // errTooOften is what an agent is told that sends more than one ever has to.

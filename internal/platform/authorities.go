@@ -115,8 +115,8 @@ func (p *Platform) sawRevision(n store.Notes, s store.ServerRecord, after string
 	// What it has is a sum with the server's own revision, which may have grown
 	// since: then less is noted than it has, until it has that as well.
 	has -= s.Revision
-	if err != nil || has == s.AgentRevision {
-		return nil // it says nothing, or nothing new
+	if err != nil || has == s.AgentRevision || has < s.JoinedRevision {
+		return nil // it says nothing, or nothing new, or what it has is of a project before
 	}
 	pr, err := n.ProjectByID(s.ProjectID)
 	if err != nil || has < 0 || has > pr.Revision {

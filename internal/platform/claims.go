@@ -67,7 +67,11 @@ func (p *Platform) ClientEvents(ctx context.Context, a Actor, r ClientEventsRequ
 			if err != nil {
 				return audit.Event{}, err
 			}
-			e := p.event(a, audit.Kind(ev.Kind), k.team.Name, s.Project, s.Server(p.Now()).Name())
+			project, err := tx.ProjectName(v.ProjectID) // which the server may have left
+			if err != nil {
+				return audit.Event{}, err
+			}
+			e := p.event(a, audit.Kind(ev.Kind), k.team.Name, project, s.Server(p.Now()).Name())
 			e.Time, e.Session, e.Outcome = ev.Time.UTC(), v.ID, audit.Refused
 			e.Source = "client:" + a.Client + "/" + ev.ID
 			e.Detail = map[string]string{}

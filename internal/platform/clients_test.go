@@ -144,11 +144,25 @@ func TestSessionsEndOnTheHopsToo(t *testing.T) {
 			wantCode(t, "the move", e.Service.Do(ctx, "PUT", base+"/projects/edge/servers/"+mid.ID, map[string]any{"project_name": "lab"}, nil), "")
 		}, "mid", "web01")
 
-		// The time on a hop is its own project's, from the end of the certificate.
+		// How long somebody stays, a host counts from when they have signed in, by
+		// its own project's settings: later than the session's end on record.
 		e.Do("PUT", "/projects/prod", map[string]any{"max_session_seconds": 60}, nil)
-		fourth := connect(kept, "gw")
-		e.Clock.Advance(10 * time.Minute)
-		ends("the session's time is over on the target", fourth, func() { e.Do("DELETE", "/clients/"+kept.ID, nil, nil) }, "gw")
+		late, raised, again := e.Client("ann"), e.Client("ann"), e.Client("ann")
+		fourth, fifth, sixth := connect(kept, "gw"), connect(late), connect(again)
+		gone := func(c *testenv.Client) func() { return func() { e.Do("DELETE", "/clients/"+c.ID, nil, nil) } }
+		e.Clock.Advance(50 * time.Second)
+		if err := again.Do(ctx, "POST", base+"/connect", api.ConnectRequest{Target: "web01", Service: "ssh", SSHPublicKey: testenv.SSHLine(t), SessionID: sixth}, nil); err != nil {
+			t.Fatal(err)
+		}
+		e.Clock.Advance(6 * time.Minute)
+		ends("who signed in when the certificate was about to end", fifth, gone(late), "web01")
+		e.Clock.Advance(14*time.Minute + 30*time.Second)
+		ends("the session's time is over on the target", fourth, gone(kept), "gw")
+		ends("more was issued for the session", sixth, gone(again), "web01")
+		seventh := connect(raised)
+		e.Do("PUT", "/projects/prod", map[string]any{"max_session_seconds": 3600}, nil)
+		e.Clock.Advance(30 * time.Minute)
+		ends("who signs in may stay for longer than when they connected", seventh, gone(raised), "web01")
 	})
 }
 

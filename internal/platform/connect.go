@@ -275,9 +275,7 @@ func (i *issuer) issue(hops []step, target step) (way, error) {
 			serials = append(serials, fmt.Sprintf("%s=%d", s.server.ID, c.Serial))
 			reply.ExpiresAt = c.Until
 			if !isTarget {
-				// Its agent counts the time from when somebody signs in, which they
-				// can until the certificate ends.
-				until := c.Until.Add(time.Duration(s.project.MaxSession) * time.Second)
+				until := i.p.Now().Add(time.Duration(s.project.MaxSession)*time.Second + signInTime)
 				if err := i.tx.AddSessionHop(i.session, s.server.ID, until); err != nil {
 					return i.way, err
 				}
@@ -350,10 +348,11 @@ func (i *issuer) broker(h *api.Hop, s step) error {
 // server.
 func (p *Platform) session(tx *store.Tx, a Actor, k asker, s store.ServerRecord, pr store.ProjectRecord, r api.ConnectRequest) (string, error) {
 	now := p.Now()
+	ends := now.Add(time.Duration(pr.MaxSession) * time.Second)
 	if r.SessionID == "" {
 		id := audit.NewID()
 		return id, tx.AddSession(store.Session{ID: id, ProjectID: pr.ID, ServerID: s.ID, UserID: k.user.ID, ClientID: a.Client, Service: r.Service,
-			CreatedAt: now, ExpiresAt: now.Add(time.Duration(pr.MaxSession) * time.Second)})
+			CreatedAt: now, ExpiresAt: ends, LiveUntil: ends.Add(signInTime)})
 	}
 	v, err := tx.Session(r.SessionID)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (v.UserID != k.user.ID || v.ClientID != a.Client || v.ServerID != s.ID || v.Service != r.Service) {
@@ -362,5 +361,13 @@ func (p *Platform) session(tx *store.Tx, a Actor, k asker, s store.ServerRecord,
 	if err == nil && (v.Revoked || !v.ExpiresAt.After(now)) {
 		return "", &sft.Error{Code: sft.Denied, Msg: "the session has reached its end", Hint: "connect again"}
 	}
-	return v.ID, err
+	if err != nil {
+		return "", err
+	}
+	return v.ID, tx.ProlongSession(v.ID, ends.Add(signInTime))
 }
+
+// signInTime is how long after it was issued a certificate can still let
+// somebody in, by a host's clock that is late. How long they may stay, the
+// agent counts from then.
+const signInTime = max(ca.AccessLife, ca.SSHUserLife) + api.MaxSkew

@@ -10,6 +10,7 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/audit"
 	"sft/internal/testenv"
 )
 
@@ -120,5 +121,107 @@ func TestAServerIsMoved(t *testing.T) {
 		if len(next.NameConflict) != 0 {
 			t.Errorf("the name that is free is not given on: %q", next.NameConflict)
 		}
+	})
+}
+
+// What an agent tells late is told of the project that it was in.
+func TestEventsFromBeforeAMove(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		e.Project("lab")
+		s, c := e.Server(testenv.Project, testenv.Facts("web01")), e.Client("ann")
+		way, _, err := e.Connect(c, "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := e.Clock.Now()
+		move := func(from, to string) {
+			e.Clock.Advance(10 * time.Minute)
+			e.Do("PUT", "/projects/"+from+"/servers/"+s.ID, map[string]any{"project_name": to}, nil)
+		}
+		move(testenv.Project, "lab")
+		move("lab", testenv.Project)
+		move(testenv.Project, "lab")
+		var list []api.Event
+		for i, ev := range []api.Event{
+			{Kind: "session.end", Time: began.Add(5 * time.Hour), Session: way.SessionID}, // by whatever clock
+			{Kind: "account.created", Time: began},
+			{Kind: "account.disabled", Time: began.Add(10 * time.Minute)},
+			{Kind: "account.created", Time: began.Add(20*time.Minute + time.Second)},
+			{Kind: "session.end", Time: began.Add(30 * time.Minute), Session: "of nobody"},
+		} {
+			ev.ID, ev.Seq, ev.Outcome = audit.NewID(), int64(i+1), audit.Success
+			list = append(list, ev)
+		}
+		var got []string
+		for _, ev := range since(e, func() {
+			wantCode(t, "sending them", s.Do(t.Context(), "POST", "/v1/agent/events", api.EventsRequest{Events: list}, nil), "")
+			wantCode(t, "the client's", sendClaims(t, c.Client, claim(way.SessionID)), "")
+		}) {
+			got = append(got, string(ev.Kind)+" "+ev.Project)
+		}
+		want := []string{"session.end prod", "account.created prod", "account.disabled lab", "account.created prod", "session.end lab", "session.refused prod"}
+		if !slices.Equal(got, want) {
+			t.Errorf("they are told as\n%q, want\n%q", got, want)
+		}
+	})
+}
+
+// What an agent has of the project before does not count as what it is to have
+// of the new one.
+func TestRevisionsOfTwoProjects(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Project("lab")
+		r := rotation{names: names{t: t, e: e}, server: e.Server("lab", testenv.Facts("web01"))}
+		for range 20 {
+			e.Do("PUT", "/projects/lab", map[string]any{"max_session_seconds": 600}, nil)
+		}
+		has := e.State(r.server).Revision
+		e.Do("POST", "/projects/prod/authorities", map[string]any{"kinds": []string{"access"}}, nil)
+		e.Do("PUT", "/projects/lab/servers/"+r.server.ID, map[string]any{"project_name": testenv.Project}, nil)
+		const waits = "access active, access next waits for 1, host active, ssh_host active, ssh_user active"
+		r.is("after the move", r.list(), waits)
+		// It asks by what it has, as it does until the answer is there.
+		if err := r.server.Do(t.Context(), "GET", fmt.Sprint("/v1/agent/state?after=", has), nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.is("when it has asked once more", r.list(), waits)
+		r.ack(r.server)
+		r.is("when it has it", r.list(), "access active, access next, host active, ssh_host active, ssh_user active")
+	})
+}
+
+// A server that is moved back before its agent heard of it goes on with the
+// broker's key that it has; one that got a certificate elsewhere does not.
+func TestAServerIsMovedBack(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		for _, name := range []string{"lab", "edge"} {
+			e.Project(name)
+		}
+		s, c := e.Server(testenv.Project, testenv.Facts("web01")), e.Client(testenv.Owner)
+		move := func(from, to string) {
+			t.Helper()
+			e.Do("PUT", "/projects/"+from+"/servers/"+s.ID, map[string]any{"project_name": to}, nil)
+		}
+		connects := func(what string, want sft.Code) {
+			t.Helper()
+			_, _, err := e.Connect(c, testenv.Project+"/"+s.ID)
+			wantCode(t, what, err, want)
+		}
+		connects("before", "")
+		before := e.State(s).Revision
+		move(testenv.Project, "lab")
+		move("lab", "edge")
+		move("edge", testenv.Project)
+		connects("back at once", "")
+		if st := e.State(s); st.Revision <= before {
+			t.Error("its agent does not hear of the sessions that ended")
+		}
+		move(testenv.Project, "lab")
+		e.Report(s)
+		move("lab", testenv.Project)
+		connects("back with a certificate of another project", sft.Unavailable)
+		e.Report(s)
+		connects("with one of this", "")
 	})
 }

@@ -328,11 +328,17 @@ func (p *Platform) UpdateProject(ctx context.Context, a Actor, r ProjectRequest)
 		if r.Name != "" && r.Name != pr.Name {
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a project keeps its name", Hint: "make a new project"}
 		}
+		was := pr.MaxSession
 		if err := r.apply(&pr.Project); err != nil {
 			return audit.Event{}, err
 		}
 		if err := tx.SaveProject(pr); err != nil {
 			return audit.Event{}, err
+		}
+		if longer := time.Duration(pr.MaxSession-was) * time.Second; longer > 0 { // for who has a certificate and has not signed in yet
+			if err := tx.ProlongSessions(pr.ID, longer, p.Now()); err != nil {
+				return audit.Event{}, err
+			}
 		}
 		e := p.event(a, audit.ProjectUpdate, k.team.Name, pr.Name, pr.Name)
 		e.Detail = settings(pr.Project)

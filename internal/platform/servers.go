@@ -586,7 +586,7 @@ func (p *Platform) moveServer(tx *store.Tx, a Actor, k asker, s store.ServerReco
 	e := p.event(a, audit.ServerReassign, k.team.Name, s.Project, name)
 	e.Detail = map[string]string{"server": s.ID, "project": pr.Name, "was": s.Project}
 	from := s.ProjectID
-	if err := tx.MoveServer(s.ID, from, pr.ID); err != nil {
+	if err := tx.MoveServer(s.ID, from, pr.ID, p.Now()); err != nil {
 		return e, err
 	}
 	if s, err = tx.ServerByID(s.ID); err != nil {

@@ -198,7 +198,7 @@ func TestBindings(t *testing.T) {
 			c := store.ClientRecord{TeamID: s.team.ID, UserID: u.ID, DeviceKey: fmt.Append(nil, "bound", s.n), BindingID: b.ID}
 			c.ID, c.User, c.State, c.EnrolledAt, c.MadeBy, c.SignedInUntil = audit.NewID(), u.Name, sft.StateActive, t0, b.ServerID, t0.Add(time.Duration(s.n)*time.Second)
 			s.change(func(tx *store.Tx) error {
-				return errors.Join(tx.AddClient(c), tx.AddSession(store.Session{ID: "of " + c.ID, ProjectID: p.ID, ServerID: s2.ID, UserID: u.ID, ClientID: c.ID, Service: "rdp", CreatedAt: t0, ExpiresAt: t0.Add(time.Hour)}))
+				return errors.Join(tx.AddClient(c), tx.AddSession(store.Session{ID: "of " + c.ID, ProjectID: p.ID, ServerID: s2.ID, UserID: u.ID, ClientID: c.ID, Service: "rdp", CreatedAt: t0, ExpiresAt: t0.Add(time.Hour), LiveUntil: t0.Add(time.Hour)}))
 			})
 			now := s.clientNow(c)
 			s.same("a client that an agent asked for", []string{now.BindingID, now.MadeBy}, []string{b.ID, b.ServerID})

@@ -65,7 +65,7 @@ func TestLabelsFindServers(t *testing.T) {
 		s.change(func(tx *store.Tx) error { return tx.RemoveServer(c.ID, t0) })
 		s.same("after a server was deleted", found(one(by("sftd.env"))), none)
 		s.same("before a server is moved here", found(one(by("api.x"))), []string{"a"})
-		s.change(func(tx *store.Tx) error { return tx.MoveServer(other.ID, lab.ID, prod.ID) })
+		s.change(func(tx *store.Tx) error { return tx.MoveServer(other.ID, lab.ID, prod.ID, t0) })
 		s.same("after a server was moved here", found(one(by("api.x"))), []string{"a", "other"})
 
 		revision := func(r store.ServerRecord) int64 {

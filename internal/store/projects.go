@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"time"
@@ -72,6 +73,11 @@ func (tx *Tx) RemoveProject(id string, at time.Time) error {
 // Project returns the project of that name.
 func (n Notes) Project(teamID, name string) (ProjectRecord, error) {
 	return one(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE team_id = $1 AND name_fold = $2 AND deleted_at IS NULL`, teamID, fold(name))
+}
+
+// ProjectName returns the name of a project, of a deleted one too.
+func (n Notes) ProjectName(id string) (string, error) {
+	return one(n, scanText, `SELECT name FROM projects WHERE id = $1`, id)
 }
 
 // ProjectByID returns the project of that id.
@@ -227,6 +233,7 @@ type ServerRecord struct {
 	DeviceKeySince time.Time
 	RotateKey      bool
 	AgentRevision  int64 // of the project, that the agent has taken up
+	JoinedRevision int64 // of the project, when the server was moved into it; 0: it never was
 	// Unmanaged is a record without an agent, made by an administrator: its
 	// facts are what they said, and it has no device key.
 	Unmanaged bool
@@ -289,7 +296,7 @@ func (r ServerRecord) Server(now time.Time) sft.Server {
 }
 
 const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts, s.name_conflict, s.host_key, s.host_key_old, s.registered_at, s.last_seen, s.last_seq, s.deleted_at,
-	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict, s.labels, s.revision, s.device_key_since, s.rotate_device_key, s.agent_revision`
+	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict, s.labels, s.revision, s.device_key_since, s.rotate_device_key, s.agent_revision, s.joined_revision`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
 func scanServer(s scanner) (r ServerRecord, err error) {
@@ -297,7 +304,7 @@ func scanServer(s scanner) (r ServerRecord, err error) {
 	var seen, deleted sql.NullInt64
 	var facts, conflict, details, labels string
 	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &labels, &r.Revision, &since, &r.RotateKey, &r.AgentRevision); err != nil {
+		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &labels, &r.Revision, &since, &r.RotateKey, &r.AgentRevision, &r.JoinedRevision); err != nil {
 		return r, err
 	}
 	if r.Unmanaged {
@@ -350,9 +357,9 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 }
 
 // ReplaceServer gives a record to the instance that has enrolled anew: its
-// device key is another, its broker has no key yet, its events are numbered
-// from the beginning, no service user is bound to its accounts any more, and
-// this happens once.
+// device key is another, its broker has no key yet, its agent has taken up
+// nothing, its events are numbered from the beginning, no service user is bound
+// to its accounts any more, and this happens once.
 func (tx *Tx) ReplaceServer(r ServerRecord) error {
 	if err := tx.removeBindings(`server_id`, r.ID); err != nil {
 		return err
@@ -361,7 +368,7 @@ func (tx *Tx) ReplaceServer(r ServerRecord) error {
 		return err
 	}
 	provider, instance, pending, details := r.cloud()
-	return tx.must(`UPDATE servers SET host_key = NULL, host_key_old = NULL, last_seq = 0, registered_at = $2,
+	return tx.must(`UPDATE servers SET host_key = NULL, host_key_old = NULL, agent_revision = 0, last_seq = 0, registered_at = $2,
 		cloud_provider = $3, cloud_instance = $4, cloud_pending = $5, cloud_details = $6, reenroll_allowed = $7 WHERE id = $1`,
 		r.ID, micros(r.RegisteredAt), provider, instance, pending, details, false)
 }
@@ -587,9 +594,11 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 // MoveServer puts a server into another project. What was issued for it and for
 // people who came to it ends with the old one: its broker has no key, its
 // names are not held, the sessions to it and through it are marked as ended, of
-// which the other servers of their ways hear. The new project's revision is
-// above the old one's: the agent, which knows that, hears of it.
-func (tx *Tx) MoveServer(id, from, to string) error {
+// which the other servers of their ways hear. A server that comes back before
+// its broker had a key in another project has the one that it had: its agent
+// may not have heard of any of it. The new project's revision is above the old
+// one's: the agent, which knows that, hears of it.
+func (tx *Tx) MoveServer(id, from, to string, at time.Time) error {
 	tx.news = true
 	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
 		return err
@@ -608,7 +617,32 @@ func (tx *Tx) MoveServer(id, from, to string) error {
 	if err := tx.must(`UPDATE projects SET revision = 1 + (SELECT max(o.revision) FROM projects o WHERE o.id IN ($1, $2)) WHERE id = $2`, from, to); err != nil {
 		return err
 	}
-	return tx.must(`UPDATE servers SET project_id = $2, host_key = NULL, host_key_old = NULL, reenroll_allowed = $3, agent_revision = 0 WHERE id = $1`, id, to, false)
+	if err := tx.add(`INSERT INTO former_projects (server_id, nth, project_id, until, host_key, host_key_old)
+		SELECT id, (SELECT 1 + coalesce(max(nth), 0) FROM former_projects WHERE server_id = $1), project_id, $2, host_key, host_key_old FROM servers WHERE id = $1`,
+		id, micros(at)); err != nil {
+		return err
+	}
+	const had = `(SELECT %s FROM former_projects WHERE server_id = $1 AND project_id = $2
+		AND nth = (SELECT max(nth) FROM former_projects WHERE server_id = $1 AND host_key IS NOT NULL))`
+	return tx.must(`UPDATE servers SET project_id = $2, host_key = `+fmt.Sprintf(had, "host_key")+`, host_key_old = `+fmt.Sprintf(had, "host_key_old")+`,
+		reenroll_allowed = $3, agent_revision = 0, joined_revision = (SELECT revision FROM projects WHERE id = $2) WHERE id = $1`, id, to, false)
+}
+
+// A FormerProject is one that a server was in, until it was moved.
+type FormerProject struct {
+	Name  string
+	Until time.Time
+}
+
+// FormerProjects returns the projects that a server was in before its present
+// one, in their order.
+func (n Notes) FormerProjects(serverID string) ([]FormerProject, error) {
+	return all(n, func(s scanner) (f FormerProject, err error) {
+		var until int64
+		err = s.Scan(&f.Name, &until)
+		f.Until = fromMicros(until)
+		return f, err
+	}, `SELECT p.name, f.until FROM former_projects f JOIN projects p ON p.id = f.project_id WHERE f.server_id = $1 ORDER BY f.nth`, serverID)
 }
 
 // ServerBindings returns the bindings of a server's accounts.
@@ -635,23 +669,43 @@ type Session struct {
 	ClientID  string
 	Service   string
 	CreatedAt time.Time
-	ExpiresAt time.Time
+	ExpiresAt time.Time // nothing more is issued for it
+	LiveUntil time.Time // what was issued for it keeps nobody signed in any more
 	Revoked   bool
 }
 
-const sessionCols = `id, project_id, server_id, user_id, client_id, service, created_at, expires_at, revoked`
+const sessionCols = `id, project_id, server_id, user_id, client_id, service, created_at, expires_at, live_until, revoked`
 
 func scanSession(s scanner) (v Session, err error) {
-	var at, ex int64
-	err = s.Scan(&v.ID, &v.ProjectID, &v.ServerID, &v.UserID, &v.ClientID, &v.Service, &at, &ex, &v.Revoked)
-	v.CreatedAt, v.ExpiresAt = fromMicros(at), fromMicros(ex)
+	var at, ex, live int64
+	err = s.Scan(&v.ID, &v.ProjectID, &v.ServerID, &v.UserID, &v.ClientID, &v.Service, &at, &ex, &live, &v.Revoked)
+	v.CreatedAt, v.ExpiresAt, v.LiveUntil = fromMicros(at), fromMicros(ex), fromMicros(live)
 	return v, err
 }
 
 // AddSession stores a session that credentials are issued for.
 func (tx *Tx) AddSession(s Session) error {
-	return tx.add(`INSERT INTO sessions (`+sessionCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		s.ID, s.ProjectID, s.ServerID, s.UserID, s.ClientID, s.Service, micros(s.CreatedAt), micros(s.ExpiresAt), s.Revoked)
+	return tx.add(`INSERT INTO sessions (`+sessionCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		s.ID, s.ProjectID, s.ServerID, s.UserID, s.ClientID, s.Service, micros(s.CreatedAt), micros(s.ExpiresAt), micros(s.LiveUntil), s.Revoked)
+}
+
+// ProlongSession notes that more was issued for a session, by which somebody
+// can be signed in until then at the latest.
+func (tx *Tx) ProlongSession(id string, until time.Time) error {
+	return tx.add(`UPDATE sessions SET live_until = $2 WHERE id = $1 AND live_until < $2`, id, micros(until))
+}
+
+// ProlongSessions moves that end of all that can live on and through the
+// servers of a project: what begins from now on may last longer by that.
+func (tx *Tx) ProlongSessions(projectID string, by time.Duration, now time.Time) error {
+	const servers = `server_id IN (SELECT id FROM servers WHERE project_id = $1)`
+	for _, q := range []string{`UPDATE sessions SET live_until = live_until + $2 WHERE live_until > $3 AND ` + servers,
+		`UPDATE session_hops SET expires_at = expires_at + $2 WHERE expires_at > $3 AND ` + servers} {
+		if err := tx.add(q, projectID, by.Microseconds(), micros(now)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Session returns a session.
@@ -668,10 +722,11 @@ func (tx *Tx) AddSessionHop(sessionID, serverID string, until time.Time) error {
 }
 
 // RevokedSessions returns the ids of the sessions to a server and through it
-// that may no longer live and could, by their time, still do so.
+// that may no longer live and could, by their time, still do so: each counts
+// from when somebody signs in, and not from when it was issued.
 func (n Notes) RevokedSessions(serverID string, now time.Time) ([]string, error) {
 	return all(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
-		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND expires_at > $3
+		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND live_until > $3
 		UNION SELECT h.session_id FROM session_hops h JOIN sessions s ON s.id = h.session_id
 		WHERE h.server_id = $1 AND s.revoked = $2 AND h.expires_at > $3`, serverID, true, micros(now))
 }

@@ -682,7 +682,7 @@ func TestClientsAndSessions(t *testing.T) {
 		prod := s.project("prod")
 		web, db := s.server(prod, "web"), s.server(prod, "db")
 		session := func(id string, server store.ServerRecord, client store.ClientRecord, ends time.Time) store.Session {
-			v := store.Session{ID: id, ProjectID: prod.ID, ServerID: server.ID, UserID: client.UserID, ClientID: client.ID, Service: "rdp", CreatedAt: t0, ExpiresAt: ends}
+			v := store.Session{ID: id, ProjectID: prod.ID, ServerID: server.ID, UserID: client.UserID, ClientID: client.ID, Service: "rdp", CreatedAt: t0, ExpiresAt: ends, LiveUntil: ends}
 			s.change(func(tx *store.Tx) error { return tx.AddSession(v) })
 			return v
 		}
@@ -716,7 +716,7 @@ func TestSessionsThroughAServer(t *testing.T) {
 		gw, web, far, idle := s.server(edge, "gw"), s.server(prod, "web"), s.server(lab, "far"), s.server(prod, "idle")
 		add := func(id string, to store.ServerRecord, by store.ClientRecord, via ...store.ServerRecord) {
 			s.change(func(tx *store.Tx) error {
-				err := tx.AddSession(store.Session{ID: id, ProjectID: to.ProjectID, ServerID: to.ID, UserID: ann.ID, ClientID: by.ID, Service: "ssh", CreatedAt: t0, ExpiresAt: t0.Add(time.Minute)})
+				err := tx.AddSession(store.Session{ID: id, ProjectID: to.ProjectID, ServerID: to.ID, UserID: ann.ID, ClientID: by.ID, Service: "ssh", CreatedAt: t0, ExpiresAt: t0.Add(time.Minute), LiveUntil: t0.Add(time.Minute)})
 				for _, h := range via {
 					err = errors.Join(err, tx.AddSessionHop(id, h.ID, t0.Add(time.Hour)))
 				}
@@ -757,7 +757,7 @@ func TestSessionsThroughAServer(t *testing.T) {
 			return list
 		}
 		s.same("the revisions", revisions(), []int64{0, 0, 0, 0})
-		s.change(func(tx *store.Tx) error { return tx.MoveServer(web.ID, prod.ID, lab.ID) })
+		s.change(func(tx *store.Tx) error { return tx.MoveServer(web.ID, prod.ID, lab.ID, t0) })
 		for _, v := range []store.ServerRecord{web, far} {
 			if !slices.Contains(revoked(v, t0), "s2") {
 				t.Errorf("%s is not told that the session ends with the move of a hop", v.Facts.Hostname)
@@ -767,7 +767,7 @@ func TestSessionsThroughAServer(t *testing.T) {
 		s.same("of another server", revoked(idle, t0), none)
 		s.same("the revisions, after a move", revisions(), []int64{1, 1, 1, 0})
 		add("s5", idle, other, far)
-		s.change(func(tx *store.Tx) error { return tx.MoveServer(idle.ID, prod.ID, edge.ID) })
+		s.change(func(tx *store.Tx) error { return tx.MoveServer(idle.ID, prod.ID, edge.ID, t0) })
 		s.same("of the hop of a target that is moved", revoked(far, t0), []string{"s2", "s5"})
 		s.same("the revisions, after another", revisions(), []int64{1, 1, 2, 1})
 
