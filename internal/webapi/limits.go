@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -32,7 +34,9 @@ type Limits struct {
 	// Requests is how many may be under way at once, a quarter of them by one
 	// caller or from one place. Requests of agents that hang do not count. A
 	// quarter of that is how many bodies may be arriving at once, a sixteenth
-	// of them from one place.
+	// of them by one caller or from one place, and half of them by strangers:
+	// on a connection that nobody has proven to be theirs, from a place where
+	// nobody has for long.
 	Requests int
 	// Agents is how many requests of agents may hang at once.
 	Agents int
@@ -40,12 +44,13 @@ type Limits struct {
 	// place.
 	Connections int
 	// Arrival is how long the body of a request may take to arrive, and Time
-	// how long the handling may take after that.
-	Arrival, Time time.Duration
+	// how long the handling may take after that. A stranger's has to come at
+	// 1 KiB a second after Patience.
+	Arrival, Patience, Time time.Duration
 }
 
 // DefaultLimits are what a Server begins with.
-var DefaultLimits = Limits{Rate: 100, Anonymous: 50, Requests: 2048, Agents: 20_000, Connections: 24_000, Arrival: 10 * time.Second, Time: 30 * time.Second}
+var DefaultLimits = Limits{Rate: 100, Anonymous: 50, Requests: 2048, Agents: 20_000, Connections: 24_000, Arrival: 10 * time.Second, Patience: 2 * time.Second, Time: 30 * time.Second}
 
 // burst is how many seconds' worth of requests can be made at once.
 const burst = 40
@@ -56,6 +61,47 @@ const maxHanging = 4
 
 // writeTime is how long a caller may take to take a reply.
 const writeTime = 30 * time.Second
+
+// minRate is how many bytes of a stranger's body have to come in a second.
+const minRate = 1 << 10
+
+// knownFor is for how long a place is known where somebody has proven who they
+// are, and maxKnown how many such places are remembered.
+const (
+	knownFor = time.Hour
+	maxKnown = 100_000
+)
+
+// A link is an open connection.
+type link struct {
+	place  string
+	caller atomic.Pointer[string] // who has proven last that it is theirs, as a key; nil: nobody
+}
+
+// places are those where somebody has proven lately who they are.
+type places struct {
+	mu sync.Mutex
+	m  map[string]time.Time // since when nobody has
+}
+
+func (p *places) note(place string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.m) >= maxKnown {
+		maps.DeleteFunc(p.m, func(_ string, at time.Time) bool { return now.Sub(at) >= knownFor })
+	}
+	if p.m == nil || len(p.m) >= maxKnown {
+		p.m = map[string]time.Time{}
+	}
+	p.m[place] = now
+}
+
+func (p *places) known(place string, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.m[place]
+	return ok && now.Sub(at) < knownFor
+}
 
 // maxDepth is how deep the JSON of a request may be nested.
 const maxDepth = 16
@@ -109,6 +155,7 @@ type pass struct {
 	place  string // where it comes from, as a key
 	bucket string // what it is taken from if nobody has made it, as a key
 	caller string // who made it, as a key, once that is known
+	link   *link  // that it came by; nil where Conn is not told of any
 	body   []byte
 	gates  map[*gate]string
 }
@@ -128,6 +175,9 @@ func (s *Server) limited(w http.ResponseWriter, code sft.Code, limit, msg string
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, header string) (*pass, error) {
 	place := "from " + platform.Source(addr(r))
 	p := &pass{s: s, w: w, place: place, bucket: place, gates: map[*gate]string{}}
+	if l, ok := s.links.Load(r.RemoteAddr); ok {
+		p.link = l.(*link)
+	}
 	c := claimed(header)
 	if c != "" {
 		// After a start nobody was here before: whoever signs is not kept out by
@@ -160,18 +210,61 @@ func (p *pass) read(r *http.Request) error {
 	if r.ContentLength == 0 {
 		return nil
 	}
-	if err := p.enter(&p.s.arriving, p.place, "place_bodies"); err != nil {
+	c := http.NewResponseController(p.w)
+	err := p.arrives(r, c)
+	if err != nil {
+		_ = c.SetReadDeadline(time.Now()) // the answer does not wait for the rest
+	}
+	return err
+}
+
+// arrives is read. What a request says of who sends it is proven only when its
+// body is there, so that what was proven before is what counts: bodies of
+// strangers leave room for those of others.
+func (p *pass) arrives(r *http.Request, c *http.ResponseController) error {
+	began := time.Now()
+	key, limit := p.place, "place_bodies"
+	body := &paced{from: http.MaxBytesReader(p.w, r.Body, maxBody), c: c,
+		next: began.Add(p.s.Limits.Arrival), end: began.Add(p.s.Limits.Arrival)}
+	if l := p.link; l != nil && l.caller.Load() != nil {
+		key, limit = *l.caller.Load(), "caller_bodies"
+	} else if !p.s.known.known(p.place, began) {
+		body.next = began.Add(p.s.Limits.Patience)
+		if err := p.enter(&p.s.strangers, p.place, limit); err != nil {
+			return err
+		}
+		defer p.leave(&p.s.strangers)
+	}
+	if err := p.enter(&p.s.arriving, key, limit); err != nil {
 		return err
 	}
 	defer p.leave(&p.s.arriving)
-	// Not an error where the connection has no deadline: then there is no
-	// network in between.
-	_ = http.NewResponseController(p.w).SetReadDeadline(time.Now().Add(p.s.Limits.Arrival))
 	var err error
-	if p.body, err = io.ReadAll(http.MaxBytesReader(p.w, r.Body, maxBody)); err != nil {
+	if p.body, err = io.ReadAll(body); err != nil {
 		return errors.Join(p.nobody(), &sft.Error{Code: sft.Invalid, Msg: "the request's body is too long or did not arrive", Hint: "send at most 1 MiB"})
 	}
 	return nil
+}
+
+// A paced reader has until next for more to come, which each byte puts off, and
+// until end at the latest.
+type paced struct {
+	from      io.Reader
+	c         *http.ResponseController
+	next, end time.Time
+}
+
+func (r *paced) Read(b []byte) (int, error) {
+	at := r.next
+	if at.After(r.end) {
+		at = r.end
+	}
+	// Not an error where the connection has no deadline: then there is no
+	// network in between.
+	_ = r.c.SetReadDeadline(at)
+	n, err := r.from.Read(b)
+	r.next = r.next.Add(time.Duration(n) * time.Second / minRate)
+	return n, err
 }
 
 // tooFast is the error of a caller or place that is over its rate.
@@ -189,6 +282,8 @@ func (p *pass) enter(g *gate, key, limit string) error {
 		all, each = p.s.Limits.Agents, maxHanging
 	case &p.s.arriving:
 		all, each, inAllLimit = each, max(1, each/16), "bodies"
+	case &p.s.strangers:
+		all, each, inAllLimit = max(1, each/2), max(1, each/16), "bodies"
 	}
 	ofKey, inAll := g.enter(key, each, all)
 	switch {
@@ -208,6 +303,10 @@ func (p *pass) nobody() error { return p.take(p.bucket, "place", p.s.Limits.Anon
 // hangs counts among its like from here on, and no more among the others.
 func (p *pass) proven(a platform.Actor, hangs bool) error {
 	p.caller = key(a)
+	p.s.known.note(p.place, time.Now())
+	if caller := p.caller; p.link != nil {
+		p.link.caller.Store(&caller)
+	}
 	if err := p.take(p.caller, "caller", p.s.Limits.Rate); err != nil {
 		return err
 	}
@@ -313,10 +412,13 @@ func (s *Server) Conn(c net.Conn, state http.ConnState) {
 			c.Close()
 			return
 		}
-		s.open.Store(c, place)
+		l := &link{place: place}
+		s.open.Store(c, l)
+		s.links.Store(c.RemoteAddr().String(), l)
 	case http.StateClosed, http.StateHijacked:
-		if place, ok := s.open.LoadAndDelete(c); ok {
-			s.connections.leave(place.(string))
+		if l, ok := s.open.LoadAndDelete(c); ok {
+			s.connections.leave(l.(*link).place)
+			s.links.CompareAndDelete(c.RemoteAddr().String(), l) // there may be a new one from there already
 		}
 	}
 }

@@ -215,7 +215,7 @@ func TestSlowBodies(t *testing.T) {
 		for _, path := range []string{"/v1/clients/enroll", "/signin"} {
 			t.Run(name+path, func(t *testing.T) {
 				s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
-				s.Limits.Requests, s.Limits.Arrival = 8, time.Hour // two bodies, one of each place
+				s.Limits.Requests, s.Limits.Arrival, s.Limits.Patience = 16, time.Hour, time.Hour // two bodies of strangers, one of each place
 				url := listen(t, s, &http.Server{Protocols: &both})
 				client := func(addr string) *http.Client {
 					hc := from(t, addr)
@@ -292,6 +292,109 @@ func TestSlowBodies(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// However many strangers send slowly, there is room for those who have proven
+// who they are: on that connection and, from the same place, on any. And a
+// stranger who sends too little is not waited for.
+func TestSlowBodiesOfStrangers(t *testing.T) {
+	e := testenv.New(t)
+	ann := e.Client(testenv.Owner)
+	s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+	s.Limits.Requests, s.Limits.Arrival, s.Limits.Patience = 64, time.Hour, time.Hour // 16 bodies, 8 of strangers, one of each place
+	url := listen(t, s, &http.Server{ConnState: s.Conn})
+	// slow sends the head of a request and a byte of its body.
+	slow := func(addr, header string) net.Conn {
+		t.Helper()
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}).Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprintf(c, "POST %s/users HTTP/1.1\r\nHost: x\r\n%sContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{", base, header)
+		return c
+	}
+	status := func(c net.Conn) (n int) {
+		t.Helper()
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		b := make([]byte, 12)
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Sscanf(string(b), "HTTP/1.1 %d", &n)
+		return n
+	}
+	post := func(hc *http.Client, name string) int {
+		t.Helper()
+		body := fmt.Sprintf(`{"name":%q,"full_name":"X"}`, name)
+		r, err := http.NewRequestWithContext(t.Context(), "POST", url+base+"/users", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", signer(t, ann.Client)("POST", base+"/users", []byte(body)))
+		resp, err := hc.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	here, moving := from(t, "127.0.0.2"), from(t, "127.0.0.3")
+	if got := post(here, "u1"); got != 201 {
+		t.Fatalf("before: %d", got)
+	}
+	for i := range 8 {
+		slow(fmt.Sprintf("127.0.0.%d", 10+i), "")
+	}
+	poll(t, "eight bodies arrive", func() bool { return s.Arriving() == 8 })
+	if got := status(slow("127.0.0.30", "Authorization: "+signer(t, ann.Client)("POST", base+"/users", nil)+"\r\n")); got != 503 {
+		t.Errorf("one more stranger, who claims to be somebody: %d", got)
+	}
+	if got := post(here, "u2"); got != 201 {
+		t.Errorf("on the connection that is proven: %d", got)
+	}
+	if got := post(from(t, "127.0.0.2"), "u3"); got != 201 {
+		t.Errorf("on another one from there: %d", got)
+	}
+	// The place is used up by one that is slow; who is proven is not.
+	slow("127.0.0.2", "")
+	poll(t, "nine bodies arrive", func() bool { return s.Arriving() == 9 })
+	if got := post(from(t, "127.0.0.2"), "u4"); got != 429 {
+		t.Errorf("a second body of the place: %d", got)
+	}
+	if got := post(here, "u5"); got != 201 {
+		t.Errorf("on the connection that is proven, from a place that is used up: %d", got)
+	}
+	if got := post(moving, "u6"); got != 503 {
+		t.Errorf("from a place where nobody was before: %d", got)
+	}
+	if resp := ask(t, moving, url, base+"/users", signer(t, ann.Client)("GET", base+"/users", nil)); resp.StatusCode != 200 {
+		t.Errorf("without a body: %s", resp.Status)
+	}
+	if got := post(moving, "u7"); got != 201 {
+		t.Errorf("after that: %d", got)
+	}
+
+	// Strangers have to go on, and others have their time.
+	s = webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+	s.Limits.Arrival, s.Limits.Patience = time.Hour, time.Millisecond
+	url = listen(t, s, &http.Server{ConnState: s.Conn})
+	if got := ask(t, here, url, base+"/users", signer(t, ann.Client)("GET", base+"/users", nil)).StatusCode; got != 200 {
+		t.Fatalf("a proof: %d", got)
+	}
+	patient := slow("127.0.0.2", "")
+	if got := status(slow("127.0.0.10", "")); got != 400 {
+		t.Errorf("a stranger's that does not go on: %d", got)
+	}
+	if n := s.Arriving(); n != 1 {
+		t.Errorf("%d bodies arrive", n)
+	}
+	fmt.Fprintf(patient, `%-19s`, "}")
+	if got := status(patient); got != 401 {
+		t.Errorf("one from a place that is known, when it is there: %d", got)
 	}
 }
 

@@ -84,12 +84,15 @@ type Server struct {
 	showMetrics http.Handler
 
 	buckets     platform.Limits
-	arriving    gate // bodies, by place
+	arriving    gate // bodies, by caller or by place
+	strangers   gate // those of strangers among them, by place
 	requests    gate // by place
 	callers     gate
 	hanging     gate     // by agent
 	connections gate     // by place
-	open        sync.Map // of net.Conn, its place
+	open        sync.Map // of net.Conn, its *link
+	links       sync.Map // by their remote addresses
+	known       places
 }
 
 // New returns the platform's HTTP handler.
