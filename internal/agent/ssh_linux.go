@@ -300,9 +300,10 @@ func (a *Agent) sshLogin(l sshd.Login) {
 	if l.Fingerprint != "" {
 		e.Detail["key"] = l.Fingerprint
 	}
+	goes := true // on
 	if l.CA != "" && a.isSSHCA(l.CA) {
 		if e.Session, e.User = l.Session(); e.User != "" {
-			a.addLive(l, e.User, e.Session)
+			goes = a.addLive(l, e.User, e.Session)
 		}
 	}
 	if e.User == "" {
@@ -329,6 +330,17 @@ func (a *Agent) sshLogin(l sshd.Login) {
 		e.Detail["at"] = l.At.Format(time.RFC3339)
 	}
 	_ = a.event(e) // kept in memory if not on disk, and logged
+	if !goes {
+		a.sshEnded(sshLive{Login: l.Login, User: e.User, Session: e.Session}, sshClosed)
+	}
+}
+
+// sshClosed is why a session ends that nobody has ended.
+const sshClosed = "the connection was closed"
+
+// sshEnded tells that nothing of a session goes on any more.
+func (a *Agent) sshEnded(s sshLive, why string) {
+	_ = a.event(api.Event{Kind: string(audit.SessionEnd), User: s.User, Session: s.Session, Detail: map[string]string{"login": s.Login, "service": frame.SSH, "why": why}})
 }
 
 // liveFile remembers the sign-ins that go on, for an agent that is restarted.
@@ -351,7 +363,6 @@ func (a *Agent) loadLive() {
 
 // saveLive stores the sign-ins that go on. The caller holds a.ssh.mu.
 func (a *Agent) saveLive() {
-	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return !a.ssh.server.Alive(s.Process) })
 	b, err := json.Marshal(a.ssh.live)
 	if err == nil {
 		err = conf.WriteSecret(a.conf.file(liveFile), b)
@@ -361,12 +372,16 @@ func (a *Agent) saveLive() {
 	}
 }
 
-// addLive notes a sign-in, unless it is over already, or is by the broker, which
-// ends it. All of one session have to end when the first has to.
-func (a *Agent) addLive(l sshd.Login, user, session string) {
+// addLive notes a sign-in, and reports whether it goes on, or whether somebody
+// else tells of its end: one by the broker, which comes from loopback. All of
+// one session have to end when the first has to.
+func (a *Agent) addLive(l sshd.Login, user, session string) bool {
+	if a.sessions.has(session) {
+		return true
+	}
 	p, ok := a.ssh.server.Process(l.PID)
-	if !ok || a.sessions.has(session) {
-		return
+	if !ok {
+		return l.Remote.Addr().IsLoopback() || a.sshGoesOn(session)
 	}
 	most, _ := a.sessions.limit()
 	a.ssh.mu.Lock()
@@ -379,12 +394,47 @@ func (a *Agent) addLive(l sshd.Login, user, session string) {
 	}
 	a.ssh.live = append(a.ssh.live, v)
 	a.saveLive()
+	return true
 }
 
-// endLive ends the sign-ins whose session the platform has ended, or that have
-// lasted as long as the project allows: the connections, and all that runs as
-// the person where nothing else of theirs goes on.
+// sshGoesOn reports whether another sign-in of a session does.
+func (a *Agent) sshGoesOn(session string) bool {
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	return slices.ContainsFunc(a.ssh.live, func(s sshLive) bool { return s.Session == session })
+}
+
+// dropDead forgets the sign-ins that are over, and returns one of each session
+// of which nothing goes on any more. The caller holds a.ssh.mu.
+func (a *Agent) dropDead() map[string]sshLive {
+	dead := map[string]sshLive{}
+	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool {
+		alive := a.ssh.server.Alive(s.Process)
+		if !alive {
+			dead[s.Session] = s
+		}
+		return !alive
+	})
+	if len(dead) > 0 {
+		for _, s := range a.ssh.live {
+			delete(dead, s.Session)
+		}
+		a.saveLive()
+	}
+	return dead
+}
+
+// endLive tells of the sessions that are over, and ends the sign-ins whose
+// session the platform has ended, or that have lasted as long as the project
+// allows: the connections, and all that runs as the person where nothing else
+// of theirs goes on.
 func (a *Agent) endLive(ctx context.Context) {
+	a.ssh.mu.Lock()
+	dead := a.dropDead()
+	a.ssh.mu.Unlock()
+	for _, session := range slices.Sorted(maps.Keys(dead)) {
+		a.sshEnded(dead[session], sshClosed)
+	}
 	st, _ := a.current()
 	if st == nil {
 		return
@@ -407,7 +457,6 @@ func (a *Agent) endLive(ctx context.Context) {
 		a.ssh.mu.Unlock()
 		return
 	}
-	over = slices.DeleteFunc(over, func(s sshLive) bool { return !a.ssh.server.Alive(s.Process) })
 	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return why[s.Session] != "" })
 	a.saveLive()
 	others := map[string]bool{}
@@ -427,7 +476,7 @@ func (a *Agent) endLive(ctx context.Context) {
 		}
 		if v := why[s.Session]; v != "" { // several of one session end at once
 			why[s.Session] = ""
-			_ = a.event(api.Event{Kind: string(audit.SessionEnd), User: s.User, Session: s.Session, Detail: map[string]string{"login": s.Login, "service": frame.SSH, "why": v}})
+			a.sshEnded(s, v)
 		}
 	}
 }

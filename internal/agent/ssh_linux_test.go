@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -330,6 +332,41 @@ func TestSSHSessionsEnd(t *testing.T) {
 	h.env.Clock.Advance(13 * time.Hour)
 	until(t, "the others have ended", func() bool { return is(second) && is(third) })
 	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
+
+	// One that ends by itself is told, too, when nothing of the session is left;
+	// and one that was over before the log was read.
+	fourth, fifth := in("ses-4"), in("ses-4")
+	kill := func(n int) {
+		h.ssh.mu.Lock()
+		pid := h.ssh.live[n].PID
+		h.ssh.mu.Unlock()
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	kill(0)
+	until(t, "one of two has ended", func() bool { return is(fourth) })
+	h.endLive(t.Context())
+	h.ssh.mu.Lock()
+	h.ssh.live = nil
+	h.ssh.mu.Unlock()
+	h.loadLive() // after a restart
+	kill(0)
+	until(t, "both have ended", func() bool { return is(fifth) })
+	h.sshLogin(sshd.Login{PID: 1 << 22, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x",
+		KeyID: "sft:session/ses-5/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)})
+	var ends []string
+	until(t, "the ends are told", func() bool {
+		ends = nil
+		for _, e := range h.env.Events() {
+			if e.Kind == audit.SessionEnd {
+				ends = append(ends, e.Detail["user"]+" "+e.Detail["service"]+" "+e.Detail["why"])
+			}
+		}
+		return len(ends) >= 4
+	})
+	slices.Sort(ends)
+	if want := []string{"ann ssh ended: it lasted as long as the project allows", "ann ssh ended: the platform has ended the session", "ann ssh the connection was closed", "ann ssh the connection was closed"}; !slices.Equal(ends, want) {
+		t.Errorf("they are told as %q, want %q", ends, want)
+	}
 }
 
 func (h *host) userID(login string) string {
