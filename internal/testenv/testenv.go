@@ -53,15 +53,16 @@ const (
 // An Env is a platform with one team, its owner, a service user that is an
 // administrator, and a project.
 type Env struct {
-	Platform *platform.Platform
-	DB       *store.DB
-	DBURL    string
-	URL      string
-	CA       []byte // of the platform, DER
-	Clock    *Clock
-	Init     platform.InitReply // the secrets of the beginning
-	Log      *Log               // what the platform logged, at debug level
-	Service  *Bearer            // calls the API as the service user
+	Platform  *platform.Platform
+	DB        *store.DB
+	DBURL     string
+	URL       string
+	CA        []byte // of the platform, DER
+	MasterKey string // file
+	Clock     *Clock
+	Init      platform.InitReply // the secrets of the beginning
+	Log       *Log               // what the platform logged, at debug level
+	Service   *Bearer            // calls the API as the service user
 
 	t    testing.TB
 	http *http.Client
@@ -127,7 +128,8 @@ func NewOn(t testing.TB, dbURL string) *Env {
 	t.Helper()
 	e := &Env{t: t, DBURL: dbURL, Log: &Log{}, Clock: &Clock{now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}}
 	ctx := t.Context()
-	sealer := Sealer(t)
+	var sealer ca.Sealer
+	e.MasterKey, sealer = masterKey(t)
 	var err error
 	e.DB, err = store.Open(ctx, dbURL)
 	e.must(err)
@@ -310,16 +312,23 @@ func (e *Env) Form(cookie *http.Cookie, path string, form url.Values) *http.Resp
 // Sealer returns the sealer of a new master key.
 func Sealer(t testing.TB) ca.Sealer {
 	t.Helper()
+	_, s := masterKey(t)
+	return s
+}
+
+// masterKey makes a master key, and returns its file and its sealer.
+func masterKey(t testing.TB) (string, ca.Sealer) {
+	t.Helper()
 	key := t.TempDir() + "/master.key"
 	err := ca.NewMasterKey(key)
 	if err == nil {
 		var s ca.Sealer
 		if s, err = ca.OpenSealer(key); err == nil {
-			return s
+			return key, s
 		}
 	}
 	t.Fatal(err)
-	return nil
+	return "", nil
 }
 
 // Exec runs a statement on the database, past the platform.

@@ -82,9 +82,15 @@ func signer(t *testing.T, c *api.Client) caller {
 // foreignAdmin is a client, signed in, of an administrator of another team.
 func foreignAdmin(t *testing.T, e *testenv.Env) *api.Client {
 	t.Helper()
+	return teamAdmin(t, e, "other")
+}
+
+// teamAdmin makes a team, and a client, signed in, of its administrator.
+func teamAdmin(t *testing.T, e *testenv.Env, name string) *api.Client {
+	t.Helper()
 	now := e.Clock.Now()
 	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
-		team := sft.Team{ID: audit.NewID(), Name: "other", CreatedAt: now, ClientSession: 36000, WebSession: 36000}
+		team := sft.Team{ID: audit.NewID(), Name: name, CreatedAt: now, ClientSession: 36000, WebSession: 36000}
 		u := store.UserRecord{TeamID: team.ID}
 		u.ID, u.Name, u.Type, u.Status, u.Login, u.UID, u.GID, u.CreateAt = audit.NewID(), "zoe", sft.Human, sft.StatusActive, "zoe", 60000, 63000, now
 		g := store.GroupRecord{TeamID: team.ID, Group: sft.Group{ID: audit.NewID(), Name: sft.Owners, Roles: []sft.Role{sft.AccessAdmin}}}
@@ -94,11 +100,11 @@ func foreignAdmin(t *testing.T, e *testenv.Env) *api.Client {
 			}
 		}
 		_, err := tx.AddMember(g.ID, u.ID)
-		return audit.Event{ID: audit.NewID(), Time: now, Kind: audit.TeamCreate, Team: "other", Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, err
+		return audit.Event{ID: audit.NewID(), Time: now, Kind: audit.TeamCreate, Team: name, Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c := addClient(t, e, "other", "zoe")
+	c := addClient(t, e, name, "zoe")
 	return e.Signed(c.Key, "client:"+c.ID)
 }
 
@@ -465,7 +471,10 @@ func cast(t *testing.T, e *testenv.Env) (as [callers]caller, m *maker) {
 }
 
 // body fills in a body.
-func (m *maker) body(s string) []byte {
+func (m *maker) body(s string) []byte { return []byte(m.values(s).Replace(s)) }
+
+// values are what stands in a body for what begins with "$".
+func (m *maker) values(s string) *strings.Replacer {
 	m.t.Helper()
 	m.n++
 	name := fmt.Sprintf("n%d", m.n)
@@ -474,7 +483,7 @@ func (m *maker) body(s string) []byte {
 	}
 	key, spki := testenv.Key(m.t)
 	b64 := func(b []byte) string { s, _ := json.Marshal(b); return strings.Trim(string(s), `"`) }
-	return []byte(strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account(), "$I", m.number(), "$R", rdpSettings()).Replace(s))
+	return strings.NewReplacer("$N", name, "$H", m.host, "$U", name, "$K", b64(spki), "$C", b64(testenv.CSR(m.t, key)), "$E", audit.NewID(), "$S", m.session, "$A", m.account(), "$I", m.number(), "$R", rdpSettings())
 }
 
 // rdpSettings are those of a connection file that is signed.
