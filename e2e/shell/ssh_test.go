@@ -140,6 +140,9 @@ func TestThroughBastions(t *testing.T) {
 			t.Errorf("the login on %s is told as %+v", name, e)
 		}
 	}
+	c.s.WaitEvent("the end of the session", func(e audit.Event) bool {
+		return e.Kind == audit.SessionEnd && e.Session == issue.Session && e.Target == "web01" && e.Client == issue.Client
+	})
 	if left := leftovers(c.desk); left != "" {
 		t.Errorf("private keys are left:\n%s", left)
 	}
