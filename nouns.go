@@ -40,6 +40,10 @@ const (
 	AccessUser    Role = "access_user"      // read most things, manage own clients
 	ReportingUser Role = "reporting_user"   // read everything
 	Preauthorizer Role = "preauthorization" // give others preauthorizations, and no more
+	// ServerAdmin may set the labels of servers, make the records of those without
+	// an agent, and delete any, and no more. It is nothing on hosts: that is the
+	// field of a ProjectGroup.
+	ServerAdmin Role = "server_admin"
 )
 
 // The groups that every team has from its first day.

@@ -23,8 +23,8 @@ type GroupRequest struct {
 
 func checkRoles(roles []sft.Role) error {
 	for _, r := range roles {
-		if r != sft.AccessAdmin && r != sft.AccessUser && r != sft.ReportingUser && r != sft.Preauthorizer {
-			return &sft.Error{Code: sft.Invalid, Msg: "role " + sft.Quote(string(r)) + " is unknown", Hint: "use access_admin, access_user, reporting_user or preauthorization"}
+		if r != sft.AccessAdmin && r != sft.AccessUser && r != sft.ReportingUser && r != sft.Preauthorizer && r != sft.ServerAdmin {
+			return &sft.Error{Code: sft.Invalid, Msg: "role " + sft.Quote(string(r)) + " is unknown", Hint: "use access_admin, access_user, reporting_user, preauthorization or server_admin"}
 		}
 	}
 	return nil

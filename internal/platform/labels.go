@@ -1,33 +1,60 @@
 package platform
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"sft"
 	"sft/internal/audit"
+	"sft/internal/policy"
 	"sft/internal/store"
 )
 
 // setLabels gives a server the labels of administrators, in the place of those
 // that it had of them, and returns the event. Its host's and the platform's own
 // are not theirs to change.
-func (p *Platform) setLabels(tx *store.Tx, a Actor, team string, s store.ServerRecord, labels map[string]string) (audit.Event, error) {
+func (p *Platform) setLabels(tx *store.Tx, a Actor, k asker, s store.ServerRecord, labels map[string]string) (audit.Event, error) {
 	given, err := sft.CheckLabels(sft.LabelAPI, labels)
 	if err != nil {
 		return audit.Event{}, err
 	}
 	before := s.Labels()
 	s.Given = given
+	if err := p.mayLabel(tx, k, s, before); err != nil {
+		return audit.Event{}, err
+	}
 	if err := tx.SetLabels(s); err != nil {
 		return audit.Event{}, err
 	}
-	e, changed := p.labelsEvent(a, team, s, before)
+	e, changed := p.labelsEvent(a, k.team.Name, s, before)
 	if !changed {
 		return e, nil
 	}
 	return e, tx.ReviseServer(s.ID)
+}
+
+// mayLabel refuses labels by which whoever sets them gets more on the server
+// than with those before, unless they could take all of it anyway. One without
+// an agent has nothing to get: nothing is issued for it.
+func (p *Platform) mayLabel(tx *store.Tx, k asker, s store.ServerRecord, before map[string]string) error {
+	if s.Unmanaged || policy.May(k.user.Status, k.roles, policy.RaiseSelf) {
+		return nil
+	}
+	reach, err := p.reachOf(tx, k.user)
+	if err != nil {
+		return err
+	}
+	grants, err := withSudo(tx, s.ProjectID, reach.grants[s.ProjectID])
+	if err != nil {
+		return err
+	}
+	if group := policy.Raises(grants, before, s.Labels()); group != "" {
+		return &sft.Error{Code: sft.Denied, Msg: fmt.Sprintf("by these labels user %s would get more on server %s, as a member of group %s", sft.Quote(k.user.Name), sft.Quote(s.Server(p.Now()).Name()), sft.Quote(group)),
+			Hint: "ask somebody else who may set labels"}
+	}
+	return nil
 }
 
 // labelled tells of what has become of a server's labels by its host's word, if

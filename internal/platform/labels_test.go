@@ -108,6 +108,73 @@ func TestLabels(t *testing.T) {
 	})
 }
 
+// Who sets labels lets others in by them, and does not get anything themselves.
+func TestAServerAdmin(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant("lab", "dev", false, "lee", "bob")
+		e.Grant("lab", "sre", true, "lee")
+		e.Do("PUT", "/projects/lab/groups/dev", m{"server_access": true, "servers_selector": "env=dev"}, nil)
+		e.Do("PUT", "/projects/lab/groups/sre", m{"server_access": true, "server_admin": true, "servers_selector": "env=prod"}, nil)
+		e.Do("PUT", "/groups/everyone", m{"roles": []string{}}, nil)
+		e.Do("POST", "/groups", m{"name": "labellers", "roles": []string{"server_admin"}}, nil)
+		e.Do("POST", "/groups/labellers/users", m{"name": "lee"}, nil)
+		s := e.Server("lab", testenv.Facts("lab01"))
+		lee, bob := e.Client("lee"), e.Client("bob")
+		put := func(what string, as *testenv.Client, labels m, code sft.Code) {
+			t.Helper()
+			wantCode(t, what, as.Do(t.Context(), "PUT", base+"/servers/"+s.ID, m{"labels": labels}, nil), code)
+		}
+		put("labels without the role", bob, m{"env": "x"}, sft.Denied)
+		events := since(e, func() { put("labels that give nothing", lee, m{"env": "x"}, "") })
+		if told(events) != "server_labels.update success" || events[0].Actor.Name != "lee" || events[0].Detail["set"] != "api.env=x" {
+			t.Errorf("they are told as %+v", events)
+		}
+		put("labels that give access", lee, m{"env": "dev"}, sft.Denied)
+		put("labels that give admin rights", lee, m{"env": "prod"}, sft.Denied)
+		if err := lee.Do(t.Context(), "PUT", base+"/servers/"+s.ID, m{"labels": m{"env": "prod"}}, nil); err == nil || !strings.Contains(err.Error(), `user "lee" would get more on server "lab01", as a member of group "sre"`) {
+			t.Errorf("the refusal says: %v", err)
+		}
+		if labels := labelsOf(e, "lab", s.ID); labels["api.env"] != "x" {
+			t.Errorf("after all refusals the labels are %v", labels)
+		}
+		e.Do("DELETE", "/groups/dev/users/lee", nil, nil)
+		put("labels that give others access", lee, m{"env": "dev"}, "")
+		if _, _, err := e.Connect(bob, "lab01"); err != nil {
+			t.Errorf("bob, by lee's label: %v", err)
+		}
+		_, _, err := e.Connect(lee, "lab01")
+		wantCode(t, "lee, by their own label", err, sft.NotFound)
+		put("labels by an administrator, who may", e.Client(testenv.Owner), m{"env": "prod"}, "")
+		put("and kept as they are", lee, m{"env": "prod", "x": "y"}, "")
+
+		// Records without an agent. Nothing is issued for those, so nothing is got.
+		var u sft.Server
+		at := base + "/projects/lab/unmanaged_servers"
+		wantCode(t, "an unmanaged one without the role", bob.Do(t.Context(), "POST", at, m{"hostname": "jump"}, nil), sft.Denied)
+		refused(t, e, "labels that cannot be", "POST", "/projects/lab/unmanaged_servers", m{"hostname": "jump", "labels": m{"sftd.x": "y"}}, sft.Invalid, "is of another source")
+		refused(t, e, "too many labels", "POST", "/projects/lab/unmanaged_servers", m{"hostname": "jump", "labels": many(sft.MaxLabels + 1)}, sft.Invalid, "there are 51 labels")
+		events = since(e, func() {
+			wantCode(t, "an unmanaged one", lee.Do(t.Context(), "POST", at, m{"hostname": "jump", "labels": m{"env": "prod", "api.tier": "1"}}, &u), "")
+		})
+		want := m2{"system.managed": "false", "api.env": "prod", "api.tier": "1"}
+		if got := labelsOf(e, "lab", u.ID); !maps.Equal(got, want) || !maps.Equal(u.Labels, want) || events[0].Detail["labels"] != "api.env=prod api.tier=1" {
+			t.Errorf("its labels are %v, told as %v and in %+v, want %v", got, u.Labels, events, want)
+		}
+		var found api.List[sft.Server]
+		e.Do("GET", "/servers?selector=tier%3D1", nil, &found)
+		if len(found.List) != 1 || found.List[0].ID != u.ID {
+			t.Errorf("by its label these are found: %v", found.List)
+		}
+		wantCode(t, "its labels", lee.Do(t.Context(), "PUT", base+"/projects/lab/servers/"+u.ID, m{"labels": m{"env": "dev"}}, nil), "")
+		if got := labelsOf(e, "lab", u.ID); !maps.Equal(got, m2{"system.managed": "false", "api.env": "dev"}) {
+			t.Errorf("its labels are %v", got)
+		}
+		wantCode(t, "deleting it", lee.Do(t.Context(), "DELETE", at+"/"+u.ID, nil, nil), "")
+		wantCode(t, "deleting a server", lee.Do(t.Context(), "DELETE", base+"/projects/lab/servers/"+s.ID, nil, nil), "")
+		wantCode(t, "a list", lee.Do(t.Context(), "GET", base+"/projects/lab/unmanaged_servers", nil, nil), sft.Denied)
+	})
+}
+
 type m2 = map[string]string
 
 func many(n int) m2 {

@@ -494,10 +494,15 @@ type UpdateServerRequest struct {
 // a new device key, once, that of two agents with the server's key there is one
 // again, that its agent is to make another key, that the names it claims are
 // its own, whoever holds them, and what its labels are, by which access comes
-// and ends at once.
+// and ends at once. Labels alone are a server_admin's to set, too.
 func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		k, err := p.as(tx, a, r.Team, policy.Administer)
+		rest := r.ReenrollAllowed != nil || r.KeyConflict != nil || r.RotateKey != nil || r.TakeNames != nil
+		action := policy.Administer
+		if r.Labels != nil && !rest && r.MoveTo == "" {
+			action = policy.ManageServers
+		}
+		k, err := p.as(tx, a, r.Team, action)
 		if err != nil {
 			return audit.Event{}, err
 		}
@@ -508,7 +513,7 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		name := s.Server(p.Now()).Name()
 		move := r.MoveTo != "" && sft.Fold(r.MoveTo) != sft.Fold(s.Project)
 		switch {
-		case r.ReenrollAllowed == nil && r.KeyConflict == nil && r.RotateKey == nil && r.TakeNames == nil && r.Labels == nil && r.MoveTo == "":
+		case !rest && r.Labels == nil && r.MoveTo == "":
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the server", Hint: "give labels, project_name, reenroll_allowed or rotate_device_key as true or false, key_conflict as false, or take_names as true"}
 		case r.ReenrollAllowed != nil && s.Instance == nil:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " did not enrol by its cloud", Hint: "delete its record and enrol it by a token"}
@@ -518,14 +523,14 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "server " + sft.Quote(name) + " has no agent, and so no device key", Hint: "name a server that is managed"}
 		case r.TakeNames != nil && !*r.TakeNames:
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "take_names gives a server the names it claims, and cannot take them away", Hint: "set it to true on the server that is to have them"}
-		case move && (r.ReenrollAllowed != nil || r.KeyConflict != nil || r.RotateKey != nil || r.TakeNames != nil || r.Labels != nil):
+		case move && (rest || r.Labels != nil):
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a server is moved by a request of its own", Hint: "give project_name alone"}
 		case move:
 			return p.moveServer(tx, a, k, s, r.MoveTo)
 		}
 		if r.Labels != nil {
-			e, err := p.setLabels(tx, a, k.team.Name, s, r.Labels)
-			if err != nil || r.ReenrollAllowed == nil && r.KeyConflict == nil && r.RotateKey == nil && r.TakeNames == nil {
+			e, err := p.setLabels(tx, a, k, s, r.Labels)
+			if err != nil || !rest {
 				return e, err
 			}
 			tx.Also(e)
@@ -610,7 +615,7 @@ func (p *Platform) DeleteServer(ctx context.Context, a Actor, r ServerRequest) (
 // deleteServer is DeleteServer for those servers that which takes.
 func (p *Platform) deleteServer(ctx context.Context, a Actor, r ServerRequest, which func(store.ServerRecord) bool) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		k, err := p.as(tx, a, r.Team, policy.Administer)
+		k, err := p.as(tx, a, r.Team, policy.ManageServers)
 		if err != nil {
 			return audit.Event{}, err
 		}

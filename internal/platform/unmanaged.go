@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,6 +25,9 @@ type UnmanagedRequest struct {
 	AltNames      []string `json:"alt_names,omitempty"`
 	AccessAddress string   `json:"access_address,omitempty"` // an IP address or a name; empty: the host name
 	Port          int      `json:"port,omitempty"`           // of its SSH server; 0: as each person's SSH has it
+	// Labels are those of administrators; "api." comes before a key if it is left
+	// out. PUT of the server changes them.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // facts refuses what such a server cannot be, and returns what it is.
@@ -60,7 +64,7 @@ func (r UnmanagedRequest) facts() (api.Facts, error) {
 func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) (sft.Server, error) {
 	var s store.ServerRecord
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.ManageServers)
 		if err != nil {
 			return audit.Event{}, err
 		}
@@ -69,7 +73,10 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 			return audit.Event{}, err
 		}
 		s = store.ServerRecord{ID: audit.NewID(), TeamID: k.team.ID, ProjectID: pr.ID, Project: pr.Name, Facts: f, RegisteredAt: p.Now().UTC(), Unmanaged: true}
-		if err := tx.AddServer(s); err != nil {
+		if s.Given, err = sft.CheckLabels(sft.LabelAPI, r.Labels); err != nil {
+			return audit.Event{}, err
+		}
+		if err := errors.Join(tx.AddServer(s), tx.SetLabels(s)); err != nil {
 			return audit.Event{}, err
 		}
 		if s.NameConflict, err = tx.TakeNames(pr.ID, s.ID, claimed(f)); err != nil {
@@ -86,6 +93,9 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 		}
 		e := p.event(a, audit.ServerUnmanaged, k.team.Name, pr.Name, f.Hostname)
 		e.Detail = map[string]string{"server": s.ID, "access_address": f.AccessAddress, "port": fmt.Sprint(r.Port), "alt_names": strings.Join(f.AltNames, " ")}
+		if labels := lacks(nil, s.Given); labels != "" {
+			e.Detail["labels"] = labels
+		}
 		return e, nil
 	})
 	if err != nil {

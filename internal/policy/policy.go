@@ -32,6 +32,11 @@ const (
 	ReadPreauths     Action = "read_preauthorizations"
 	Preauthorize     Action = "preauthorize"
 	PreauthorizeSelf Action = "preauthorize_self"
+	// ManageServers is to set servers' labels, to make the records of those without
+	// an agent, and to delete servers. RaiseSelf is to get more on a server by a
+	// label that one sets oneself: see Raises.
+	ManageServers Action = "manage_servers"
+	RaiseSelf     Action = "raise_self"
 )
 
 // allowed says which roles may do what.
@@ -45,6 +50,9 @@ var allowed = map[Action][]sft.Role{
 	ReadPreauths:     {sft.AccessAdmin, sft.ReportingUser, sft.Preauthorizer},
 	Preauthorize:     {sft.AccessAdmin, sft.Preauthorizer},
 	PreauthorizeSelf: {sft.AccessAdmin},
+
+	ManageServers: {sft.AccessAdmin, sft.ServerAdmin},
+	RaiseSelf:     {sft.AccessAdmin},
 }
 
 // May reports whether somebody of that status, with those roles, may do the
@@ -279,6 +287,23 @@ func (g Grant) where() string {
 		text += fmt.Sprintf(" (%s is the host's own word)", strings.Join(keys, ", "))
 	}
 	return text
+}
+
+// Raises returns the first of somebody's grants, in their order, by which they
+// are more on a server with these labels than before: have access, administer
+// it, run more by sudo or are in another local group. It returns "" if there is
+// none. What a selector wants of labels that others say counts as met, so that
+// it makes no difference whose label is there first.
+func Raises(grants []Grant, before, after map[string]string) string {
+	had := Decide(Facts{Status: sft.StatusActive, Kind: sft.Human, Grants: grants, Server: &Server{Labels: before}})
+	for _, g := range grants {
+		more := !had.Access || g.ServerAdmin || len(g.SudoEntitlements) > 0 || g.CreateServerGroup
+		said := g.selector.of(sft.LabelAPI)
+		if g.ServerAccess && g.bad == nil && more && !had.Admin && !said.Matches(before) && said.Matches(after) {
+			return g.Group
+		}
+	}
+	return ""
 }
 
 // preauth returns the id of a preauthorization that is good now, or "".

@@ -162,13 +162,48 @@ func rows() string {
 	return b.String()
 }
 
-func TestTheDocumentHasTheTable(t *testing.T) {
+// roleRows is the table of roles of docs/policy.md.
+func roleRows() string {
+	roles := []sft.Role{sft.AccessAdmin, sft.AccessUser, sft.ReportingUser, sft.Preauthorizer, sft.ServerAdmin, ""}
+	var b strings.Builder
+	for _, a := range []struct {
+		action Action
+		is     string
+	}{
+		{Read, "see the team's objects"},
+		{ReadAudit, "see what happened"},
+		{ReadTokens, "see that enrollment tokens are there"},
+		{ReadAccess, "ask what anybody is to a server, and why"},
+		{ReadPreauths, "see preauthorizations"},
+		{Preauthorize, "give them to others"},
+		{PreauthorizeSelf, "give them to oneself"},
+		{ManageServers, "set labels of servers, make records of unmanaged ones, delete servers"},
+		{RaiseSelf, "set a label by which one gets more on a server oneself"},
+		{Administer, "everything else in the team"},
+		{OwnClient, "oneself and one's own clients"},
+	} {
+		fmt.Fprintf(&b, "| %s |", a.is)
+		for _, r := range roles {
+			is := "no"
+			if May(sft.StatusActive, []sft.Role{r}, a.action) {
+				is = "yes"
+			}
+			b.WriteString(" " + is + " |")
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func TestTheDocumentHasTheTables(t *testing.T) {
 	b, err := os.ReadFile("../../docs/policy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := rows(); !strings.Contains(strings.ReplaceAll(string(b), "\r\n", "\n"), want) {
-		t.Errorf("docs/policy.md does not have these rows:\n%s", want)
+	for _, want := range []string{rows(), roleRows()} {
+		if !strings.Contains(strings.ReplaceAll(string(b), "\r\n", "\n"), want) {
+			t.Errorf("docs/policy.md does not have these rows:\n%s", want)
+		}
 	}
 }
 
@@ -264,6 +299,10 @@ func TestMay(t *testing.T) {
 		{"for others", sft.StatusActive, []sft.Role{sft.Preauthorizer}, PreauthorizeSelf, false},
 		{"a reporter asks about others", sft.StatusActive, []sft.Role{sft.ReportingUser}, ReadAccess, true},
 		{"a user does not", sft.StatusActive, []sft.Role{sft.AccessUser}, ReadAccess, false},
+		{"who manages servers does no more", sft.StatusActive, []sft.Role{sft.ServerAdmin}, Read, false},
+		{"and does that", sft.StatusActive, []sft.Role{sft.ServerAdmin}, ManageServers, true},
+		{"for the servers of others", sft.StatusActive, []sft.Role{sft.ServerAdmin}, RaiseSelf, false},
+		{"a user manages none", sft.StatusActive, []sft.Role{sft.AccessUser, sft.ReportingUser, sft.Preauthorizer}, ManageServers, false},
 		{"an unknown role is none", sft.StatusActive, []sft.Role{"root"}, Administer, false},
 	}
 	for _, tt := range tests {
@@ -273,6 +312,69 @@ func TestMay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The rules of labels that one sets oneself, by example.
+func TestRaises(t *testing.T) {
+	local := sft.ProjectGroup{Group: "local", ServerAccess: true, CreateServerGroup: true, ServersSelector: "env=prod"}
+	plain := func(selector string) sft.ProjectGroup {
+		return sft.ProjectGroup{Group: "plain", ServerAccess: true, ServersSelector: selector}
+	}
+	type labels = map[string]string
+	lab, prod := labels{"api.env": "lab", "sftd.role": "web"}, labels{"api.env": "prod", "sftd.role": "web"}
+	for _, tt := range []struct {
+		name          string
+		grants        places
+		before, after labels
+		want          string
+	}{
+		{"without a group there is nothing to get", nil, lab, prod, ""},
+		{"access that was not there", places{plain("env=prod")}, lab, prod, "plain"},
+		{"by a label that is taken away", places{plain("!api.frozen")}, labels{"api.frozen": ""}, labels{}, "plain"},
+		{"by a value that is another now", places{plain("env!=lab")}, lab, prod, "plain"},
+		{"access that was there", places{plain("env=prod")}, prod, prod, ""},
+		{"access that goes", places{plain("env=prod")}, prod, lab, ""},
+		{"the same access by another group", places{plain("env=lab"), plain("env=prod")}, lab, prod, ""},
+		{"admin rights beside access", places{plain(""), on(sre, "env=prod")}, lab, prod, "sre"},
+		{"sudo beside access", places{plain(""), on(dev, "env=prod")}, lab, prod, "dev"},
+		{"a local group beside access", places{plain(""), local}, lab, prod, "local"},
+		{"an administrator has all of it", places{sre, local, on(dev, "env=prod")}, lab, prod, ""},
+		{"a group without server_access gives nothing", places{on(odd, "env=prod")}, lab, prod, ""},
+		{"a selector that cannot be read gives nothing", places{on(dev, "env in prod")}, lab, prod, ""},
+		{"what the host says meanwhile may come later", places{plain("env=prod,sftd.role=db")}, lab, prod, "plain"},
+		{"and what it alone says is not the label's doing", places{plain("sftd.role=db")}, lab, prod, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := Raises(query{grants: tt.grants}.facts().Grants, tt.before, tt.after); got != tt.want {
+				t.Errorf("Raises = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// FuzzRaises checks that labels which raise nobody leave nobody with more than
+// before, whatever the selectors are.
+func FuzzRaises(f *testing.F) {
+	f.Add("api.env=prod", "env!=lab,sftd.env=prod", false, "lab", "prod", "prod")
+	f.Add("!api.env", "env in (a,b)", true, "a", "b", "")
+	f.Add("sftd.env=a,api.env", "", true, "", "b", "a")
+	f.Fuzz(func(t *testing.T, one, two string, admin bool, from, to, host string) {
+		grants := query{grants: places{
+			{Group: "one", ServerAccess: true, SudoEntitlements: []string{"logs"}, ServersSelector: one},
+			{Group: "two", ServerAccess: true, ServerAdmin: admin, ServersSelector: two},
+		}}.facts().Grants
+		server := func(label string) map[string]string { return map[string]string{"api.env": label, "sftd.env": host} }
+		if Raises(grants, server(from), server(to)) != "" {
+			return
+		}
+		is := func(label string) Decision {
+			return Decide(Facts{Status: sft.StatusActive, Kind: sft.Human, Grants: grants, Server: &Server{Labels: server(label)}})
+		}
+		a, b := is(from), is(to)
+		if b.Access && !a.Access || b.Admin && !a.Admin || !a.Admin && len(b.Sudo) > len(a.Sudo) {
+			t.Errorf("from %+v to %+v", a, b)
+		}
+	})
 }
 
 func TestRoles(t *testing.T) {

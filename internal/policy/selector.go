@@ -124,6 +124,16 @@ func (r requirement) met(server labels.Set) bool {
 	return no
 }
 
+// of is what a selector wants of the labels of one source.
+func (s Selector) of(source string) (one Selector) {
+	for _, r := range s.all {
+		if strings.HasPrefix(r[0].Key(), source) {
+			one.all = append(one.all, r)
+		}
+	}
+	return one
+}
+
 // ByHost returns the keys whose value a host says itself.
 func (s Selector) ByHost() (keys []string) {
 	for _, r := range s.all {

@@ -438,7 +438,7 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects/{project}/preauthorizations/{id}":           {"", secrets},
 	"PUT /v1/teams/{team}/projects/{project}/preauthorizations/{id}":           {`{"disabled":true}`, alters},
 	"GET /v1/teams/{team}/projects/{project}/unmanaged_servers":                {"", reads},
-	"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":               {`{"hostname":"$N","alt_names":["$N.example.com"],"access_address":"192.0.2.1","port":2222}`, makes},
+	"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":               {`{"hostname":"$N","alt_names":["$N.example.com"],"access_address":"192.0.2.1","port":2222,"labels":{"env":"prod"}}`, makes},
 	"DELETE /v1/teams/{team}/projects/{project}/unmanaged_servers/{id}":        {"", alters},
 	// The last: it ends the sign-ins.
 	"POST /v1/clients/logout": {"", [callers]int{401, 204, 204, 204, 401, 401, 204}},
@@ -547,6 +547,47 @@ func whoMayCallWhat(t *testing.T, e *testenv.Env) {
 	}
 	if len(rows) != len(matrix) {
 		t.Errorf("there are %d routes, and %d rows in the matrix", len(rows), len(matrix))
+	}
+}
+
+// A server_admin does what a user without the role does, and five things more.
+func TestAServerAdminDoesNoMore(t *testing.T) {
+	e := testenv.New(t)
+	_, m := cast(t, e)
+	e.User("lee")
+	e.Do("POST", "/groups", map[string]any{"name": "labellers", "roles": []string{"server_admin"}}, nil)
+	e.Do("POST", "/groups/labellers/users", map[string]string{"name": "lee"}, nil)
+	lee := signer(t, e.Client("lee").Client)
+	e.Do("POST", "/rdp_signing_certificate", nil, nil)
+	more := map[string]int{
+		"PUT /v1/teams/{team}/servers/{id}":                                 204,
+		"PUT /v1/teams/{team}/projects/{project}/servers/{id}":              204,
+		"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":           204,
+		"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":        201,
+		"DELETE /v1/teams/{team}/projects/{project}/unmanaged_servers/{id}": 204,
+	}
+	for _, r := range webapi.Rows(e.Platform) {
+		pattern := r.Method + " " + r.Path
+		if r.Path == "/v1/clients/logout" {
+			continue // it ends the sign-in
+		}
+		body := matrix[pattern].body
+		want := matrix[pattern].want[plain]
+		if w, ok := more[pattern]; ok {
+			want = w
+			if r.Method == "PUT" {
+				body = `{"labels":{"env":"lab"}}`
+				for _, other := range []string{`{}`, `{"labels":{},"take_names":true}`, `{"labels":{},"key_conflict":false}`, `{"rotate_device_key":true}`, `{"project_name":"prod"}`, `{"reenroll_allowed":true}`} {
+					if got, code := call(t, e, lee, r.Method, m.path(r.Path), "application/json", []byte(other)); got != 403 {
+						t.Errorf("%s %s by a server_admin: %d %s", pattern, other, got, code)
+					}
+				}
+			}
+		}
+		sent := m.body(body)
+		if got, code := call(t, e, lee, r.Method, m.path(r.Path)+query(pattern), contentType(sent), sent); got != want {
+			t.Errorf("%s by a server_admin: %d %s, want %d", pattern, got, code, want)
+		}
 	}
 }
 
