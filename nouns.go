@@ -23,7 +23,7 @@ type State string
 // INACTIVE, DELETED).
 const (
 	StateActive   State = "ACTIVE"   // enrolled; of a server: and in touch
-	StatePending  State = "PENDING"  // a client that nobody has approved yet
+	StatePending  State = "PENDING"  // a client that opens nothing until an administrator approves it
 	StateInactive State = "INACTIVE" // a server that has not been in touch for four days
 	StateDeleted  State = "DELETED"  // its key is refused
 )

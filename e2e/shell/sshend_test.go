@@ -7,19 +7,22 @@ import (
 	"testing"
 	"time"
 
+	"sft"
 	"sft/e2e/lab"
+	"sft/e2e/stage"
 	"sft/internal/audit"
 )
 
-// A deleted client's shells end, directly at the SSH server, too. Those of
-// another client of that person go on; when there is none, so does nothing that
-// was left running.
+// The shells of a client that is deleted or held back end, directly at the SSH
+// server, too. Those of another client of that person go on; when there is none,
+// so does nothing that was left running.
 func TestShellsEndWithTheirClient(t *testing.T) {
 	s := newStage(t)
 	s.Project("prod", false)
 	s.Person("ann", "Ann Example", "prod")
 	web := s.SSHServer("web01", "prod", "", "")
 	var shells []*lab.Process
+	var desks []*stage.Desk
 	var clients []string
 	for _, name := range []string{"laptop", "tablet"} {
 		desk := s.Desk(name, "ann")
@@ -30,7 +33,7 @@ func TestShellsEndWithTheirClient(t *testing.T) {
 		e := s.WaitEvent("her sign-in is told", func(e audit.Event) bool {
 			return e.Kind == audit.SSHLogin && e.Client != "" && (len(clients) == 0 || e.Client != clients[0])
 		})
-		shells, clients = append(shells, p), append(clients, e.Client)
+		shells, desks, clients = append(shells, p), append(desks, desk), append(clients, e.Client)
 	}
 	ended := func(p *lab.Process) bool {
 		select {
@@ -45,11 +48,14 @@ func TestShellsEndWithTheirClient(t *testing.T) {
 	if out, _ := web.Run("", "pgrep", "-u", "ann", "-f", "sleep 4242"); ended(shells[1]) || strings.Count(out, "\n") != 2 {
 		t.Errorf("what is the tablet's has ended, too: it runs %q", out)
 	}
-	s.Do("DELETE", "/clients/"+clients[1], nil, nil)
+	s.Do("PUT", "/clients/"+clients[1], map[string]string{"state": "PENDING"}, nil)
 	s.Wait("everything has ended", 10*time.Second, func() bool {
 		_, err := web.Run("", "pgrep", "-u", "ann")
 		return err != nil && ended(shells[1])
 	})
+	for _, args := range [][]string{{"ssh", "web01", "true"}, {"list-servers"}} {
+		refused(t, desks[1], sft.ExitDenied, []string{clients[1] + `" is pending: an administrator of the team has to approve it`, "hint: give an administrator this id"}, args...)
+	}
 	for _, c := range clients {
 		s.WaitEvent("the end is told", func(e audit.Event) bool {
 			return e.Kind == audit.SessionEnd && e.Client == c && e.Detail["service"] == "ssh"

@@ -225,6 +225,9 @@ type EnrollClientReply struct {
 	User          string    `json:"user"`
 	URL           string    `json:"url"`
 	SignedInUntil time.Time `json:"signed_in_until"`
+	// State is that of a client that is new: PENDING where an administrator has to
+	// approve it before it opens anything.
+	State sft.State `json:"state,omitempty"`
 }
 
 // ServiceClientRequest is POST /v1/agent/service_client: the agent asks for a

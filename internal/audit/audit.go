@@ -67,6 +67,7 @@ const (
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"
 	ClientAssign    Kind = "client.assign"    // it is another person's from then on
+	ClientUpdate    Kind = "client.update"    // it waits for an administrator's approval from then on, or has it
 	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user
 	AuthTokenEnd    Kind = "auth_token.end"
 	UserCredsIssue  Kind = "user_creds.issue"   // certificates to a broker and to SSH servers

@@ -219,6 +219,9 @@ func TestDiagnose(t *testing.T) {
 		{"the device was removed", func(c *clinic) {
 			c.must(c.signed().Do(c.t.Context(), "DELETE", "/v1/teams/main/clients/"+c.a.ClientID, nil, nil))
 		}, doctor.Fail, "sign-in", "removed from team main", "sft enroll --force", sft.Revoked, afterSignIn},
+		{"an administrator holds the device back", func(c *clinic) {
+			c.env.Do("PUT", "/clients/"+c.a.ClientID, map[string]string{"state": "PENDING"}, nil)
+		}, doctor.Fail, "sign-in", "is pending: an administrator of the team has to approve it", "give an administrator this id", sft.Denied, afterSignIn},
 		{"an unknown server", func(c *clinic) { c.target = "web02" }, doctor.Fail, "resolve", `there is no server "web02"`, "sft list-servers", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
 		{"a server that is silent", func(c *clinic) { c.env.Clock.Advance(sft.ActiveFor); c.signInAgain() }, doctor.Fail, "resolve", "has not been in touch since", "start sftd on it", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
 		{"a server that was not in touch for a while", func(c *clinic) { c.env.Clock.Advance(6 * time.Minute) }, doctor.Warn, "server", "last in touch at 2026-03-01T09:00:00Z", "its agent does not reach the platform", "", ""},

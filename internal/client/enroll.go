@@ -69,6 +69,9 @@ func (d *Device) Enroll(ctx context.Context, e Enrolment) (Account, error) {
 	if err := d.Store.put(a); err != nil {
 		return Account{}, errors.Join(err, d.Store.keys.remove(a))
 	}
+	if reply.State == sft.StatePending {
+		d.Say("warning: an administrator of team " + a.Team + " has to approve client " + a.ClientID + " before it opens anything")
+	}
 	// What the new enrolment replaces is removed last, so that a failure
 	// before leaves it in use.
 	if old, err = d.enrolledAt(u, a.Team); err != nil {

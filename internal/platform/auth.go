@@ -159,7 +159,7 @@ func (p *Platform) Authenticate(ctx context.Context, header, method, path string
 			switch kind {
 			case "client":
 				c, err := n.Client(id)
-				if err == nil && c.State != sft.StateActive {
+				if err == nil && c.State != sft.StateActive && c.State != sft.StatePending {
 					return errRevoked("client")
 				}
 				a.User, a.Client, a.Name, spki = c.UserID, c.ID, c.User, c.DeviceKey

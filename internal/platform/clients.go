@@ -100,15 +100,23 @@ func (p *Platform) EnrollClient(ctx context.Context, a Actor, r api.EnrollClient
 		now := p.Now().UTC()
 		c := store.ClientRecord{TeamID: team.ID, UserID: u.ID, DeviceKey: r.DeviceKey}
 		c.ID, c.User, c.State, c.EnrolledAt = audit.NewID(), u.Name, sft.StateActive, now
+		// To enrol anew is no way around an administrator's word.
+		held, err := tx.ClientsByID(team.ID, u.ID, sft.StatePending, store.Page{Count: 1})
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if len(held) > 0 {
+			c.State = sft.StatePending
+		}
 		c.Hostname, c.OS, c.Version = r.Device.Hostname, r.Device.OS, r.Device.Version
 		c.SignedInUntil = now.Add(time.Duration(team.ClientSession) * time.Second)
 		if err := exists(tx.AddClient(c), "client with the device key", i.KeySHA256[:16]); err != nil {
 			return audit.Event{}, err
 		}
-		reply = api.EnrollClientReply{ClientID: c.ID, Team: team.Name, User: u.Name, URL: p.URL, SignedInUntil: c.SignedInUntil}
+		reply = api.EnrollClientReply{ClientID: c.ID, Team: team.Name, User: u.Name, URL: p.URL, SignedInUntil: c.SignedInUntil, State: c.State}
 		a.User, a.Name, a.Client = u.ID, u.Name, c.ID
 		e := p.event(a, audit.ClientEnroll, team.Name, "", c.Hostname)
-		e.Detail = map[string]string{"os": c.OS, "approved_from": i.Addr, "how": i.Kind}
+		e.Detail = map[string]string{"os": c.OS, "approved_from": i.Addr, "how": i.Kind, "state": string(c.State)}
 		return e, nil
 	})
 	return reply, err
@@ -126,16 +134,36 @@ func approver(tx *store.Tx, i store.SignIn) (store.UserRecord, sft.Team, error) 
 	return u, t, err
 }
 
-// client reads the record of the client behind a signed request again.
+// errPending is what is said of a client that waits for an administrator.
+func errPending(id string) error {
+	return &sft.Error{Code: sft.Denied, Msg: "client " + sft.Quote(id) + " is pending: an administrator of the team has to approve it", Hint: "give an administrator this id"}
+}
+
+// client reads the record of the client behind a signed request again. One
+// that is not ACTIVE asks for nothing.
 func (p *Platform) client(n store.Notes, a Actor) (store.ClientRecord, error) {
 	if a.Client == "" {
 		return store.ClientRecord{}, &sft.Error{Code: sft.SignIn, Msg: "this is for enrolled clients only", Hint: "run \"sft enroll\""}
 	}
 	c, err := n.Client(a.Client)
-	if errors.Is(err, store.ErrNotFound) || err == nil && c.State != sft.StateActive {
+	if errors.Is(err, store.ErrNotFound) {
 		return c, errRevoked("client")
 	}
+	if err == nil {
+		err = active(c)
+	}
 	return c, err
+}
+
+// active refuses a client that waits for an administrator, or was deleted.
+func active(c store.ClientRecord) error {
+	switch c.State {
+	case sft.StateActive:
+		return nil
+	case sft.StatePending:
+		return errPending(c.ID)
+	}
+	return errRevoked("client")
 }
 
 var errSignInEnded = &sft.Error{Code: sft.SignIn, Msg: "the sign-in has ended", Hint: "run \"sft login\""}
@@ -150,12 +178,12 @@ func (p *Platform) signedIn(n store.Notes, a Actor) (store.ClientRecord, error) 
 	return c, err
 }
 
-// mayAct refuses a client that was deleted, or whose sign-in has ended.
+// mayAct refuses a client that is not active, or whose sign-in has ended.
 func (p *Platform) mayAct(c store.ClientRecord) error {
-	switch {
-	case c.State != sft.StateActive:
-		return errRevoked("client")
-	case !c.SignedInUntil.After(p.Now()):
+	if err := active(c); err != nil {
+		return err
+	}
+	if !c.SignedInUntil.After(p.Now()) {
 		return errSignInEnded
 	}
 	return nil
@@ -288,15 +316,20 @@ func (p *Platform) GetClient(ctx context.Context, a Actor, r ClientRequest) (sft
 type UpdateClientRequest struct {
 	Team  string    `path:"team" json:"-"`
 	ID    string    `path:"id" json:"-"`
-	State sft.State `json:"state,omitempty"`     // ACTIVE; or DELETED, alone
+	State sft.State `json:"state,omitempty"`     // ACTIVE, PENDING; or DELETED, alone
 	User  string    `json:"user_name,omitempty"` // a person who is active: the client is theirs from then on
 }
 
-// UpdateClient gives a client to another person, or deletes it. Who gets one
-// gets nothing of the person before: what that client has opened ends, and so
-// does its sign-in, so that nothing can be done with it until its new person
-// has signed in on it in their own browser. And nobody's access goes to the
-// machine of somebody else on an administrator's word alone.
+// UpdateClient gives a client to another person, holds it back as PENDING,
+// approves it as ACTIVE again, or deletes it. Who gets one gets nothing of the
+// person before: what that client has opened ends, and so does its sign-in, so
+// that nothing can be done with it until its new person has signed in on it in
+// their own browser. And nobody's access goes to the machine of somebody else
+// on an administrator's word alone.
+//
+// One that is PENDING opens nothing, and what it has opened ends, and so does
+// its sign-in. Its person can neither approve nor delete it, and what they enrol
+// meanwhile is PENDING, too.
 func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
@@ -309,15 +342,33 @@ func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequ
 		}
 		switch {
 		case r.State == "" && r.User == "":
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the client", Hint: "give user_name, or state as DELETED"}
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the request changes nothing of the client", Hint: "give user_name or state"}
 		case r.State == sft.StateDeleted && r.User == "":
 			return p.removeClient(tx, a, k, c)
-		case r.State != "" && r.State != sft.StateActive:
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client cannot become " + sft.Quote(string(r.State)), Hint: "use ACTIVE, or DELETED without a user_name"}
+		case r.State != "" && r.State != sft.StateActive && r.State != sft.StatePending:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client cannot become " + sft.Quote(string(r.State)), Hint: "use ACTIVE, PENDING, or DELETED without a user_name"}
+		case r.State == sft.StatePending && c.ID == a.Client:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client would shut itself out", Hint: "ask by another one, or by a service user's key"}
+		case r.State == sft.StatePending && c.MadeBy != "":
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client was made by a server for its service user, which would ask for another one", Hint: "remove the binding of the account"}
+		}
+		moves := r.User != "" && sft.Fold(r.User) != sft.Fold(c.User)
+		if r.State != "" && r.State != c.State {
+			e := p.event(a, audit.ClientUpdate, k.team.Name, "", c.Hostname)
+			e.Detail = map[string]string{"client": c.ID, "user": c.User, "state": string(r.State), "was": string(c.State)}
+			if r.State == sft.StatePending {
+				err = errors.Join(tx.HoldClient(c.ID), tx.ReviseTeam(k.team.ID))
+			} else {
+				err = tx.ApproveClient(c.ID)
+			}
+			if err != nil || !moves {
+				return e, err
+			}
+			tx.Also(e)
 		}
 		e := p.event(a, audit.ClientAssign, k.team.Name, "", c.Hostname)
 		e.Detail = map[string]string{"client": c.ID, "user": c.User, "was": c.User}
-		if r.User == "" || sft.Fold(r.User) == sft.Fold(c.User) {
+		if !moves {
 			return e, nil
 		}
 		u, err := tx.User(k.team.ID, r.User)
@@ -336,7 +387,8 @@ func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequ
 }
 
 // DeleteClient deletes a client: its owner's, or, for administrators,
-// anybody's. Its sessions end within seconds.
+// anybody's. Its sessions end within seconds. One that is PENDING is an
+// administrator's to delete.
 func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.OwnClient)
@@ -347,10 +399,18 @@ func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientRequest) (
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if a.Client != "" && a.Client != c.ID { // to leave needs no sign-in, to throw out does
-			if _, err := p.signedIn(tx.Notes, a); err != nil {
-				return audit.Event{}, err
-			}
+		switch {
+		case a.Client == "":
+		case a.Client == c.ID: // to leave needs no sign-in, to throw out does
+			_, err = p.client(tx.Notes, a)
+		default:
+			_, err = p.signedIn(tx.Notes, a)
+		}
+		if err == nil && c.State == sft.StatePending && !policy.May(k.user.Status, k.roles, policy.Administer) {
+			err = errPending(c.ID)
+		}
+		if err != nil {
+			return audit.Event{}, err
 		}
 		return p.removeClient(tx, a, k, c)
 	})

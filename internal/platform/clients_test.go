@@ -1,13 +1,18 @@
 package platform_test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/testenv"
 )
@@ -37,7 +42,7 @@ func TestAClientOfSomebodyElse(t *testing.T) {
 		wantCode(t, "to nobody", put(map[string]string{"user_name": "nobody"}), sft.NotFound)
 		wantCode(t, "to a service user", put(map[string]string{"user_name": testenv.ServiceUser}), sft.NotFound)
 		wantCode(t, "to nothing", put(map[string]string{}), sft.Invalid)
-		wantCode(t, "to a state that it cannot have", put(map[string]string{"state": "PENDING"}), sft.Invalid)
+		wantCode(t, "to a state that it cannot have", put(map[string]string{"state": "INACTIVE"}), sft.Invalid)
 		wantCode(t, "to somebody, deleted", put(map[string]string{"state": "DELETED", "user_name": "bob"}), sft.Invalid)
 		e.User("gone")
 		e.Do("PUT", "/users/gone", map[string]string{"status": "DISABLED"}, nil)
@@ -87,6 +92,126 @@ func TestAClientOfSomebodyElse(t *testing.T) {
 		if a, b := list("?username=bob"), list("?username=bob&state=DELETED"); len(a) != 0 || len(b) != 1 {
 			t.Errorf("bob's clients are %q, the deleted %q", a, b)
 		}
+	})
+}
+
+// A client that an administrator holds back opens nothing until one approves
+// it, and neither its person nor another enrolment gets around that.
+func TestAPendingClient(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		ctx := t.Context()
+		e.Grant(testenv.Project, "dev", false, "ann")
+		host := e.Server(testenv.Project, testenv.Facts("web01"))
+		c, other := e.Client("ann"), e.Client("ann")
+		way, _, err := e.Connect(c, "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := e.Connect(other, "web01"); err != nil {
+			t.Fatal(err)
+		}
+		put := func(as *api.Client, id string, v m) error { return as.Do(ctx, "PUT", base+"/clients/"+id, v, nil) }
+		login := func(c *testenv.Client, a testenv.Approval) error {
+			return c.Do(ctx, "POST", "/v1/clients/login", api.EnrollClientRequest{Code: a.Code, CodeVerifier: a.Verifier, RedirectURI: a.RedirectURI}, nil)
+		}
+		before := e.Approve(e.Cookie("ann"), spkiOf(t, c), c.ID)
+
+		wantCode(t, "by its person", put(other.Client, c.ID, m{"state": "PENDING"}), sft.Denied)
+		own := e.Client(testenv.Owner)
+		wantCode(t, "an administrator's own, by itself", put(own.Client, own.ID, m{"state": "PENDING"}), sft.Invalid)
+		old := e.State(host)
+		events := since(e, func() { wantCode(t, "by an administrator", put(own.Client, c.ID, m{"state": "PENDING"}), "") })
+		if told(events) != "client.update success" || events[0].Detail["state"] != "PENDING" || events[0].Detail["was"] != "ACTIVE" || events[0].Detail["client"] != c.ID || events[0].Detail["user"] != "ann" {
+			t.Errorf("it is told as %+v", events)
+		}
+		if st := e.State(host); !slices.Equal(st.EndedSessions, []string{way.SessionID}) || st.Revision <= old.Revision {
+			t.Errorf("the sessions %q are ended at revision %d, want %s after %d", st.EndedSessions, st.Revision, way.SessionID, old.Revision)
+		}
+
+		// Whatever it asks for, it is told the same.
+		pending := func(what string, err error) {
+			t.Helper()
+			wantCode(t, what, err, sft.Denied)
+			if err != nil && err.Error() != `client "`+c.ID+`" is pending: an administrator of the team has to approve it` {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		events = since(e, func() {
+			_, _, err = e.Connect(c, "web01")
+			pending("a connection", err)
+		})
+		if told(events) != "user_creds.issue refused" || events[0].Client != c.ID {
+			t.Errorf("a connection is told as %+v", events)
+		}
+		pending("a list", c.Do(ctx, "GET", base+"/servers", nil, nil))
+		pending("who it is", c.Do(ctx, "GET", base+"/current_user", nil, nil))
+		pending("to be approved by itself", put(c.Client, c.ID, m{"state": "ACTIVE"}))
+		pending("to leave", c.Do(ctx, "DELETE", base+"/clients/"+c.ID, nil, nil))
+		pending("to throw out another", c.Do(ctx, "DELETE", base+"/clients/"+other.ID, nil, nil))
+		pending("to sign in by an approval from before", login(c, before))
+		_, err = e.Platform.Authorize(ctx, platform.Actor{User: e.User("ann").ID, Web: true}, platform.Authorization{Team: testenv.Team, RedirectURI: "http://127.0.0.1:1/callback",
+			State: strings.Repeat("s", 16), Challenge: strings.Repeat("c", 43), KeySHA256: fmt.Sprintf("%x", sha256.Sum256(spkiOf(t, c))), ClientID: c.ID})
+		pending("a new approval by its person", err)
+		pending("to sign out", c.Do(ctx, "POST", "/v1/clients/logout", nil, nil))
+
+		// Its person has another one, which goes on, and is no way around.
+		if _, _, err := e.Connect(other, "web01"); err != nil {
+			t.Errorf("ann's other client: %v", err)
+		}
+		wantCode(t, "approved by its person", put(other.Client, c.ID, m{"state": "ACTIVE"}), sft.Denied)
+		pending("deleted by its person", other.Do(ctx, "DELETE", base+"/clients/"+c.ID, nil, nil))
+		events = since(e, func() {
+			fresh := e.Client("ann")
+			_, _, err = e.Connect(fresh, "web01")
+			wantCode(t, "enrolled anew", err, sft.Denied)
+			wantCode(t, "deleted by an administrator", e.Service.Do(ctx, "DELETE", base+"/clients/"+fresh.ID, nil, nil), "")
+		})
+		if i := slices.IndexFunc(events, func(e audit.Event) bool { return e.Kind == audit.ClientEnroll }); i < 0 || events[i].Detail["state"] != "PENDING" {
+			t.Errorf("another enrolment is told as %+v", events)
+		}
+		if _, _, err := e.Connect(e.Client(testenv.Owner), "web01"); err != nil {
+			t.Errorf("somebody else's new client: %v", err)
+		}
+
+		list := func(query string) (ids []string) {
+			var l api.List[sft.Client]
+			e.Do("GET", "/clients?username=ann"+query, nil, &l)
+			for _, v := range l.List {
+				ids = append(ids, v.ID)
+			}
+			return ids
+		}
+		if p, a, all := list("&state=PENDING"), list("&state=ACTIVE"), list(""); !slices.Equal(p, []string{c.ID}) || !slices.Equal(a, []string{other.ID}) || len(all) != 2 {
+			t.Errorf("ann's pending clients are %q, the active ones %q, all %q", p, a, all)
+		}
+
+		// Approved, it is as it was, and wants a sign-in.
+		events = since(e, func() { e.Do("PUT", "/clients/"+c.ID, m{"state": "ACTIVE"}, nil) })
+		if told(events) != "client.update success" || events[0].Detail["state"] != "ACTIVE" || events[0].Detail["was"] != "PENDING" {
+			t.Errorf("it is told as %+v", events)
+		}
+		_, _, err = e.Connect(c, "web01")
+		wantCode(t, "approved, and not signed in", err, sft.SignIn)
+		wantCode(t, "the approval from before", login(c, before), sft.Denied)
+		wantCode(t, "a new one", login(c, e.Approve(e.Cookie("ann"), spkiOf(t, c), c.ID)), "")
+		if _, _, err := e.Connect(c, "web01"); err != nil {
+			t.Errorf("approved and signed in: %v", err)
+		}
+		if _, _, err := e.Connect(e.Client("ann"), "web01"); err != nil {
+			t.Errorf("a new client, with none that is pending: %v", err)
+		}
+
+		// Two things at once are two events; what is not said stays.
+		e.User("bob")
+		events = since(e, func() { e.Do("PUT", "/clients/"+c.ID, m{"state": "PENDING", "user_name": "bob"}, nil) })
+		if told(events) != "client.update success, client.assign success" {
+			t.Errorf("both are told as %s", told(events))
+		}
+		e.Do("PUT", "/clients/"+c.ID, m{"user_name": "ann"}, nil)
+		pending("given back, and still pending", c.Do(ctx, "GET", base+"/servers", nil, nil))
+		e.Do("DELETE", "/clients/"+c.ID, nil, nil)
+		refused(t, e, "a deleted one", "PUT", "/clients/"+c.ID, m{"state": "ACTIVE"}, sft.NotFound, "no client")
+		wantCode(t, "what a deleted client asks", c.Do(ctx, "GET", base+"/current_user", nil, nil), sft.Revoked)
 	})
 }
 

@@ -265,8 +265,11 @@ func mayClient(tx *store.Tx, k asker, clientID, keySHA256 string) error {
 		return nil
 	}
 	c, err := tx.Client(clientID)
-	if err == nil && (c.UserID != k.user.ID || c.State != sft.StateActive || c.Fingerprint != keySHA256) {
+	if err == nil && (c.UserID != k.user.ID || c.State == sft.StateDeleted || c.Fingerprint != keySHA256) {
 		err = store.ErrNotFound
+	}
+	if err == nil && c.State == sft.StatePending {
+		err = errPending(c.ID)
 	}
 	if errors.Is(err, store.ErrNotFound) {
 		return &sft.Error{Code: sft.Denied, Msg: "this client is not enrolled for " + sft.Quote(k.user.Name), Hint: "sign in as the person who enrolled it, or run \"sft enroll --force\""}

@@ -392,14 +392,39 @@ func (tx *Tx) SignInClient(id string, until time.Time) error {
 // MoveClient gives a client to another user. Its sessions are marked as ended,
 // and its sign-in is over.
 func (tx *Tx) MoveClient(id, userID string) error {
-	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE client_id = $1`, id, true); err != nil {
+	if err := tx.stopClient(id); err != nil {
 		return err
 	}
-	// What waits to be redeemed was approved by the user before.
-	if err := tx.add(`DELETE FROM sign_ins WHERE client_id = $1`, id); err != nil {
+	return tx.must(`UPDATE clients SET user_id = $2 WHERE id = $1`, id, userID)
+}
+
+// HoldClient makes a client PENDING. Its sessions are marked as ended, and its
+// sign-in is over.
+func (tx *Tx) HoldClient(id string) error {
+	if err := tx.stopClient(id); err != nil {
 		return err
 	}
-	return tx.must(`UPDATE clients SET user_id = $2, signed_in_until = 0 WHERE id = $1`, id, userID)
+	return tx.must(`UPDATE clients SET state = $2 WHERE id = $1`, id, sft.StatePending)
+}
+
+// ApproveClient makes a client ACTIVE.
+func (tx *Tx) ApproveClient(id string) error {
+	return tx.must(`UPDATE clients SET state = $2 WHERE id = $1`, id, sft.StateActive)
+}
+
+// stopClient ends a client's sessions and its sign-in, and one that waits to be
+// redeemed: it was approved before.
+func (tx *Tx) stopClient(id string) error {
+	for _, q := range []string{
+		`UPDATE sessions SET revoked = true WHERE client_id = $1`,
+		`DELETE FROM sign_ins WHERE client_id = $1`,
+		`UPDATE clients SET signed_in_until = 0 WHERE id = $1`,
+	} {
+		if err := tx.add(q, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RemoveClient marks a client as deleted and its sessions as ended.

@@ -143,6 +143,11 @@ func (g *generator) operations() (list []operation) {
 			}
 		}
 		o.roles = g.rolesOf(t)
+		if r.access != anyone && r.access != agent {
+			for _, f := range p.funcs["SignedIn"] {
+				t.follow(f)
+			}
+		}
 		for _, c := range sft.Codes {
 			if t.codes[c.Code] || g.base.codes[c.Code] {
 				o.codes = append(o.codes, c)
@@ -550,6 +555,9 @@ func (g *generator) responses(o operation) object {
 func newGenerator(t *testing.T) *generator {
 	src := &source{t: t, packages: map[string]*sourcePackage{}}
 	g := &generator{t: t, src: src, base: src.trail(), types: map[string]reflect.Type{}, common: map[string]map[string]bool{}}
+	for _, f := range src.pkg("sft/internal/platform").funcs["SignedIn"] {
+		g.base.seen[f] = true // of the routes that take clients alone
+	}
 	for _, name := range []string{"ServeHTTP", "api"} {
 		for _, f := range src.pkg("sft/internal/webapi").funcs[name] {
 			g.base.follow(f)

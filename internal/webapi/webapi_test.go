@@ -591,6 +591,29 @@ func TestAServerAdminDoesNoMore(t *testing.T) {
 	}
 }
 
+// A client that waits for approval is told so by every route that takes one.
+func TestAPendingClientDoesNothing(t *testing.T) {
+	e := testenv.New(t)
+	_, m := cast(t, e)
+	c := e.Client(testenv.Owner)
+	e.Do("PUT", "/clients/"+c.ID, map[string]string{"state": "PENDING"}, nil)
+	held := signer(t, c.Client)
+	for _, r := range webapi.Rows(e.Platform) {
+		if r.Access == "anyone" || r.Access == "agent" {
+			continue
+		}
+		pattern := r.Method + " " + r.Path
+		body := m.body(matrix[pattern].body)
+		status, _, got := answer(t, e, held, r.Method, m.path(r.Path)+query(pattern), contentType(body), body)
+		if status != 403 || !strings.Contains(got, c.ID) || !strings.Contains(got, "is pending: an administrator of the team has to approve it") {
+			t.Errorf("%s by a client that is pending: %d %s", pattern, status, got)
+		}
+	}
+	if got, code := call(t, e, held, "DELETE", base+"/clients/"+c.ID, "", nil); got != 403 {
+		t.Errorf("an administrator's client that is pending deletes itself: %d %s", got, code)
+	}
+}
+
 // What is somebody else's and what is not there cannot be told apart: for each
 // word of each route, the other team's, that of something else in the same
 // team, and what nothing has, get the same refusal to the byte, apart from the
