@@ -47,6 +47,9 @@ func (p *Platform) Access(ctx context.Context, a Actor, r AccessRequest) (api.Ac
 		if err == nil && !v.Access && !policy.May(k.user.Status, k.roles, policy.Read) {
 			return none, noSuch("server", r.ID)
 		}
+		if err == nil { // not before: else it would tell that the server is there
+			err = explained(v.Service)
+		}
 		return v, err
 	})
 }
@@ -74,19 +77,26 @@ func (p *Platform) AccessOf(ctx context.Context, team, user, server, service str
 		if err != nil {
 			return err
 		}
-		v, err = p.explain(tx, k, s, service)
+		if v, err = p.explain(tx, k, s, service); err == nil {
+			err = explained(v.Service)
+		}
 		return err
 	})
 	return v, err
+}
+
+// explained refuses a service that nobody is asked about.
+func explained(service string) error {
+	if service != frame.RDP && service != frame.SSH {
+		return &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(service) + " is unknown", Hint: "use rdp or ssh"}
+	}
+	return nil
 }
 
 // explain walks the way of Connect for a user, by what Connect itself asks, and
 // writes down each answer. Nothing is issued. The roles of k are of who asks.
 func (p *Platform) explain(tx *store.Tx, k asker, s store.ServerRecord, service string) (api.Access, error) {
 	v := api.Access{User: k.user.Name, Server: s.Server(p.Now()).Name(), ServerID: s.ID, Project: s.Project, Service: cmp.Or(service, frame.RDP), Steps: []api.AccessStep{}}
-	if v.Service != frame.RDP && v.Service != frame.SSH {
-		return v, &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(v.Service) + " is unknown", Hint: "use rdp or ssh"}
-	}
 	way, err := p.router(tx, k)
 	if err != nil {
 		return v, err

@@ -115,6 +115,15 @@ func TestExplain(t *testing.T) {
 		wantCode(t, "bob, who may not read the team, of a server that is closed to him", err, sft.NotFound)
 		_, err = ask(bob.Client, "nothing", "")
 		wantCode(t, "bob, of no server", err, sft.NotFound)
+		// What else is wrong with the question tells nothing of it.
+		for _, id := range []string{s.ID, "nothing"} {
+			_, err = ask(bob.Client, id, "service=ftp")
+			wantCode(t, "bob, of a service that is unknown", err, sft.NotFound)
+		}
+		_, err = ask(ann.Client, "nothing", "service=ftp")
+		wantCode(t, "ann, of no server and a service that is unknown", err, sft.NotFound)
+		_, err = ask(ann.Client, s.ID, "service=ftp")
+		wantCode(t, "ann, of a service that is unknown", err, sft.UnknownService)
 		e.Do("POST", "/groups", m{"name": "audit", "roles": []string{"reporting_user"}}, nil)
 		e.Do("POST", "/groups/audit/users", m{"name": "bob"}, nil)
 		if v, err = ask(bob.Client, s.ID, "user=ann"); err != nil || !v.Credentials {
@@ -135,6 +144,8 @@ func TestExplain(t *testing.T) {
 			_, err := e.Platform.AccessOf(t.Context(), tt[0], tt[1], tt[2], "")
 			wantCode(t, strings.Join(tt[:], "/"), err, sft.NotFound)
 		}
+		_, err = e.Platform.AccessOf(t.Context(), "", "ann", "lab01", "ftp")
+		wantCode(t, "the operator, of a service that is unknown", err, sft.UnknownService)
 		e.Do("PUT", "/users/ann", m{"status": "DISABLED"}, nil)
 		if v, err := e.Platform.AccessOf(t.Context(), testenv.Team, "ann", "lab01", ""); err != nil || describe(v) != "-status +kind +group -access" || v.Missing != "active_user" {
 			t.Errorf("somebody disabled: %+v, %v", v, err)
