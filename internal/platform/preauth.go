@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/policy"
 	"sft/internal/store"
@@ -22,36 +23,40 @@ const (
 // PreauthRequest names a preauthorization of a project; the body of POST and
 // PUT is the preauthorization, and of PUT what is left out stays.
 type PreauthRequest struct {
-	Team           string     `path:"team" json:"-"`
-	Project        string     `path:"project" json:"-"`
-	ID             string     `path:"id" json:"-"`
-	IncludeExpired string     `query:"include_expired" json:"-"` // "true": those too that have ended
-	User           string     `json:"user_name,omitempty"`       // POST: whose it is; PUT: the same, or empty
-	Projects       []string   `json:"projects,omitempty"`        // 1 to 50, with the one in the path; POST: left out, that one alone
-	Servers        *[]string  `json:"servers"`                   // up to 100 ids; none: all of the projects
-	StartsAt       *time.Time `json:"starts_at"`                 // POST: left out, now
-	ExpiresAt      *time.Time `json:"expires_at"`                // needed by POST
-	Disabled       *bool      `json:"disabled"`
+	Team      string     `path:"team" json:"-"`
+	Project   string     `path:"project" json:"-"`
+	ID        string     `path:"id" json:"-"`
+	User      string     `json:"user_name,omitempty"` // POST: whose it is; PUT: the same, or empty
+	Projects  []string   `json:"projects,omitempty"`  // 1 to 50, with the one in the path; POST: left out, that one alone
+	Servers   *[]string  `json:"servers"`             // up to 100 ids; none: all of the projects
+	StartsAt  *time.Time `json:"starts_at"`           // POST: left out, now
+	ExpiresAt *time.Time `json:"expires_at"`          // needed by POST
+	Disabled  *bool      `json:"disabled"`
 }
 
-// ListPreauths returns the preauthorizations of a project.
-func (p *Platform) ListPreauths(ctx context.Context, a Actor, r PreauthRequest) ([]sft.Preauthorization, error) {
-	return read(ctx, p, a, r.Team, policy.ReadPreauths, func(tx *store.Tx, k asker) ([]sft.Preauthorization, error) {
-		pr, err := tx.Project(k.team.ID, r.Project)
-		if err != nil {
-			return nil, notFound(err, "project", r.Project)
-		}
-		after := p.Now()
-		if r.IncludeExpired == "true" {
-			after = time.Time{}
-		}
-		list := []sft.Preauthorization{}
-		found, err := tx.Preauths(pr.ID, after)
-		for _, v := range found {
-			list = append(list, v.Preauthorization)
-		}
-		return list, err
-	})
+// PreauthsRequest is GET of a project's preauthorizations. The key of the list
+// is the id.
+type PreauthsRequest struct {
+	InProjectRequest
+	IncludeExpired string `query:"include_expired" json:"-"` // "true": those too that have ended
+}
+
+// ListPreauths returns the preauthorizations of a project, in the order in
+// which they were made.
+func (p *Platform) ListPreauths(ctx context.Context, a Actor, r PreauthsRequest) (api.List[sft.Preauthorization], error) {
+	expired, err := flag("include_expired", r.IncludeExpired)
+	if err != nil {
+		return api.List[sft.Preauthorization]{}, err
+	}
+	after := p.Now()
+	if expired {
+		after = time.Time{}
+	}
+	return listIn(ctx, p, a, r.InProjectRequest, policy.ReadPreauths, func(v store.PreauthRecord) string { return v.ID },
+		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.PreauthRecord, error) {
+			return tx.PreauthsByID(pr.ID, after, g)
+		},
+		func(v store.PreauthRecord) sft.Preauthorization { return v.Preauthorization })
 }
 
 // GetPreauth returns one preauthorization of a project.

@@ -2,6 +2,7 @@ package platform_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,46 @@ func TestPreauthorizations(t *testing.T) {
 		}
 		if got := list("?include_expired=true"); got != "ann lab 1h0m0s false" {
 			t.Errorf("all of them: %s", got)
+		}
+		refused(t, e, "a word that is no flag", "GET", at+"?include_expired=maybe", nil, sft.Invalid, "include_expired is")
+
+		// In pages, which the filter is in, too.
+		e.Do("POST", "/projects", m{"name": "paged"}, nil)
+		const paged = "/projects/paged/preauthorizations"
+		var made []string
+		for i := range 7 {
+			var p sft.Preauthorization
+			e.Do("POST", paged, m{"user_name": "ann", "expires_at": now.Add(2*time.Hour + time.Duration(i%2)*time.Hour)}, &p)
+			made = append(made, p.ID)
+		}
+		follow := func(path string) (ids []string) {
+			t.Helper()
+			for path != "" {
+				var l api.List[sft.Preauthorization]
+				e.Do("GET", path, nil, &l)
+				for _, v := range l.List {
+					ids = append(ids, v.ID)
+				}
+				_, links := turn(t, e, path)
+				path = links["next"]
+			}
+			return ids
+		}
+		if got := follow(paged + "?count=2"); !slices.Equal(got, made) {
+			t.Errorf("the pages are %q, want %q", got, made)
+		}
+		back := slices.Clone(made)
+		slices.Reverse(back)
+		if got := follow(paged + "?count=3&descending=true"); !slices.Equal(got, back) {
+			t.Errorf("backwards they are %q, want %q", got, back)
+		}
+		e.Do("PUT", paged+"/"+made[2], m{"starts_at": now.Add(-2 * time.Hour), "expires_at": now.Add(-time.Hour)}, nil)
+		left := slices.Concat(made[:2], made[3:])
+		if got := follow(paged + "?count=2"); !slices.Equal(got, left) {
+			t.Errorf("without one that is over they are %q, want %q", got, left)
+		}
+		if got := follow(paged + "?count=2&include_expired=true"); !slices.Equal(got, made) {
+			t.Errorf("with it they are %q, want %q", got, made)
 		}
 
 		// Changed: longer, disabled, for one server, for later.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"time"
 )
 
 // A Table is a table of the schema, for the tests.
@@ -52,6 +53,7 @@ func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (m
 		"clients":                       clientsByID(teamID, "", ""),
 		"clients of a user":             clientsByID(teamID, userID, ""),
 		"clients of a state":            clientsByID(teamID, "", "ACTIVE"),
+		"preauthorizations":             preauthsByID(projectID, time.UnixMicro(0)),
 		"users by name":                 UserFilter{}.byName(teamID),
 		"people by name":                UserFilter{Type: "human"}.byName(teamID),
 		"users by id":                   UserFilter{NotDeleted: true}.byID(teamID),

@@ -151,7 +151,7 @@ func TestFilters(t *testing.T) {
 	})
 }
 
-// With 50,000 servers, and 10,000 users and clients, a page is found by an index
+// With 50,000 servers, and 10,000 users, clients and preauthorizations, a page is found by an index
 // that is in the order of the list: no table is read whole, nothing is sorted,
 // and what is read is about what is shown. SQLite, which decides without
 // counting, has fewer.
@@ -174,6 +174,9 @@ func TestAPageCostsAPage(t *testing.T) {
 				`SELECT 'u' || (100000 + i), $1, 'u' || i, 'u' || i, 'human', 'ACTIVE', '', '', 'u' || i, 100000 + i, 100000 + i, 1, '' FROM n WHERE $2 <> '' AND $3 <> '' AND $4 <> ''`,
 			`INSERT INTO clients (id, team_id, user_id, device_key, state, hostname, os, version, description, enrolled_at, signed_in_until) ` + rows +
 				`SELECT 'c' || (100000 + i), $1, $3, CAST('k' || i AS bytea), 'ACTIVE', '', '', '', '', 1, 1 FROM n WHERE $2 <> '' AND $4 <> ''`,
+			`INSERT INTO preauthorizations (id, team_id, user_id, servers, starts_at, expires_at, disabled, created_by, created_at) ` + rows +
+				`SELECT 'c' || (100000 + i), $1, $3, '[]', 1, 2, false, '', 1 FROM n WHERE $2 <> '' AND $4 <> ''`,
+			`INSERT INTO preauthorization_projects (project_id, preauth_id) ` + rows + `SELECT $2, 'c' || (100000 + i) FROM n WHERE $1 <> '' AND $3 <> '' AND $4 <> ''`,
 			`INSERT INTO members (group_id, user_id) ` + rows + `SELECT $4, 'u' || (100000 + i) FROM n WHERE i % 2 = 0 AND $1 <> '' AND $2 <> '' AND $3 <> ''`,
 		} {
 			if strings.Contains(q, "INTO servers") {

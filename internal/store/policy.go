@@ -121,17 +121,23 @@ func (n Notes) Preauth(projectID, id string) (PreauthRecord, error) {
 	return r, err
 }
 
-// Preauths returns the preauthorizations of a project that end after a time, in
-// the order in which they were made.
-func (n Notes) Preauths(projectID string, after time.Time) ([]PreauthRecord, error) {
-	list, err := all(n, scanPreauth, `SELECT `+preauthCols+preauthFrom+`WHERE a.expires_at > $2
-		AND a.id IN (SELECT preauth_id FROM preauthorization_projects WHERE project_id = $1) ORDER BY a.id`, projectID, micros(after))
+// PreauthsByID returns a page of the preauthorizations of a project that end
+// after a time; the key is the id.
+func (n Notes) PreauthsByID(projectID string, after time.Time, p Page) ([]PreauthRecord, error) {
+	list, err := paged(n, scanPreauth, preauthsByID(projectID, after), p)
 	for i := range list {
 		if err == nil {
 			err = n.preauthProjects(&list[i])
 		}
 	}
 	return list, err
+}
+
+func preauthsByID(projectID string, after time.Time) listing {
+	// Not the bare column: by two indexes in the same order, those before the page
+	// would be read to be passed over.
+	return listing{`SELECT ` + preauthCols + ` FROM preauthorization_projects p JOIN preauthorizations a ON a.id = p.preauth_id || '' JOIN users u ON u.id = a.user_id`,
+		where(`p.project_id = $1 AND a.expires_at > $2`, projectID, micros(after)), `p.preauth_id`}
 }
 
 // PreauthsOf returns those of a user for a project that end after a time, that

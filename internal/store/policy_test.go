@@ -116,7 +116,7 @@ func TestPreauthorizations(t *testing.T) {
 		}
 		a, b, c := made(ann, time.Hour, []string{"S1", "S2"}, lab, prod), made(ann, 2*time.Hour, nil, prod), made(bob, time.Hour, nil, prod)
 		all := func(p store.ProjectRecord, after time.Duration) []store.PreauthRecord {
-			return get(s, func(tx *store.Tx) ([]store.PreauthRecord, error) { return tx.Preauths(p.ID, t0.Add(after)) })
+			return get(s, func(tx *store.Tx) ([]store.PreauthRecord, error) { return tx.PreauthsByID(p.ID, t0.Add(after), ten) })
 		}
 		s.same("of a project", all(prod, 0), []store.PreauthRecord{a, b, c})
 		s.same("of the other", all(lab, 0), []store.PreauthRecord{a})

@@ -119,7 +119,7 @@ func routes(p *platform.Platform) []route {
 		{"PUT", project + "/servers/{id}", person, call(none, p.UpdateServer)},
 		{"DELETE", project + "/servers/{id}", person, call(none, p.DeleteServer)},
 		{"GET", project + "/servers/{id}/access", person, call(ok, p.Access)},
-		{"GET", project + "/preauthorizations", person, list(p.ListPreauths)},
+		{"GET", project + "/preauthorizations", person, call(ok, p.ListPreauths)},
 		{"POST", project + "/preauthorizations", person, call(created, p.CreatePreauth)},
 		{"GET", project + "/preauthorizations/{id}", person, call(ok, p.GetPreauth)},
 		{"PUT", project + "/preauthorizations/{id}", person, call(none, p.UpdatePreauth)},
