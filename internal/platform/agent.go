@@ -50,12 +50,12 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 	deadline := time.NewTimer(hang)
 	defer deadline.Stop()
 	// Another platform on the same database may make the change.
-	poll := time.NewTicker(5 * time.Second)
+	poll := time.NewTicker(p.PollEvery)
 	defer poll.Stop()
 	two := false
-	if err := p.DB.Note(ctx, func(n store.Notes) error {
-		s, err := p.server(n, a)
-		if err != nil {
+	var s store.ServerRecord
+	if err := p.DB.Note(ctx, func(n store.Notes) (err error) {
+		if s, err = p.server(n, a); err != nil {
 			return err
 		}
 		if two, err = p.sawRun(n, a, s, r.Run); err != nil {
@@ -74,11 +74,12 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 		}
 	}
 	for last := false; ; {
-		news := p.news.wait()
+		// Before anything is read, so that no change is missed in between.
+		project := s.ProjectID
+		ofServer, ofProject, ofTeam := p.news.wait(s.ID), p.news.wait(project), p.news.wait(s.TeamID)
 		var st api.State
-		err := p.DB.Read(ctx, func(tx *store.Tx) error {
-			s, err := p.server(tx.Notes, a)
-			if err != nil {
+		err := p.DB.Read(ctx, func(tx *store.Tx) (err error) {
+			if s, err = p.server(tx.Notes, a); err != nil {
 				return err
 			}
 			pr, err := tx.ProjectByID(s.ProjectID)
@@ -95,6 +96,9 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 		if err != nil || last || fmt.Sprint(st.Revision) != r.After {
 			return st, err
 		}
+		if s.ProjectID != project { // moved, before anybody waited there
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return st, ctx.Err()
@@ -102,7 +106,9 @@ func (p *Platform) State(ctx context.Context, a Actor, r StateRequest) (api.Stat
 			last = true
 		case <-deadline.C:
 			last = true
-		case <-news:
+		case <-ofServer:
+		case <-ofProject:
+		case <-ofTeam:
 		case <-poll.C:
 		}
 	}

@@ -80,7 +80,7 @@ func (p *Platform) AuditExports() []ExportStatus {
 func (p *Platform) export(ctx context.Context, x *exporting) {
 	wait := pause{every: exportEvery, most: exportMost}
 	for {
-		news := p.sealed.news.wait()
+		news := p.sealed.news.wait("")
 		seq, more, err := p.exportOnce(ctx, x.sink)
 		if ctx.Err() != nil {
 			return

@@ -38,6 +38,7 @@ type Platform struct {
 	AWS    *cloudid.AWS // verifies AWS instances; New takes the certificates in the program
 
 	SealEvery time.Duration // how often Run seals audit events; New says a second
+	PollEvery time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
 	Exports   []Sink        // where Run sends what is sealed; names differ
 	Instance  string        // this platform among those on one database, the same after a restart; New makes one up
 
@@ -58,9 +59,7 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 	if now == nil {
 		now = time.Now
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
-	p.news.ch = make(chan struct{})
-	p.sealed.news.ch = make(chan struct{})
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
 		p.URL, err = tx.Setting("url")
 		return err
@@ -121,7 +120,7 @@ func (p *Platform) once(tx *store.Tx, a Actor) error {
 }
 
 // change runs an operation that changes something, for an actor of any kind,
-// and tells those who wait for news.
+// and tells those who wait to hear of it.
 func (p *Platform) change(ctx context.Context, a Actor, fn func(*store.Tx) (audit.Event, error)) error {
 	return p.do(ctx, a, p.DB.Change, fn)
 }
@@ -132,7 +131,7 @@ func (p *Platform) add(ctx context.Context, a Actor, fn func(*store.Tx) (audit.E
 }
 
 func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, func(*store.Tx) (audit.Event, error)) error, fn func(*store.Tx) (audit.Event, error)) error {
-	news := false
+	var news []string
 	err := in(ctx, func(tx *store.Tx) (audit.Event, error) {
 		if err := p.once(tx, a); err != nil {
 			return audit.Event{}, err
@@ -141,8 +140,8 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 		news = tx.News()
 		return e, err
 	})
-	if err == nil && news {
-		p.news.tell()
+	if err == nil {
+		p.news.tell(news...)
 	}
 	return err
 }
@@ -264,24 +263,37 @@ func tokenHash(s string) []byte {
 	return h[:]
 }
 
-// news wakes the agents' hanging requests after each change.
+// news wakes those who wait for a change of one thing, such as the agents'
+// hanging requests: one host wakes no other by what concerns it alone. The zero
+// value is ready.
 type news struct {
 	mu sync.Mutex
-	ch chan struct{}
+	ch map[string]chan struct{} // by the id of what somebody waits for
 }
 
-// wait returns a channel that is closed at the next change.
-func (n *news) wait() <-chan struct{} {
+// wait returns a channel that is closed at the next change of what has the id.
+// Whoever then reads it misses none.
+func (n *news) wait(id string) <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.ch
+	if n.ch == nil {
+		n.ch = map[string]chan struct{}{}
+	}
+	if n.ch[id] == nil {
+		n.ch[id] = make(chan struct{})
+	}
+	return n.ch[id]
 }
 
-func (n *news) tell() {
+func (n *news) tell(ids ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	close(n.ch)
-	n.ch = make(chan struct{})
+	for _, id := range ids {
+		if ch := n.ch[id]; ch != nil {
+			close(ch)
+			delete(n.ch, id)
+		}
+	}
 }
 
 // Housekeep does one round of what time brings about.

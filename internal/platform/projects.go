@@ -246,7 +246,7 @@ func (p *Platform) trustedBy(tx *store.Tx, pr store.ProjectRecord) (authorities,
 		return t.of, nil
 	}
 	of, err := p.authorities(tx, pr.ID, ca.ProjectKinds...)
-	if err != nil || tx.News() { // not yet stored
+	if err != nil || len(tx.News()) > 0 { // not yet stored
 		return of, err
 	}
 	t = trusted{revision: pr.Revision, of: of}

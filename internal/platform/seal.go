@@ -136,7 +136,7 @@ type SealStatus struct {
 type sealing struct {
 	SealStatus
 	mu   sync.Mutex
-	news news
+	news news // of "", the one chain
 }
 
 // AuditSeal tells how the sealing goes.
@@ -174,7 +174,7 @@ func (p *Platform) seal(ctx context.Context) {
 			p.Log.Info("audit events are sealed again", "seq", head)
 		}
 		if n > 0 {
-			p.sealed.news.tell()
+			p.sealed.news.tell("")
 		}
 		if n < sealBatch && !wait.sleep(ctx, nil, err != nil) {
 			return

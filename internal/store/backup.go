@@ -444,7 +444,6 @@ func (tx *Tx) AfterRestore() error {
 			return err
 		}
 	}
-	tx.news = true
 	return nil
 }
 

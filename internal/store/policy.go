@@ -19,7 +19,7 @@ func (tx *Tx) SetLabels(r ServerRecord) error {
 
 // ReviseServer is Revise for one server's agent alone.
 func (tx *Tx) ReviseServer(id string) error {
-	tx.news = true
+	tx.tell(id)
 	return tx.must(`UPDATE servers SET revision = revision + 1 WHERE id = $1`, id)
 }
 

@@ -87,21 +87,24 @@ func (n Notes) ProjectByID(id string) (ProjectRecord, error) {
 
 // Revise counts a project's revision up: its agents are to hear of a change.
 func (tx *Tx) Revise(projectID string) error {
-	tx.news = true
+	tx.tell(projectID)
 	return tx.must(`UPDATE projects SET revision = revision + 1 WHERE id = $1`, projectID)
 }
 
 // ReviseGroup is Revise for each project that a group is in.
 func (tx *Tx) ReviseGroup(groupID string) error {
-	tx.news = true
-	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE id IN (SELECT project_id FROM project_groups WHERE group_id = $1)`, groupID)
+	projects, err := all(tx.Notes, scanID, `UPDATE projects SET revision = revision + 1 WHERE id IN (SELECT project_id FROM project_groups WHERE group_id = $1) RETURNING id`, groupID)
+	tx.tell(projects...)
+	return err
 }
 
 // ReviseTeam is Revise for each project of a team.
 func (tx *Tx) ReviseTeam(teamID string) error {
-	tx.news = true
+	tx.tell(teamID)
 	return tx.add(`UPDATE projects SET revision = revision + 1 WHERE team_id = $1`, teamID)
 }
+
+func scanID(s scanner) (id string, err error) { return id, s.Scan(&id) }
 
 // A ProjectGroupRecord is a group's place in a project. ServerGroupName is the
 // local group's name, and empty where there is none.
@@ -567,7 +570,7 @@ func (tx *Tx) TakeNames(projectID, serverID string, names []string) (taken []str
 
 // NameHolder returns the id of the server of a project that holds a name.
 func (n Notes) NameHolder(projectID, name string) (string, error) {
-	return one(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+	return one(n, scanID,
 		`SELECT server_id FROM server_names WHERE project_id = $1 AND name_fold = $2`, projectID, sft.HostFold(name))
 }
 
@@ -579,7 +582,7 @@ func (tx *Tx) GiveName(projectID, serverID, name string) error {
 // RemoveServer marks a server as deleted, frees its names, and ends what its
 // accounts were bound to.
 func (tx *Tx) RemoveServer(id string, at time.Time) error {
-	tx.news = true
+	tx.tell(id)
 	if err := tx.removeBindings(`server_id`, id); err != nil {
 		return err
 	}
@@ -599,7 +602,7 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 // may not have heard of any of it. The new project's revision is above the old
 // one's: the agent, which knows that, hears of it.
 func (tx *Tx) MoveServer(id, from, to string, at time.Time) error {
-	tx.news = true
+	tx.tell(id, to)
 	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
 		return err
 	}
@@ -607,10 +610,12 @@ func (tx *Tx) MoveServer(id, from, to string, at time.Time) error {
 	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE id IN `+touched, id, true); err != nil {
 		return err
 	}
-	if err := tx.add(`UPDATE servers SET revision = revision + 1 WHERE id IN (SELECT server_id FROM sessions WHERE id IN `+touched+`
-		UNION SELECT server_id FROM session_hops WHERE session_id IN `+touched+`)`, id); err != nil {
+	others, err := all(tx.Notes, scanID, `UPDATE servers SET revision = revision + 1 WHERE id IN (SELECT server_id FROM sessions WHERE id IN `+touched+`
+		UNION SELECT server_id FROM session_hops WHERE session_id IN `+touched+`) RETURNING id`, id)
+	if err != nil {
 		return err
 	}
+	tx.tell(others...)
 	if err := tx.add(`UPDATE server_labels SET project_id = $2 WHERE server_id = $1`, id, to); err != nil {
 		return err
 	}
@@ -725,7 +730,7 @@ func (tx *Tx) AddSessionHop(sessionID, serverID string, until time.Time) error {
 // that may no longer live and could, by their time, still do so: each counts
 // from when somebody signs in, and not from when it was issued.
 func (n Notes) RevokedSessions(serverID string, now time.Time) ([]string, error) {
-	return all(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+	return all(n, scanID,
 		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND live_until > $3
 		UNION SELECT h.session_id FROM session_hops h JOIN sessions s ON s.id = h.session_id
 		WHERE h.server_id = $1 AND s.revoked = $2 AND h.expires_at > $3`, serverID, true, micros(now))

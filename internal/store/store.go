@@ -162,12 +162,16 @@ var ErrExists = errors.New("the record exists already")
 type Tx struct {
 	Notes
 	events []audit.Event
-	news   bool
+	news   []string
 }
 
-// News reports whether the transaction has changed something that agents wait
-// to hear of: a project's revision, or that their server is still there.
-func (tx *Tx) News() bool { return tx.news }
+// News returns the ids of those whose agents wait to hear of what the
+// transaction has changed: that of a server is for its agent, that of a project
+// or a team for the agents of all servers that are in it now.
+func (tx *Tx) News() []string { return tx.news }
+
+// tell adds to the news.
+func (tx *Tx) tell(ids ...string) { tx.news = append(tx.news, ids...) }
 
 // Notes are the records of no consequence: when somebody was last seen,
 // which request ids are used up, which sign-ins are on their way.
