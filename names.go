@@ -12,7 +12,9 @@ import (
 var (
 	nameRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 	loginRE = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	hostRE  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?$`)
+	// Capitals would be another spelling of the same account.
+	winLoginRE = regexp.MustCompile(`^[a-z0-9_]([a-z0-9._-]{0,18}[a-z0-9_-])?$`)
+	hostRE     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?$`)
 )
 
 // CheckName refuses what cannot be the name of a team, project, group or
@@ -32,6 +34,40 @@ func CheckLogin(login string) error {
 	}
 	return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " cannot be used",
 		Hint: "use up to 32 of a-z, 0-9, \"-\" and \"_\", with a letter or \"_\" first"}
+}
+
+// winReserved are names that Windows gives to things of its own: accounts,
+// groups and principals, some of which no list shows, and devices, after which
+// no folder of a profile can be named, whatever follows after a dot.
+var winReserved = strings.Fields(`
+	administrator administrators guest guests users replicator krbtgt iusr iis_iusrs
+	defaultaccount wdagutilityaccount defaultuser0 helpassistant support trustedinstaller
+	system network service local interactive everyone anonymous batch dialup none authenticated creator restricted builtin proxy self null
+	con prn aux nul com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
+	sftd scaleft`)
+
+// CheckWindowsLogin refuses what cannot be a person's local account on Windows
+// (page USER_INFO_1): small letters, because Windows does not tell them from
+// capitals, none of the characters that it forbids, no dot at the end, 20
+// characters at most, and no name that Windows or sftd has for itself.
+func CheckWindowsLogin(login string) error {
+	first, _, _ := strings.Cut(login, ".")
+	switch {
+	case !winLoginRE.MatchString(login):
+		return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " cannot be used on Windows",
+			Hint: "use up to 20 of a-z, 0-9, \"-\", \"_\" and \".\", with a letter, a digit or \"_\" first and no \".\" at the end"}
+	case slices.Contains(winReserved, first), strings.HasPrefix(login, "sft-"), strings.HasPrefix(login, "sft_"):
+		return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " is one that Windows or sftd keeps for itself", Hint: "give the person another windows_user_name"}
+	}
+	return nil
+}
+
+// CheckServerLogin refuses what can be a login on a server of no system.
+func CheckServerLogin(login string) error {
+	if winLoginRE.MatchString(login) {
+		return nil
+	}
+	return CheckLogin(login)
 }
 
 // systemGroups are local groups that systems come with, or that give rights on

@@ -429,14 +429,14 @@ func (m *Manager) tell(all []Outcome) []Outcome {
 // touch it. With alone, its identity must be its own: what is done by uid would
 // reach another account too. The caller holds m.mu.
 func (m *Manager) ours(ctx context.Context, login string, alone bool) (Account, entry, error) {
-	if err := CheckLogin(login); err != nil {
-		return Account{}, entry{}, err
-	}
 	h, err := m.b.Read(ctx, nil)
 	if err != nil {
 		return Account{}, entry{}, fmt.Errorf("read the accounts of this host: %w", err)
 	}
 	a, e := h.find(login), m.rec[login]
+	if err := h.checkLogin(login); err != nil && !e.owns(a) { // one of ours may be from before it was a name of the system
+		return Account{}, entry{}, err
+	}
 	if a.Login == "" {
 		return a, e, &sft.Error{Code: sft.NotFound, Msg: "there is no account " + login + " on this host",
 			Hint: "wait until sftd has made it, or look at sftd status"}
@@ -546,7 +546,7 @@ func (m *Manager) DisableAll(ctx context.Context) error {
 		if known && !e.owns(a) || !known && !m.lost {
 			continue
 		}
-		if !a.Member || a.UID < minID || CheckLogin(a.Login) != nil {
+		if !known && (!a.Member || a.UID < minID || h.checkLogin(a.Login) != nil) {
 			continue
 		}
 		if err := m.shut(ctx, a, e); err != nil {

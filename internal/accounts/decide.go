@@ -34,18 +34,17 @@ type Host struct {
 	Groups   map[string]int  // gid of every local group; nil where groups have no numbers
 	Homes    map[string]Home // the folders that new accounts would have, by login; nil where the system chooses
 
-	// Check reports what the operating system forbids about a login that
-	// CheckLogin has passed; nil forbids nothing.
+	// Check reports whether login is a name that we would give an account on
+	// this operating system; nil is CheckLogin.
 	Check func(login string) error
 }
 
 // checkLogin reports whether this host can have an account called login.
 func (h Host) checkLogin(login string) error {
-	err := CheckLogin(login)
-	if err == nil && h.Check != nil {
-		err = h.Check(login)
+	if h.Check != nil {
+		return h.Check(login)
 	}
-	return err
+	return CheckLogin(login)
 }
 
 // A Home is what stands where a login's home belongs.
@@ -98,7 +97,8 @@ var reserved = strings.Fields(`
 	xrdp postgres mysql redis mongodb nginx apache named bind ntp chrony postfix postdrop dovecot ftp
 	sftd sftd-broker sft-users sft-admin sft-platform scaleft`)
 
-// CheckLogin reports whether login is a name that we would give an account.
+// CheckLogin reports whether login is a name that we would give an account on
+// Linux.
 func CheckLogin(login string) error {
 	switch {
 	case !loginRE.MatchString(login):
@@ -417,7 +417,7 @@ func (e entry) owns(a Account) bool {
 
 // check reports whether login and e can be an entry that we wrote.
 func (e entry) check(login string) error {
-	if err := CheckLogin(login); err != nil {
+	if err := CheckLogin(login); err != nil && sft.CheckWindowsLogin(login) != nil {
 		return err
 	}
 	if e.UID < minID || e.GID < minID {

@@ -263,34 +263,10 @@ func lowerASCII(s string) string {
 	}, s)
 }
 
-// winReserved are names that Windows gives to things of its own: accounts and
-// groups that no list shows, and devices, after which no profile can be named.
-var winReserved = strings.Fields(`
-	defaultaccount wdagutilityaccount system network service local interactive everyone anonymous batch dialup none
-	authenticated creator restricted trustedinstaller defaultuser0 helpassistant support
-	con prn aux nul com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9`)
-
-// maxWinLogin is the longest name of an account (page USER_INFO_1, LM20_UNLEN).
-const maxWinLogin = 20
-
-// checkWinLogin reports whether an account of Windows can be called login,
-// which CheckLogin has passed: that leaves out every character that Windows
-// forbids, and the dot at the end.
-func checkWinLogin(login string) error {
-	switch {
-	case len(login) > maxWinLogin:
-		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("login %.40q is longer than the %d characters of a Windows account", login, maxWinLogin),
-			Hint: "choose a shorter login for this person"}
-	case slices.Contains(winReserved, login):
-		return &sft.Error{Code: sft.Invalid, Msg: "login " + login + " is a name that Windows keeps for itself", Hint: "choose another login for this person"}
-	}
-	return nil
-}
-
 // Read implements Backend. The names come in small letters, since Alice and
 // alice are one account to Windows.
 func (w *windowsBackend) Read(_ context.Context, _ []string) (Host, error) {
-	h := Host{Check: checkWinLogin}
+	h := Host{Check: sft.CheckWindowsLogin}
 	if dc, err := w.os.controller(); err != nil {
 		return h, err
 	} else if dc {
@@ -364,7 +340,7 @@ func (w *windowsBackend) PrepareAdmin(context.Context) error { return nil }
 // Create implements Backend. The account is disabled from the call that makes
 // it, and its comment carries the mark from that call on.
 func (w *windowsBackend) Create(_ context.Context, want Want, mark string) (string, error) {
-	if err := errors.Join(CheckLogin(want.Login), checkWinLogin(want.Login)); err != nil {
+	if err := sft.CheckWindowsLogin(want.Login); err != nil {
 		return "", err
 	}
 	pw := NewPassword(want.Login, want.FullName)
@@ -627,7 +603,7 @@ func (w *windowsBackend) End(ctx context.Context, a Account) error {
 
 // Delete implements Backend.
 func (w *windowsBackend) Delete(_ context.Context, a Account, home bool) error {
-	if a.UID < minID || CheckLogin(a.Login) != nil || a.ID != "" && !ordinarySID(a.ID) {
+	if a.UID < minID || sft.CheckServerLogin(a.Login) != nil || a.ID != "" && !ordinarySID(a.ID) {
 		return fmt.Errorf("delete account %s: it is not one that sftd makes; look at the record of accounts", a.Login)
 	}
 	u, err := w.os.user(a.Login)
@@ -743,7 +719,7 @@ func (w *windowsBackend) file(login string) string {
 
 // keep seals k for login, in place of what was kept.
 func (w *windowsBackend) keep(login string, k kept) error {
-	if err := CheckLogin(login); err != nil {
+	if err := sft.CheckServerLogin(login); err != nil {
 		return err
 	}
 	plain, err := json.Marshal(k)
@@ -770,7 +746,7 @@ func (w *windowsBackend) keep(login string, k kept) error {
 // lose what the person has saved.
 func (w *windowsBackend) kept(u winUser) (kept, error) {
 	login := lowerASCII(u.name)
-	if CheckLogin(login) != nil {
+	if sft.CheckServerLogin(login) != nil {
 		return kept{}, nil
 	}
 	sealed, err := readAtMost(w.file(login), maxKeptFile)

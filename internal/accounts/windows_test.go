@@ -354,8 +354,10 @@ func TestWindowsNames(t *testing.T) {
 		{"carol.", "refused"},
 		{"\u0430lice", "refused"},
 		{"con", "refused"},
+		{"con.x", "refused"},
 		{"lpt1", "refused"},
 		{"system", "refused"},
+		{"dan.d", "created"},
 		{"abcdefghijklmnopqrst", "created"},
 		{"abcdefghijklmnopqrstu", "refused"},
 		{"a b", "refused"}, {`a\b`, "refused"}, {"a@b", "refused"}, {"a*", "refused"}, {"...", "refused"}, {"", "refused"},
@@ -373,13 +375,62 @@ func TestWindowsNames(t *testing.T) {
 			t.Errorf("%q: %s, want %s", tt.login, got[tt.login], tt.want)
 		}
 	}
-	if n := len(w.os.list) - before; n != 3 {
-		t.Errorf("%d accounts were made, want 3", n)
+	if n := len(w.os.list) - before; n != 4 {
+		t.Errorf("%d accounts were made, want 4", n)
 	}
 	for _, n := range []string{"Administrator", "Gast", "Bob", "carol.", "\u0430lice"} {
 		if u := w.os.find(n); u.password != "theirs" || u.flags&ufAccountDisable != 0 {
 			t.Errorf("%s was changed: %+v", n, u)
 		}
+	}
+}
+
+// Somebody who gets another login has another account, with ids that the
+// platform keeps apart, and gets back the first one with its password file.
+func TestAnotherLoginOnWindows(t *testing.T) {
+	w := made(t)
+	w.enable(t, "first")
+	expect(t, w.m.Reconcile(t.Context(), []Want{want("alice.m", 60007)}, Limits{}, false), "alice disabled", "alice.m created")
+	if w.os.signIn("alice", "first", w.now) || w.os.find("alice").flags&ufAccountDisable == 0 {
+		t.Errorf("the account before is open: %+v", w.os.find("alice"))
+	}
+	must(t, w.m.Enable(t.Context(), "alice.m", sft.NewSecret("second")))
+	if !w.os.signIn("alice.m", "second", w.now) {
+		t.Errorf("the account does not open: %+v", w.os.find("alice.m"))
+	}
+	w.m = open(t, w.dir, w.b) // the record holds both
+	expect(t, w.m.Reconcile(t.Context(), []Want{want("alice", 60001)}, Limits{}, false), "alice updated", "alice.m disabled")
+	w.enable(t, "third")
+	if w.resets != nil {
+		t.Errorf("the password was reset: %q", w.resets)
+	}
+	// Deleted, nothing of it is left.
+	expect(t, w.m.Reconcile(t.Context(), nil, Limits{}, true), "alice removed", "alice.m removed")
+	if w.os.find("alice.m") != nil {
+		t.Error("the account is there")
+	}
+}
+
+// An account of ours whose name has become one of the system's is shut as any
+// other.
+func TestWindowsNameThatIsReservedLater(t *testing.T) {
+	w := newWinTest(t)
+	pw := sft.NewSecret("first")
+	must(t, w.os.addUser("iusr", winComment(60001, 63001, ""), winOpen, pw))
+	sid := w.os.find("iusr").sid
+	must(t, w.b.Prepare(t.Context()))
+	must(t, w.os.addMember(winGroup, sid))
+	w.m.rec["iusr"] = entry{ID: sid, UID: 60001, GID: 63001}
+	must(t, w.m.DisableAll(t.Context()))
+	if w.os.find("iusr").flags&ufAccountDisable == 0 {
+		t.Errorf("it is open: %+v", w.os.find("iusr"))
+	}
+	if err := w.m.Disable(t.Context(), "iusr"); err != nil {
+		t.Error(err)
+	}
+	expect(t, w.m.Reconcile(t.Context(), []Want{want("iusr", 60001)}, Limits{}, false), "iusr refused !")
+	if u := w.os.find("iusr"); u.expires != winEnded {
+		t.Errorf("it has not ended: %+v", u)
 	}
 }
 

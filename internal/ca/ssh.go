@@ -160,7 +160,7 @@ var (
 	uuidRE = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 	sshUserProfile = sshProfile{SSHUser, ssh.UserCert, SSHUserLife + sshEarly, []string{ssh.KeyAlgoED25519}, 1,
-		regexp.MustCompile(`^sft:[A-Za-z0-9][A-Za-z0-9_-]{0,62}:[a-z_][a-z0-9_-]{0,31}$`)}
+		regexp.MustCompile(`^sft:[A-Za-z0-9][A-Za-z0-9_-]{0,62}:[a-z0-9_][a-z0-9._-]{0,31}$`)}
 	// A host's names have no "*", "?" or "!", which OpenSSH would read as a
 	// pattern, and no colon, as in an address.
 	sshHostProfile = sshProfile{SSHHost, ssh.HostCert, SSHHostLife + sshEarly, hostKeys, maxSSHNames,
@@ -175,7 +175,7 @@ func (a *Authority) DraftSSHUser(key ssh.PublicKey, g SSHGrant, now time.Time) (
 			return SSHDraft{}, fmt.Errorf("refuse to issue a certificate: %q is no id", id)
 		}
 	}
-	if err := sft.CheckLogin(g.Login); err != nil {
+	if err := sft.CheckServerLogin(g.Login); err != nil {
 		return SSHDraft{}, err
 	}
 	return a.draftSSH(sshUserProfile, key, &ssh.Certificate{

@@ -138,7 +138,7 @@ func (w *waypoint) readSSH(key ssh.Signer) (wrong string) {
 	if h.Port < 1 || h.Port > 65535 {
 		return "its SSH server has no usable port"
 	}
-	if sft.CheckLogin(w.Login) != nil {
+	if sft.CheckServerLogin(w.Login) != nil {
 		return "its login cannot be used"
 	}
 	pub, err := oneKey(h.Certificate)

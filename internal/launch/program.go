@@ -27,7 +27,7 @@ type Target struct {
 // Check refuses a target with anything in it that could be more to a program
 // than the value it is: all of it comes from the network.
 func (t Target) Check() error {
-	if err := sft.CheckLogin(t.Login); err != nil {
+	if err := sft.CheckServerLogin(t.Login); err != nil {
 		return err
 	}
 	if err := sft.CheckHostname(t.Server); err != nil {

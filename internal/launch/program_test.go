@@ -83,6 +83,11 @@ func TestTargetCheck(t *testing.T) {
 			}
 		})
 	}
+	dotted := target
+	dotted.Login = "alice.m" // as on Windows
+	if err := dotted.Check(); err != nil {
+		t.Error(err)
+	}
 	if err := target.Check(); err != nil {
 		t.Errorf("a good target: %v", err)
 	}
