@@ -77,6 +77,20 @@ type Outcome struct {
 	Err    error
 }
 
+// A Clash says which name or id of what is wanted something on the host has
+// that sftd did not make. It is in the chain of the error of a Conflict.
+type Clash string
+
+// The clashes.
+const (
+	ClashName Clash = "name"
+	ClashUID  Clash = "uid"
+	ClashGID  Clash = "gid"
+)
+
+// Error is for logs: the error that it is in says what is in the way.
+func (c Clash) Error() string { return "the " + string(c) + " is not to be had on this host" }
+
 // String tells the outcome in one line, with the hint.
 func (o Outcome) String() string {
 	s := o.Login + ": " + string(o.Change)

@@ -271,7 +271,7 @@ func (d *decider) wanted(w Want) *step {
 	}
 	if mine && s.have.UID != w.UID {
 		return no(Conflict, &sft.Error{Code: sft.Conflict,
-			Msg:  fmt.Sprintf("account %s has uid %d here, and the platform says %d", w.Login, s.have.UID, w.UID),
+			Msg: fmt.Sprintf("account %s has uid %d here, and the platform says %d", w.Login, s.have.UID, w.UID), Err: ClashUID,
 			Hint: "give the person the old uid, or save the files and delete the account on this host"})
 	}
 	if err := d.clash(s); err != nil {
@@ -306,38 +306,38 @@ func (d *decider) wanted(w Want) *step {
 // clash reports what on the host stands in the way of s.want.
 func (d *decider) clash(s *step) error {
 	w := s.want
-	conflict := func(msg string) error {
-		return &sft.Error{Code: sft.Conflict, Msg: msg,
+	conflict := func(c Clash, msg string) error {
+		return &sft.Error{Code: sft.Conflict, Msg: msg, Err: c,
 			Hint: "rename or remove it on this host, or give the person another login or other ids"}
 	}
 	for n, a := range d.h.Accounts {
 		switch {
 		case a.Login == w.Login && slices.ContainsFunc(d.h.Accounts[:n], func(b Account) bool { return b.Login == w.Login }):
-			return conflict("account " + w.Login + " is on this host twice")
+			return conflict(ClashName, "account "+w.Login+" is on this host twice")
 		case a.Login != w.Login && a.UID == w.UID:
-			return conflict(fmt.Sprintf("uid %d of account %s belongs to account %s here", w.UID, w.Login, a.Login))
+			return conflict(ClashUID, fmt.Sprintf("uid %d of account %s belongs to account %s here", w.UID, w.Login, a.Login))
 		case a.Login != w.Login && a.Home != "" && a.Home == d.h.Homes[w.Login].Path:
-			return conflict(fmt.Sprintf("home %s of account %s belongs to account %s here", a.Home, w.Login, a.Login))
+			return conflict(ClashName, fmt.Sprintf("home %s of account %s belongs to account %s here", a.Home, w.Login, a.Login))
 		}
 	}
 	if other, ok := d.uids[w.UID]; ok && other != w.Login {
-		return conflict(fmt.Sprintf("uid %d of account %s goes to account %s", w.UID, w.Login, other))
+		return conflict(ClashUID, fmt.Sprintf("uid %d of account %s goes to account %s", w.UID, w.Login, other))
 	}
 	if gid, ok := d.h.Groups[w.Login]; ok && gid != w.GID {
-		return conflict(fmt.Sprintf("group %s has gid %d here, not %d", w.Login, gid, w.GID))
+		return conflict(ClashName, fmt.Sprintf("group %s has gid %d here, not %d", w.Login, gid, w.GID))
 	}
 	if other, ok := d.gids[w.GID]; ok && other != w.Login {
-		return conflict(fmt.Sprintf("gid %d of account %s belongs to group %s here", w.GID, w.Login, other))
+		return conflict(ClashGID, fmt.Sprintf("gid %d of account %s belongs to group %s here", w.GID, w.Login, other))
 	}
 	home := d.h.Homes[w.Login]
 	if s.have.Login != "" && s.have.Home != home.Path {
 		return nil // the host's administrator moved it
 	}
 	if home.Exists && !home.Folder {
-		return conflict(home.Path + " is no folder")
+		return conflict(ClashName, home.Path+" is no folder")
 	}
 	if home.Exists && home.UID != w.UID {
-		return conflict(fmt.Sprintf("folder %s belongs to uid %d, not to uid %d of account %s", home.Path, home.UID, w.UID, w.Login))
+		return conflict(ClashName, fmt.Sprintf("folder %s belongs to uid %d, not to uid %d of account %s", home.Path, home.UID, w.UID, w.Login))
 	}
 	return nil
 }
@@ -387,7 +387,7 @@ func (l Limits) allows(login string) (bool, error) {
 
 // foreign is the refusal to touch an account that is not ours.
 func foreign(login string) error {
-	return &sft.Error{Code: sft.Conflict, Msg: "account " + login + " of this host was not made by sftd",
+	return &sft.Error{Code: sft.Conflict, Msg: "account " + login + " of this host was not made by sftd", Err: ClashName,
 		Hint: "rename or remove it on this host, or give the person another login"}
 }
 

@@ -291,9 +291,9 @@ func decideGroups(host []LocalGroup, rec map[string]int, known func(string) bool
 		times[g.Name] = 0
 		there := have[g.Name]
 		_, isLogin := r.Of[g.Name]
-		conflict := func(msg string) {
+		conflict := func(c Clash, msg string) {
 			s.do, s.change = refuse, Conflict
-			s.err = &sft.Error{Code: sft.Conflict, Msg: msg, Hint: "rename or remove it on this host, or choose another server_group_name or gid"}
+			s.err = &sft.Error{Code: sft.Conflict, Msg: msg, Err: c, Hint: "rename or remove it on this host, or choose another server_group_name or gid"}
 		}
 		invalid := func(err error) { s.do, s.change, s.err = refuse, Refused, err }
 		other, taken := gids[g.GID]
@@ -307,11 +307,11 @@ func decideGroups(host []LocalGroup, rec map[string]int, known func(string) bool
 		case g.GID < minID || g.GID > maxID || nobody(g.GID):
 			invalid(&sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("group %s cannot have gid %d", g.Name, g.GID), Hint: fmt.Sprintf("choose a gid of at least %d that the system does not use", minID)})
 		case there.Name != "" && !ours(g.Name):
-			conflict("group " + g.Name + " of this host was not made by sftd")
+			conflict(ClashName, "group "+g.Name+" of this host was not made by sftd")
 		case there.Name != "" && there.GID != g.GID:
-			conflict(fmt.Sprintf("group %s has gid %d here, and the platform says %d", g.Name, there.GID, g.GID))
+			conflict(ClashGID, fmt.Sprintf("group %s has gid %d here, and the platform says %d", g.Name, there.GID, g.GID))
 		case taken && other != g.Name:
-			conflict(fmt.Sprintf("gid %d of group %s belongs to group %s here", g.GID, g.Name, other))
+			conflict(ClashGID, fmt.Sprintf("gid %d of group %s belongs to group %s here", g.GID, g.Name, other))
 		case there.Name == "":
 			s.do, s.change = create, Created
 		}

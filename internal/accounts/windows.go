@@ -353,7 +353,7 @@ func (w *windowsBackend) Create(_ context.Context, want Want, mark string) (stri
 			return "", err
 		}
 	case nerrUserExists, nerrGroupExists, winAccountExists, winGroupExists:
-		return "", &sft.Error{Code: sft.Conflict, Msg: fmt.Sprintf("make account %s: %v", want.Login, err), Err: err,
+		return "", &sft.Error{Code: sft.Conflict, Msg: fmt.Sprintf("make account %s: %v", want.Login, err), Err: errors.Join(err, ClashName),
 			Hint: "rename or remove it on this host, or give the person another login"}
 	default:
 		return "", fmt.Errorf("make account %s: %w", want.Login, w.refused(err))
