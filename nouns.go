@@ -69,15 +69,18 @@ type Team struct {
 
 // A User is a person, or a service user, which has API keys and no password.
 type User struct {
-	ID       string      `json:"id"`
-	Name     string      `json:"name"`
-	Type     UserType    `json:"user_type"` // a person or a program
-	Status   Status      `json:"status"`
-	Details  UserDetails `json:"details"`        // for people to read
-	Login    string      `json:"unix_user_name"` // the local account's name on every server
-	UID      int         `json:"unix_uid"`
-	GID      int         `json:"unix_gid"`
-	CreateAt time.Time   `json:"created_at"`
+	ID      string      `json:"id"`
+	Name    string      `json:"name"`
+	Type    UserType    `json:"user_type"` // a person or a program
+	Status  Status      `json:"status"`
+	Details UserDetails `json:"details"`        // for people to read
+	Login   string      `json:"unix_user_name"` // the local account's name on Linux servers
+	// WindowsLogin is its name on Windows servers: the same, unless another was
+	// given.
+	WindowsLogin string    `json:"windows_user_name"`
+	UID          int       `json:"unix_uid"`
+	GID          int       `json:"unix_gid"`
+	CreateAt     time.Time `json:"created_at"`
 }
 
 // A UserType tells people from programs.
@@ -107,11 +110,14 @@ type ServiceKey struct {
 // A Group holds users; its roles count in the whole team, its membership in
 // projects is a ProjectGroup.
 type Group struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	Roles     []Role    `json:"roles"`              // what its members may do in the team
-	GID       int       `json:"unix_gid,omitempty"` // of the local groups, once a project has made one
-	CreatedAt time.Time `json:"created_at"`
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	Roles []Role `json:"roles"`              // what its members may do in the team
+	GID   int    `json:"unix_gid,omitempty"` // of the local groups, once a project has made one
+	// ServerGroup is what the local groups are called where a project gives no
+	// other name; empty: "sft_" and the name.
+	ServerGroup string    `json:"unix_group_name,omitempty"`
+	CreatedAt   time.Time `json:"created_at"`
 }
 
 // A Project is the scope of authorization. It owns its CAs, its servers and
@@ -231,8 +237,9 @@ type ProjectGroup struct {
 	// on the servers that match it alone. Empty: on every server.
 	ServersSelector string `json:"servers_selector,omitempty"`
 	// CreateServerGroup makes the group a local group on the project's Linux
-	// servers, under ServerGroupName or, if that is left empty, "sft_" and the
-	// group's name. Its members are those of the group who have an account.
+	// servers, under ServerGroupName or, if that is left empty, the group's
+	// unix_group_name, or "sft_" and the group's name. Its members are those of
+	// the group who have an account.
 	CreateServerGroup bool   `json:"create_server_group"`
 	ServerGroupName   string `json:"server_group_name,omitempty"`
 	// SudoEntitlements are what the group's members may run by sudo, by name,
@@ -290,6 +297,12 @@ type InstanceDetails struct {
 	Type        string    `json:"instance_type,omitempty"`     // its size, as the cloud names it
 	PendingTime time.Time `json:"pending_time"`                // when it was started last
 }
+
+// The values of a server's os_type.
+const (
+	Linux   = "linux"
+	Windows = "windows"
+)
 
 // A Server is a host enrolled in one project. Names and addresses are claims
 // of its agent.
@@ -355,13 +368,14 @@ func (s Server) Name() string {
 
 // A ServerUser is the local account that a user has on a project's servers.
 type ServerUser struct {
-	User     string `json:"user_name"`
-	Login    string `json:"server_user_name"` // the account's name on the servers
-	FullName string `json:"full_name"`
-	UID      int    `json:"unix_uid"`
-	GID      int    `json:"unix_gid"`
-	Admin    bool   `json:"admin"` // whether it is an administrator's
-	Status   Status `json:"status"`
+	User         string `json:"user_name"`
+	Login        string `json:"server_user_name"`         // the account's name on Linux servers
+	WindowsLogin string `json:"windows_server_user_name"` // and on Windows servers
+	FullName     string `json:"full_name"`
+	UID          int    `json:"unix_uid"`
+	GID          int    `json:"unix_gid"`
+	Admin        bool   `json:"admin"` // whether it is an administrator's
+	Status       Status `json:"status"`
 }
 
 // A Client is one enrolled device of one user.

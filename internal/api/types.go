@@ -87,7 +87,7 @@ type DeviceKeyRequest struct {
 type StateUser struct {
 	ID       string   `json:"id"`
 	Name     string   `json:"name"`
-	Login    string   `json:"login"` // the account's name
+	Login    string   `json:"login"` // the account's name on the server's system
 	FullName string   `json:"full_name"`
 	UID      int      `json:"uid"`              // user id on Linux
 	GID      int      `json:"gid"`              // group id on Linux, of the group of the same name
@@ -155,6 +155,22 @@ type ReportRequest struct {
 	// SSHHostKeys are the host's SSH keys, as in authorized_keys, that it wants
 	// a certificate for.
 	SSHHostKeys []string `json:"ssh_host_keys,omitempty"`
+	// Conflicts are all that the host cannot have, at most MaxConflicts: each
+	// report takes the place of the one before.
+	Conflicts []Conflict `json:"conflicts,omitempty"`
+}
+
+// MaxConflicts caps the conflicts of a report.
+const MaxConflicts = 200
+
+// A Conflict is something of the State that a host cannot have, since it has
+// something that sftd did not make in its place. Either User or Group is set.
+type Conflict struct {
+	User   string `json:"user,omitempty"`  // its id
+	Group  string `json:"group,omitempty"` // its name in the state
+	Clash  string `json:"clash"`           // name, uid or gid: what of it is not to be had
+	Value  string `json:"value"`           // which name or id that is
+	Reason string `json:"reason"`          // for people: what is in the way
 }
 
 // ReportReply holds the certificates that were asked for.

@@ -220,7 +220,8 @@ func (s *Session) Projects(ctx context.Context) ([]sft.Project, error) {
 	return everyPage(ctx, s, "/projects", url.Values{"self": {"true"}}, func(v sft.Project) string { return v.Name })
 }
 
-// ServerLogin returns the name of the person's account on servers.
+// ServerLogin returns the name of the person's account on Linux servers, which
+// are those that ssh goes to.
 func (s *Session) ServerLogin(ctx context.Context) (string, error) {
 	var u sft.User
 	if err := s.Do(ctx, "GET", s.team("/users/"+url.PathEscape(s.Account.User)), nil, &u); err != nil {

@@ -2,10 +2,12 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,7 +132,8 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	}
 	st.Settings = api.Settings{Team: team.Name, Project: pr.Name, CreateServerUsers: pr.CreateServerUsers, DeleteServerUsers: pr.DeleteServerUsers,
 		MaxSession: pr.MaxSession, DisconnectedSession: pr.DisconnectedSession, Channels: &pr.Channels}
-	return p.accounts(tx, pr, &s, st)
+	_, err = p.accounts(tx, pr, &s, st)
+	return err
 }
 
 // revision is that of a server's state. Either part only ever grows.
@@ -150,12 +153,19 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 	if err != nil {
 		return reply, err
 	}
+	if err := checkConflicts(r.Conflicts); err != nil {
+		return reply, err
+	}
 	err = p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		s, err := p.server(tx.Notes, a)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if len(r.CSR) == 0 && len(keys) == 0 && reflect.DeepEqual(s.Facts, r.Facts) {
+		conflicts, news, err := p.conflicts(tx, s, r.Conflicts)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if len(r.CSR) == 0 && len(keys) == 0 && !news && reflect.DeepEqual(s.Facts, r.Facts) {
 			return audit.Event{}, errUnchanged
 		}
 		team, err := tx.TeamByID(s.TeamID)
@@ -208,12 +218,83 @@ func (p *Platform) Report(ctx context.Context, a Actor, r api.ReportRequest) (ap
 				return e, err
 			}
 		}
+		if news {
+			if e.Detail == nil {
+				e.Detail = map[string]string{}
+			}
+			e.Detail["conflicts"] = fmt.Sprint(len(conflicts))
+			if err := tx.SetConflicts(s.ID, conflicts); err != nil {
+				return e, err
+			}
+		}
 		return e, tx.SaveServer(s)
 	})
 	if errors.Is(err, errUnchanged) {
 		err = nil
 	}
 	return reply, err
+}
+
+// checkConflicts refuses conflicts that no agent reports.
+func checkConflicts(list []api.Conflict) error {
+	if len(list) > api.MaxConflicts {
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the report has %d conflicts", len(list)), Hint: fmt.Sprintf("send %d at most", api.MaxConflicts)}
+	}
+	for _, c := range list {
+		known := c.Clash == "name" || c.Clash == "uid" && c.Group == "" || c.Clash == "gid"
+		if !known || (c.User == "") == (c.Group == "") || !clean(c.User, maxKey) || !clean(c.Group, maxKey) || !clean(c.Value, maxKey) || !clean(c.Reason, 500) {
+			return &sft.Error{Code: sft.Invalid, Msg: "conflict " + sft.Quote(c.Reason) + " is not one that agents report"}
+		}
+	}
+	return nil
+}
+
+// conflicts finds out which attributes a server's agent means, in the order of
+// their users and groups, and whether it has not said so before. What its state
+// does not ask of the host, or does no more, is left out: of others it has
+// nothing to say.
+func (p *Platform) conflicts(tx *store.Tx, s store.ServerRecord, said []api.Conflict) (list []store.Conflict, news bool, err error) {
+	inOrder := func(a, b store.Conflict) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Attribute, b.Attribute))
+	}
+	before, err := tx.ConflictsOn(s.ID)
+	slices.SortFunc(before, inOrder)
+	if err != nil || len(said) == 0 {
+		return nil, len(before) > 0, err
+	}
+	pr, err := tx.ProjectByID(s.ProjectID)
+	if err != nil {
+		return nil, false, err
+	}
+	var st api.State
+	if _, err := p.accounts(tx, pr, &s, &st); err != nil {
+		return nil, false, err
+	}
+	places, err := tx.ProjectGroups(pr.ID)
+	if err != nil {
+		return nil, false, err
+	}
+	userName := unixUserName
+	if s.Facts.OSType == sft.Windows {
+		userName = windowsUserName
+	}
+	for _, c := range said {
+		v := store.Conflict{Value: c.Value, Reason: c.Reason}
+		if slices.ContainsFunc(st.Users, func(u api.StateUser) bool { return u.ID == c.User }) {
+			v.Subject, v.Attribute = c.User, map[string]string{"name": userName, "uid": unixUID, "gid": unixGID}[c.Clash]
+		}
+		for _, g := range places {
+			if c.Group != "" && g.ServerGroupName == c.Group {
+				v.Subject, v.Attribute = g.GroupID, map[string]string{"name": unixGroupName, "gid": unixGID}[c.Clash]
+			}
+		}
+		if v.Subject != "" {
+			list = append(list, v)
+		}
+	}
+	slices.SortStableFunc(list, inOrder)
+	list = slices.CompactFunc(list, func(a, b store.Conflict) bool { return inOrder(a, b) == 0 })
+	return list, !slices.Equal(list, before), nil
 }
 
 // sshHostKeys parses the keys that an agent wants certificates for.

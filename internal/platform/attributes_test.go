@@ -3,6 +3,7 @@ package platform_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"sft"
@@ -73,7 +74,9 @@ func TestAttributes(t *testing.T) {
 			"nobody's uid":                {"/users/bob/attributes/unix_uid", "65534", sft.Invalid},
 			"a uid in other words":        {"/users/bob/attributes/unix_uid", "+70000", sft.Invalid},
 			"a uid of more than 31 bits":  {"/users/bob/attributes/unix_uid", "2147483648", sft.Invalid},
-			"an attribute there is not":   {"/users/bob/attributes/windows_user_name", "bob", sft.NotFound},
+			"an attribute there is not":   {"/users/bob/attributes/windows_uid", "70000", sft.NotFound},
+			"one of groups":               {"/users/bob/attributes/unix_group_name", "bob", sft.NotFound},
+			"one of users":                {"/groups/dev/attributes/windows_user_name", "dev", sft.NotFound},
 			"of somebody there is not":    {"/users/no/attributes/unix_uid", "70000", sft.NotFound},
 			"a group's that is a user's":  {"/groups/dev/attributes/unix_gid", fmt.Sprint(bob.GID), sft.Exists},
 			"a group's that it never has": {"/groups/dev/attributes/unix_uid", "70000", sft.NotFound},
@@ -105,7 +108,7 @@ func TestAttributes(t *testing.T) {
 		for _, v := range l.List {
 			got = append(got, v.ID+" "+v.Name+"="+v.Value)
 		}
-		if want := []string{"unix_gid unix_gid=" + fmt.Sprint(bob.GID), "unix_uid unix_uid=" + fmt.Sprint(next), "unix_user_name unix_user_name=bob"}; !slices.Equal(got, want) {
+		if want := []string{"unix_gid unix_gid=" + fmt.Sprint(bob.GID), "unix_uid unix_uid=" + fmt.Sprint(next), "unix_user_name unix_user_name=bob", "windows_user_name windows_user_name=bob"}; !slices.Equal(got, want) {
 			t.Errorf("the attributes are %q, want %q", got, want)
 		}
 		l = api.List[platform.Attribute]{}
@@ -146,5 +149,260 @@ func TestFormerIDs(t *testing.T) {
 		if u := e.User("ann"); u.UID != 80001 {
 			t.Errorf("the login comes back with uid %d, and had 80001 last", u.UID)
 		}
+	})
+}
+
+// A person has a login on Windows and one on Linux, which are the same until
+// one is given; each is theirs for good, and no agent hears of the other's.
+func TestWindowsLogin(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		ctx := t.Context()
+		e.Grant(testenv.Project, "dev", true, "ann", "bob")
+		facts := testenv.Facts("win01")
+		facts.OSType, facts.OS = sft.Windows, "Windows Server 2022"
+		win, lin := e.Server(testenv.Project, facts), e.Server(testenv.Project, testenv.Facts("web01"))
+		ann, c := e.User("ann"), e.Client("ann")
+		on := func(s *testenv.Server, name string) string {
+			t.Helper()
+			for _, u := range e.State(s).Users {
+				if u.Name == name {
+					return fmt.Sprintf("%s %d %d", u.Login, u.UID, u.GID)
+				}
+			}
+			return ""
+		}
+		put := func(name, attribute, value string) error {
+			return e.Service.Do(ctx, "PUT", base+"/users/"+name+"/attributes/"+attribute, map[string]string{"attribute_value": value}, nil)
+		}
+		is := func(when, linux, windows string) {
+			t.Helper()
+			if l, w := on(lin, "ann"), on(win, "ann"); l != linux || w != windows {
+				t.Errorf("%s: on Linux %q, on Windows %q, want %q and %q", when, l, w, linux, windows)
+			}
+		}
+		first := fmt.Sprintf("ann %d %d", ann.UID, ann.GID)
+		is("at first", first, first)
+
+		linBefore, winBefore := e.State(lin).Revision, e.State(win).Revision
+		events := since(e, func() { wantCode(t, "a login for Windows", put("ann", "windows_user_name", "ann.miller"), "") })
+		if told(events) != "team_user_attribute.update success" || events[0].Detail["was"] != fmt.Sprintf("login ann, uid %d, gid %d", ann.UID, ann.GID) ||
+			!strings.Contains(events[0].Detail["now"], "; on Windows login ann.miller, uid ") {
+			t.Errorf("it is told as %+v", events)
+		}
+		if l, w := e.State(lin).Revision, e.State(win).Revision; l != linBefore || w <= winBefore {
+			t.Errorf("Linux is at revision %d and was at %d, Windows is at %d and was at %d", l, linBefore, w, winBefore)
+		}
+		second := on(win, "ann")
+		var uid, gid int
+		if _, err := fmt.Sscanf(second, "ann.miller %d %d", &uid, &gid); err != nil || uid == ann.UID || gid == ann.GID {
+			t.Errorf("another login on Windows is not another account: %q", second)
+		}
+		is("with another on Windows", first, second)
+
+		// What is asked for a server says the login there.
+		for server, want := range map[string]string{"win01": "ann.miller", "web01": "ann"} {
+			reply, _, err := e.Connect(c, server)
+			if err != nil || reply.Route[0].Login != want {
+				t.Errorf("connect to %s: %+v, %v, want login %s", server, reply.Route, err, want)
+			}
+			var r api.ResolveReply
+			if err := c.Do(ctx, "GET", base+"/resolve?target="+server, nil, &r); err != nil || r.Login != want {
+				t.Errorf("resolve %s: login %q, %v, want %s", server, r.Login, err, want)
+			}
+		}
+		var su sft.ServerUser
+		if e.Do("GET", "/projects/"+testenv.Project+"/server_users/ann", nil, &su); su.Login != "ann" || su.WindowsLogin != "ann.miller" || su.UID != ann.UID {
+			t.Errorf("the server user is %+v", su)
+		}
+		if u := e.User("ann"); u.Login != "ann" || u.WindowsLogin != "ann.miller" {
+			t.Errorf("the user is %+v", u)
+		}
+
+		for what, tt := range map[string]struct {
+			attribute, value string
+			want             sft.Code
+		}{
+			"another's on Windows":           {"windows_user_name", "ann.miller", sft.Exists},
+			"another's on Linux":             {"windows_user_name", "ann", sft.Exists},
+			"the uid of one on Windows":      {"unix_uid", fmt.Sprint(uid), sft.Exists},
+			"the gid of one on Windows":      {"unix_gid", fmt.Sprint(gid), sft.Exists},
+			"capitals":                       {"windows_user_name", "Bob", sft.Invalid},
+			"too long":                       {"windows_user_name", "abcdefghijklmnopqrstu", sft.Invalid},
+			"a dot at the end":               {"windows_user_name", "bob.", sft.Invalid},
+			"a built-in account":             {"windows_user_name", "administrator", sft.Invalid},
+			"a device":                       {"windows_user_name", "nul.bob", sft.Invalid},
+			"a group of sftd's":              {"windows_user_name", "sft-users", sft.Invalid},
+			"a character that is not for it": {"windows_user_name", `web01\bob`, sft.Invalid},
+			"none":                           {"windows_user_name", "", sft.Invalid},
+			"a dot on Linux":                 {"unix_user_name", "bob.b", sft.Invalid},
+		} {
+			wantCode(t, what, put("bob", tt.attribute, tt.value), tt.want)
+		}
+
+		// From here on the two go their own ways.
+		winBefore = e.State(win).Revision
+		wantCode(t, "another on Linux", put("ann", "unix_user_name", "anna"), "")
+		third := on(lin, "ann")
+		is("with another on Linux, too", third, second)
+		if w := e.State(win).Revision; w != winBefore {
+			t.Errorf("Windows is at revision %d and was at %d", w, winBefore)
+		}
+		wantCode(t, "the second on Windows", put("ann", "windows_user_name", "ann-2"), "")
+		for _, login := range []string{"ann.miller", "ann-2", "ann"} {
+			wantCode(t, "what was another's: "+login, put("bob", "windows_user_name", login), sft.Exists)
+		}
+		wantCode(t, "what was theirs", put("ann", "windows_user_name", "ann.miller"), "")
+		is("with the first on Windows again", third, second)
+
+		// The login of the other system is that account, and the two are one again.
+		wantCode(t, "the same as on Linux", put("ann", "windows_user_name", "anna"), "")
+		is("with one for both", third, third)
+		wantCode(t, "the first for both", put("ann", "unix_user_name", "ann"), "")
+		is("where it began", first, first)
+
+		// A new user gets no name that was one on Windows alone.
+		if u := e.User("ann-2"); u.Login == "ann-2" || u.WindowsLogin != u.Login {
+			t.Errorf("a new person is called %+v, as another was", u)
+		}
+	})
+}
+
+// A group has one name on servers, unless a project gives it another.
+func TestServerGroupName(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		e.Grant("lab", "dev", false)
+		e.Do("POST", "/groups", m{"name": "ops"}, nil)
+		put := func(group, name string) error {
+			return e.Service.Do(t.Context(), "PUT", base+"/groups/"+group+"/attributes/unix_group_name", m{"attribute_value": name}, nil)
+		}
+		s, other := e.Server(testenv.Project, testenv.Facts("web01")), e.Server("lab", testenv.Facts("lab01"))
+		place := func(project, name string) {
+			e.Do("PUT", "/projects/"+project+"/groups/dev", m{"server_access": true, "create_server_group": true, "server_group_name": name}, nil)
+		}
+		place(testenv.Project, "")
+		place("lab", "lab-dev")
+		is := func(when, prod, lab string) {
+			t.Helper()
+			if a, b := e.State(s).Groups[0].Name, e.State(other).Groups[0].Name; a != prod || b != lab {
+				t.Errorf("%s: %q and %q, want %q and %q", when, a, b, prod, lab)
+			}
+		}
+		is("at first", "sft_dev", "lab-dev")
+		heard(t, e, s, "another name", func() { wantCode(t, "another name", put("dev", "developers"), "") })
+		is("with a name", "developers", "lab-dev")
+		place(testenv.Project, "")
+		is("made again", "developers", "lab-dev")
+		var l api.List[platform.Attribute]
+		if e.Do("GET", "/groups/dev/attributes", nil, &l); len(l.List) != 2 || l.List[0].Name != "unix_gid" || l.List[1].Value != "developers" {
+			t.Errorf("the attributes are %+v", l.List)
+		}
+		for what, tt := range map[string]struct {
+			group, name string
+			want        sft.Code
+		}{
+			"another group's":              {"ops", "developers", sft.Exists},
+			"another group's in a project": {"ops", "lab-dev", sft.Exists},
+			"a user's":                     {"ops", "ann", sft.Exists},
+			"a system's":                   {"ops", "docker", sft.Invalid},
+			"sftd's":                       {"ops", "sft-admin", sft.Invalid},
+			"none":                         {"ops", "", sft.Invalid},
+		} {
+			wantCode(t, what, put(tt.group, tt.name), tt.want)
+		}
+		if u := e.User("developers"); u.Login == "developers" {
+			t.Error("a user got the name of a group as login")
+		}
+		wantCode(t, "as it was", put("dev", "sft_dev"), "")
+		is("as it was", "sft_dev", "lab-dev")
+		wantCode(t, "a name that is free again", put("ops", "developers"), "")
+	})
+}
+
+// Which hosts cannot have an attribute is what their agents said last of what
+// they were asked to have.
+func TestConflicts(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		ctx := t.Context()
+		e.Grant(testenv.Project, "dev", false, "ann", "bob")
+		e.Do("PUT", "/projects/"+testenv.Project+"/groups/dev", m{"server_access": true, "create_server_group": true}, nil)
+		facts := testenv.Facts("win01")
+		facts.OSType = sft.Windows
+		lin, win := e.Server(testenv.Project, testenv.Facts("web01")), e.Server(testenv.Project, facts)
+		ann, bob, eve := e.User("ann"), e.User("bob"), e.User("eve")
+		report := func(s *testenv.Server, list ...api.Conflict) error {
+			return s.Do(ctx, "POST", "/v1/agent/report", api.ReportRequest{Facts: s.Facts, Conflicts: list}, nil)
+		}
+		list := func(path string) (got []string) {
+			t.Helper()
+			var l api.List[platform.Attribute]
+			e.Do("GET", path+"/attributes?conflicting=true", nil, &l)
+			for _, v := range l.List {
+				s := v.Name + "=" + v.Value
+				for _, c := range v.Conflicts {
+					s += " " + c.Hostname + "/" + c.Project + ":" + c.Reason
+				}
+				got = append(got, s)
+				if !v.Conflicting || v.ConflictCount != int64(len(v.Conflicts)) {
+					t.Errorf("%+v", v)
+				}
+			}
+			return got
+		}
+		want := func(when, path string, want ...string) {
+			t.Helper()
+			if got := list(path); !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", when, got, want)
+			}
+		}
+		annUID := fmt.Sprint(ann.UID)
+		want("at first", "/users/ann")
+		events := since(e, func() {
+			wantCode(t, "a report", report(lin, api.Conflict{User: ann.ID, Clash: "name", Value: "ann", Reason: "there"}, api.Conflict{User: ann.ID, Clash: "uid", Value: annUID, Reason: "in use"},
+				api.Conflict{User: ann.ID, Clash: "uid", Value: "7", Reason: "twice"}, api.Conflict{User: eve.ID, Clash: "name", Value: "eve", Reason: "not asked for"},
+				api.Conflict{User: "no", Clash: "name", Value: "no", Reason: "nobody"}, api.Conflict{Group: "nogroup", Clash: "name", Value: "nogroup", Reason: "no group"},
+				api.Conflict{Group: "sft_dev", Clash: "name", Value: "sft_dev", Reason: "a group"}), "")
+		})
+		if told(events) != "server.update success" || events[0].Detail["conflicts"] != "3" {
+			t.Errorf("it is told as %+v", events)
+		}
+		wantCode(t, "a report of Windows", report(win, api.Conflict{User: ann.ID, Clash: "name", Value: "ann", Reason: "here too"}), "")
+		want("of two hosts", "/users/ann", "unix_uid="+annUID+" web01/prod:in use", "unix_user_name=ann web01/prod:there", "windows_user_name=ann win01/prod:here too")
+		want("of somebody who was not asked for", "/users/eve")
+		want("of somebody else", "/users/bob")
+		want("of a group", "/groups/dev", "unix_group_name=sft_dev web01/prod:a group")
+		var v platform.Attribute
+		if e.Do("GET", "/users/ann/attributes/unix_gid", nil, &v); v.Conflicting || v.Value != fmt.Sprint(ann.GID) {
+			t.Errorf("one that is no conflict is %+v", v)
+		}
+		if events := since(e, func() {
+			wantCode(t, "the same again", report(win, api.Conflict{User: ann.ID, Clash: "name", Value: "ann", Reason: "here too"}), "")
+		}); len(events) != 0 {
+			t.Errorf("the same again is told as %+v", events)
+		}
+
+		// What was said of another value is about what was before.
+		e.Do("PUT", "/users/ann/attributes/windows_user_name", m{"attribute_value": "ann.miller"}, nil)
+		want("with another login on Windows", "/users/ann", "unix_uid="+annUID+" web01/prod:in use", "unix_user_name=ann web01/prod:there")
+
+		// Each report is whole.
+		wantCode(t, "a later report", report(lin, api.Conflict{User: bob.ID, Clash: "gid", Value: fmt.Sprint(bob.GID), Reason: "in use"}), "")
+		want("after a later report", "/users/ann")
+		want("of somebody else in it", "/users/bob", "unix_gid="+fmt.Sprint(bob.GID)+" web01/prod:in use")
+		for what, list := range map[string][]api.Conflict{
+			"too many":        make([]api.Conflict, api.MaxConflicts+1),
+			"of nobody":       {{Clash: "name", Value: "x"}},
+			"of two":          {{User: ann.ID, Group: "sft_dev", Clash: "name"}},
+			"of what":         {{User: ann.ID, Clash: "home"}},
+			"a group's uid":   {{Group: "sft_dev", Clash: "uid"}},
+			"in two lines":    {{User: ann.ID, Clash: "name", Reason: "a\nb"}},
+			"in many letters": {{User: ann.ID, Clash: "name", Reason: strings.Repeat("x", 501)}},
+		} {
+			wantCode(t, what, report(lin, list...), sft.Invalid)
+		}
+		want("after what was refused", "/users/bob", "unix_gid="+fmt.Sprint(bob.GID)+" web01/prod:in use")
+		wantCode(t, "a choice that is none", e.Service.Do(ctx, "GET", base+"/users/bob/attributes?conflicting=perhaps", nil, nil), sft.Invalid)
+		e.Do("DELETE", "/projects/"+testenv.Project+"/servers/"+lin.ID, nil, nil)
+		want("of a host that is gone", "/users/bob")
 	})
 }

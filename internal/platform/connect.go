@@ -43,7 +43,7 @@ func (p *Platform) Resolve(ctx context.Context, a Actor, r ResolveRequest) (api.
 		if err != nil {
 			return none, err
 		}
-		return api.ResolveReply{Server: target.server.Server(p.Now()), Login: k.user.Login, Route: stepNames(hops)}, nil
+		return api.ResolveReply{Server: target.server.Server(p.Now()), Login: k.user.LoginOn(target.server.Facts.OSType), Route: stepNames(hops)}, nil
 	})
 }
 
@@ -262,7 +262,7 @@ func (i *issuer) issue(hops []step, target step) (way, error) {
 		if id := s.decision.Preauth; id != "" {
 			preauths = append(preauths, s.server.ID+"="+id)
 		}
-		h := api.Hop{ServerID: s.server.ID, Name: s.name, Project: s.project.Name, Address: s.server.Facts.AccessAddress, Login: i.k.user.Login}
+		h := api.Hop{ServerID: s.server.ID, Name: s.name, Project: s.project.Name, Address: s.server.Facts.AccessAddress, Login: i.k.user.LoginOn(s.server.Facts.OSType)}
 		if n > 0 {
 			h.Address = address(*s.server, &hops[n-1])
 		}
@@ -307,7 +307,7 @@ func (i *issuer) ssh(h *api.Hop, s step, target bool) (ca.SSHDraft, error) {
 	}
 	o := s.project.ClientOptions
 	agent := target && o.ForwardAgent == sft.AgentHost
-	c, err := cas.signer(ca.SSHUser).DraftSSHUser(i.want.ssh, ca.SSHGrant{Session: i.session, User: i.k.user.ID, Server: s.server.ID, Login: i.k.user.Login,
+	c, err := cas.signer(ca.SSHUser).DraftSSHUser(i.want.ssh, ca.SSHGrant{Session: i.session, User: i.k.user.ID, Server: s.server.ID, Login: h.Login,
 		Hop: !target, ForwardAgent: agent}, i.p.Now())
 	if err != nil {
 		return c, err

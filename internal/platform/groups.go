@@ -290,7 +290,7 @@ func serverGroup(tx *store.Tx, pr store.ProjectRecord, g store.GroupRecord, r Pr
 		return "", nil
 	}
 	if name == "" {
-		name = serverGroupFor(g.Name)
+		name = serverGroupOf(g)
 	}
 	if err := sft.CheckServerGroup(name); err != nil {
 		return "", err
@@ -320,6 +320,15 @@ func serverGroup(tx *store.Tx, pr store.ProjectRecord, g store.GroupRecord, r Pr
 		return name, tx.SetGID(g.ID, gid)
 	}
 	return name, nil
+}
+
+// serverGroupOf is what a group is called on servers where a project gives no
+// other name.
+func serverGroupOf(g store.GroupRecord) string {
+	if g.ServerGroup != "" {
+		return g.ServerGroup
+	}
+	return serverGroupFor(g.Name)
 }
 
 // serverGroupFor makes the name of a local group out of a group's name.

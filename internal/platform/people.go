@@ -19,7 +19,7 @@ import (
 const firstUseLife = 72 * time.Hour
 
 // loginFor makes a login name out of a user's name, one that was never given
-// in the team: Linux rules, 20 characters so that Windows takes it too.
+// in the team: Linux rules, and those of Windows, which takes it too.
 func loginFor(tx *store.Tx, teamID, name string) (string, error) {
 	var b strings.Builder
 	local, _, _ := strings.Cut(strings.ToLower(name), "@")
@@ -35,7 +35,7 @@ func loginFor(tx *store.Tx, teamID, name string) (string, error) {
 	if base == "" {
 		base = "user"
 	}
-	if slices.Contains(reservedLogins, base) {
+	if slices.Contains(reservedLogins, base) || sft.CheckWindowsLogin(base[:min(len(base), 20)]) != nil {
 		base = "u_" + base
 	}
 	base = base[:min(len(base), 20)]
@@ -45,9 +45,12 @@ func loginFor(tx *store.Tx, teamID, name string) (string, error) {
 			n := fmt.Sprint(i)
 			login = base[:min(len(base), 20-len(n))] + n
 		}
+		if sft.CheckWindowsLogin(login) != nil { // as com2
+			continue
+		}
 		taken, err := tx.LoginTaken(teamID, login, "")
 		if err == nil && !taken { // an account has a group of its name
-			taken, err = tx.ServerGroupTaken(teamID, login)
+			taken, err = tx.ServerGroupTaken(teamID, login, "")
 		}
 		if err != nil {
 			return "", err
@@ -97,6 +100,7 @@ func (p *Platform) newUser(tx *store.Tx, teamID, name, fullName, email string, k
 	if u.UID, u.GID, err = tx.NextIDs(teamID); err != nil {
 		return u, err
 	}
+	u.WindowsLogin, u.WindowsUID, u.WindowsGID = u.Login, u.UID, u.GID
 	return u, exists(tx.AddUser(u), "user", name)
 }
 

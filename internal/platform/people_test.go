@@ -23,6 +23,10 @@ func TestLoginNames(t *testing.T) {
 		{"root", "u_root"},
 		{"Administrator", "u_administrator"},
 		{"www-data", "u_www-data"},
+		{"con", "u_con"}, // Windows takes none of these
+		{"com", "com"},
+		{"9com", "com10"},
+		{"sft-x", "u_sft-x"},
 		{"averyveryverylongname1", "averyveryverylongnam"},
 		{"averyveryverylongname2", "averyveryverylongna2"},
 	} {

@@ -536,9 +536,9 @@ func (p *Platform) ListServerUsers(ctx context.Context, a Actor, r InProjectRequ
 
 func (p *Platform) serverUsers(tx *store.Tx, pr store.ProjectRecord) (list []sft.ServerUser, err error) {
 	var st api.State
-	err = p.accounts(tx, pr, nil, &st)
+	people, err := p.accounts(tx, pr, nil, &st)
 	for _, u := range st.Users {
-		list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
+		list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, WindowsLogin: people[u.ID].WindowsLogin, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
 	}
 	return list, err
 }
@@ -571,26 +571,28 @@ func (p *Platform) GetServerUser(ctx context.Context, a Actor, r ServerUserReque
 	})
 }
 
-// accounts puts into st who may reach a server of a project, by login name, and
-// the groups and sudo rights that go with the accounts; for nil, who may reach
-// any.
-func (p *Platform) accounts(tx *store.Tx, pr store.ProjectRecord, s *store.ServerRecord, st *api.State) error {
+// accounts puts into st who may reach a server of a project, by login name
+// there, and the groups and sudo rights that go with the accounts; for nil, who
+// may reach any, as Linux servers have them. It returns the users by their ids,
+// others among them.
+func (p *Platform) accounts(tx *store.Tx, pr store.ProjectRecord, s *store.ServerRecord, st *api.State) (map[string]store.UserRecord, error) {
 	places, err := tx.ProjectGroups(pr.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	slices.SortFunc(places, func(a, b store.ProjectGroupRecord) int { return strings.Compare(a.ServerGroupName, b.ServerGroupName) })
 	bound, err := tx.Bound(pr.TeamID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	st.Settings.UserOnDemand = pr.UserOnDemand
 	byID := map[string]store.UserRecord{}
 	grants := map[string][]policy.Grant{}
 	groups := map[string][]string{}
 	var on *policy.Server
+	system := sft.Linux
 	if s != nil {
-		on = decidedOn(*s, p.Now())
+		on, system = decidedOn(*s, p.Now()), s.Facts.OSType
 	}
 	sudoers := map[string]bool{}
 	for _, g := range places {
@@ -611,7 +613,7 @@ func (p *Platform) accounts(tx *store.Tx, pr store.ProjectRecord, s *store.Serve
 			members, err = tx.Members(g.GroupID)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, u := range members {
 			byID[u.ID] = u
@@ -627,7 +629,8 @@ func (p *Platform) accounts(tx *store.Tx, pr store.ProjectRecord, s *store.Serve
 		if !d.Access {
 			continue
 		}
-		st.Users = append(st.Users, api.StateUser{ID: u.ID, Name: u.Name, Login: u.Login, FullName: u.Details.FullName, UID: u.UID, GID: u.GID, Admin: d.Admin,
+		login, uid, gid := u.AccountOn(system)
+		st.Users = append(st.Users, api.StateUser{ID: u.ID, Name: u.Name, Login: login, FullName: u.Details.FullName, UID: uid, GID: gid, Admin: d.Admin,
 			Groups: groups[id], Sudo: d.Sudo})
 	}
 	slices.SortFunc(st.Users, func(a, b api.StateUser) int { return strings.Compare(a.Login, b.Login) })
@@ -637,7 +640,7 @@ func (p *Platform) accounts(tx *store.Tx, pr store.ProjectRecord, s *store.Serve
 			st.Entitlements = append(st.Entitlements, s.SudoEntitlement)
 		}
 	}
-	return err
+	return byID, err
 }
 
 // caFingerprint returns that of the platform's own CA, or "" when it serves a

@@ -310,7 +310,7 @@ func (r router) via(v string) (step, error) {
 	}
 	switch {
 	case s.enrolled() && login != "":
-		return s, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s is enrolled, and its login is yours: %s", sft.Quote(s.name), r.k.user.Login), Hint: fmt.Sprintf("leave out \"%s@\"", login)}
+		return s, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s is enrolled, and its login is yours: %s", sft.Quote(s.name), r.k.user.LoginOn(s.server.Facts.OSType)), Hint: fmt.Sprintf("leave out \"%s@\"", login)}
 	case port != 0:
 		return s, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s has a port of its own", sft.Quote(s.name)), Hint: fmt.Sprintf("leave out \":%d\"", port)}
 	}

@@ -24,6 +24,11 @@ import (
 // maxAltNames caps how many further names a host may claim.
 const maxAltNames = 32
 
+// clean reports whether a text of a host is one line, of max bytes at most.
+func clean(s string, max int) bool {
+	return len(s) <= max && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 // checkFacts refuses what a host may not claim, and puts the rest in order.
 func checkFacts(f *api.Facts, addr string) error {
 	names := slices.Concat([]string{f.Hostname}, f.AltNames)
@@ -49,9 +54,6 @@ func checkFacts(f *api.Facts, addr string) error {
 		return &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " is not an IP address", Hint: "set AccessAddress in sftd.yaml to the address that clients can reach"}
 	}
 	f.AccessAddress = ip.String()
-	clean := func(s string, max int) bool {
-		return len(s) <= max && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
-	}
 	switch {
 	case len(f.AltNames) > maxAltNames:
 		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the host has %d AltNames", len(f.AltNames)), Hint: fmt.Sprintf("keep %d", maxAltNames)}

@@ -91,11 +91,12 @@ func (n Notes) projectSudo(projectID string) (map[string][]string, error) {
 	return names, err
 }
 
-// ServerGroupTaken reports whether a project of the team makes a local group
-// of that name.
-func (n Notes) ServerGroupTaken(teamID, name string) (bool, error) {
-	c, err := one(n, scanCount, `SELECT count(*) FROM project_groups pg JOIN projects p ON p.id = pg.project_id
-		WHERE p.team_id = $1 AND p.deleted_at IS NULL AND pg.server_group = $2`, teamID, name)
+// ServerGroupTaken reports whether a local group has that name, in a project
+// of the team or by a group's attribute: of any but the group of the id except.
+func (n Notes) ServerGroupTaken(teamID, name, except string) (bool, error) {
+	c, err := one(n, scanCount, `SELECT (SELECT count(*) FROM project_groups pg JOIN projects p ON p.id = pg.project_id
+		WHERE p.team_id = $1 AND p.deleted_at IS NULL AND pg.server_group = $2 AND pg.group_id <> $3)
+		+ (SELECT count(*) FROM groups WHERE team_id = $1 AND server_group = $2 AND id <> $3)`, teamID, name, except)
 	return c > 0, err
 }
 

@@ -107,7 +107,7 @@ func TestLocalGroups(t *testing.T) {
 		p, g, h := s.project("p"), s.group("dev"), s.group("ops")
 		taken := func(name string) bool {
 			t.Helper()
-			return get(s, func(tx *store.Tx) (bool, error) { return tx.ServerGroupTaken(s.team.ID, name) })
+			return get(s, func(tx *store.Tx) (bool, error) { return tx.ServerGroupTaken(s.team.ID, name, "") })
 		}
 		rec := store.ProjectGroupRecord{ProjectID: p.ID, GroupID: g.ID, GID: 63001, ProjectGroup: sft.ProjectGroup{Group: "dev", ServerAccess: true, CreateServerGroup: true, ServerGroupName: "sft_dev", CreatedAt: t0}}
 		var gid int
@@ -249,5 +249,93 @@ func TestBindings(t *testing.T) {
 		before = s.revision(p)
 		s.change(func(tx *store.Tx) error { return tx.RemoveBindings(robot.ID) })
 		s.same("nothing ends twice", s.revision(p), before)
+	})
+}
+
+// What hosts cannot have is kept by the server that says so, and its word is
+// replaced as a whole.
+func TestConflicts(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		p := s.project("p")
+		a, b := s.server(p, "web01"), s.server(p, "web02")
+		ann, g := s.user("ann"), s.group("dev")
+		name := store.Conflict{Subject: ann.ID, Attribute: "unix_user_name", Value: "ann", Reason: "there"}
+		group := store.Conflict{Subject: g.ID, Attribute: "unix_gid", Value: "63001", Reason: "there, too"}
+		where := func(c store.Conflict, first int) []any {
+			t.Helper()
+			var count int64
+			list := get(s, func(tx *store.Tx) (l []store.Claim, err error) {
+				l, count, err = tx.Conflicting(c.Subject, c.Attribute, c.Value, first)
+				return l, err
+			})
+			var hosts []string
+			for _, v := range list {
+				hosts = append(hosts, v.ServerID+" "+v.Server+" "+v.Project+" "+v.Reason)
+			}
+			return []any{count, hosts}
+		}
+		told := func(r store.ServerRecord, why string) string { return r.ID + " " + r.Facts.Hostname + " p " + why }
+		s.same("at first", where(name, 9), []any{int64(0), []string(nil)})
+		s.change(func(tx *store.Tx) error {
+			return errors.Join(tx.SetConflicts(a.ID, []store.Conflict{name, group}), tx.SetConflicts(b.ID, []store.Conflict{name}))
+		})
+		s.same("by two", where(name, 9), []any{int64(2), []string{told(a, "there"), told(b, "there")}})
+		s.same("the first of two", where(name, 1), []any{int64(2), []string{told(a, "there")}})
+		s.same("of a group", where(group, 9), []any{int64(1), []string{told(a, "there, too")}})
+		other := name
+		other.Value = "anna"
+		s.same("of another value", where(other, 9), []any{int64(0), []string(nil)})
+		s.change(func(tx *store.Tx) error { return tx.SetConflicts(a.ID, []store.Conflict{group}) })
+		s.same("what one said", get(s, func(tx *store.Tx) ([]store.Conflict, error) { return tx.ConflictsOn(a.ID) }), []store.Conflict{group})
+		s.same("by one", where(name, 9), []any{int64(1), []string{told(b, "there")}})
+		q := s.project("q")
+		s.change(func(tx *store.Tx) error { return tx.MoveServer(b.ID, p.ID, q.ID, t0) })
+		s.same("by a server that was moved", where(name, 9), []any{int64(0), []string(nil)})
+		s.change(func(tx *store.Tx) error { return tx.RemoveServer(a.ID, t0) })
+		s.same("by a server that is gone", where(group, 9), []any{int64(0), []string(nil)})
+	})
+}
+
+// A user's accounts of two systems are both theirs for good, and the agents of
+// one system hear of what is theirs.
+func TestAccountsOfTwoSystems(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		p := s.project("p")
+		lin, win := s.server(p, "web01"), s.server(p, "win01")
+		win.Facts.OSType = sft.Windows
+		s.change(func(tx *store.Tx) error { return tx.SaveServer(win) })
+		ann, bob := s.user("ann"), s.user("bob")
+		now := ann
+		now.WindowsLogin, now.WindowsUID, now.WindowsGID = "ann.m", 70001, 70002
+		s.change(func(tx *store.Tx) error { return tx.SetAccounts(ann, now) })
+		s.same("the user", get(s, func(tx *store.Tx) (store.UserRecord, error) { return tx.UserByID(ann.ID) }), now)
+		last := now
+		last.WindowsLogin, last.WindowsUID, last.WindowsGID = "ann2", 70003, 70004
+		s.change(func(tx *store.Tx) error { return tx.SetAccounts(now, last) })
+		for _, of := range []struct {
+			login    string
+			uid, gid int
+		}{{"ann", ann.UID, ann.GID}, {"ann.m", 70001, 70002}, {"ann2", 70003, 70004}} {
+			taken := func(except string) []bool {
+				return get(s, func(tx *store.Tx) (l []bool, err error) {
+					login, err1 := tx.LoginTaken(s.team.ID, of.login, except)
+					uid, err2 := tx.UIDTaken(s.team.ID, of.uid, except)
+					gid, err3 := tx.GIDTaken(s.team.ID, of.gid, except)
+					return []bool{login, uid, gid}, errors.Join(err1, err2, err3)
+				})
+			}
+			s.same(of.login+" for another", taken(bob.ID), []bool{true, true, true})
+			s.same(of.login+" for its own", taken(ann.ID), []bool{false, false, false})
+		}
+		same := bob
+		same.WindowsLogin = "ann2"
+		s.is("two of one login on Windows", s.try(func(tx *store.Tx) error { return tx.SetAccounts(bob, same) }), store.ErrExists)
+		revision := func(id string) int64 {
+			return get(s, func(tx *store.Tx) (store.ServerRecord, error) { return tx.ServerByID(id) }).Revision
+		}
+		s.change(func(tx *store.Tx) error { return tx.ReviseSystem(s.team.ID, sft.Windows) })
+		s.same("the revisions", []int64{revision(lin.ID), revision(win.ID)}, []int64{0, 1})
+		s.change(func(tx *store.Tx) error { return tx.ReviseSystem(s.team.ID, sft.Linux) })
+		s.same("the revisions", []int64{revision(lin.ID), revision(win.ID)}, []int64{1, 1})
 	})
 }

@@ -1,19 +1,31 @@
 package store
 
+import "sft"
+
 // A name and ids that a user or a group had once are theirs for good, also when
 // the group is gone: what is left under them on hosts, files and an account
 // that is shut, is never somebody else's.
 
-// Rename gives a user another login, uid and gid, and keeps those before as
-// the user's own.
-func (tx *Tx) Rename(u UserRecord, login string, uid, gid int) error {
-	if err := tx.add(`INSERT INTO former_accounts (team_id, user_id, login, uid, gid, nth)
-		VALUES ($1, $2, $3, $4, $5, (SELECT 1 + coalesce(max(nth), 0) FROM former_accounts WHERE user_id = $2))
-		ON CONFLICT (team_id, login, uid, gid) DO UPDATE SET nth = excluded.nth`,
-		u.TeamID, u.ID, u.Login, u.UID, u.GID); err != nil {
-		return err
+// SetAccounts gives a user, who was was, the accounts of now on hosts, and
+// keeps those before as the user's own.
+func (tx *Tx) SetAccounts(was, now UserRecord) error {
+	for _, os := range []string{sft.Linux, sft.Windows} {
+		login, uid, gid := was.AccountOn(os)
+		if err := tx.add(`INSERT INTO former_accounts (team_id, user_id, login, uid, gid, nth)
+			VALUES ($1, $2, $3, $4, $5, (SELECT 1 + coalesce(max(nth), 0) FROM former_accounts WHERE user_id = $2))
+			ON CONFLICT (team_id, login, uid, gid) DO UPDATE SET nth = excluded.nth`,
+			was.TeamID, was.ID, login, uid, gid); err != nil {
+			return err
+		}
 	}
-	return tx.must(`UPDATE users SET login = $2, uid = $3, gid = $4 WHERE id = $1`, u.ID, login, uid, gid)
+	return tx.must(`UPDATE users SET login = $2, uid = $3, gid = $4, windows_login = $5, windows_uid = $6, windows_gid = $7 WHERE id = $1`,
+		was.ID, now.Login, now.UID, now.GID, now.WindowsLogin, now.WindowsUID, now.WindowsGID)
+}
+
+// ReviseSystem is Revise for the agents of one os_type in a team.
+func (tx *Tx) ReviseSystem(teamID, osType string) error {
+	tx.tell(teamID)
+	return tx.add(`UPDATE servers SET revision = revision + 1 WHERE team_id = $1 AND os_type = $2 AND deleted_at IS NULL`, teamID, osType)
 }
 
 // Former returns the ids that a user had last under a login, or ErrNotFound.
@@ -24,7 +36,7 @@ func (n Notes) Former(userID, login string) (uid, gid int, err error) {
 }
 
 // LoginTaken reports whether a login name was ever given in a team, to anybody
-// but the user of the id except.
+// but the user of the id except, on whichever system.
 func (n Notes) LoginTaken(teamID, login, except string) (bool, error) {
 	return n.given(`login`, teamID, login, except)
 }
@@ -62,7 +74,70 @@ func (tx *Tx) keepGID(groupID string, next int) error {
 }
 
 func (n Notes) given(column, teamID string, v any, except string) (bool, error) {
-	c, err := one(n, scanCount, `SELECT (SELECT count(*) FROM users WHERE team_id = $1 AND `+column+` = $2 AND id <> $3)
+	c, err := one(n, scanCount, `SELECT (SELECT count(*) FROM users WHERE team_id = $1 AND (`+column+` = $2 OR windows_`+column+` = $2) AND id <> $3)
 		+ (SELECT count(*) FROM former_accounts WHERE team_id = $1 AND `+column+` = $2 AND user_id <> $3)`, teamID, v, except)
 	return c > 0, err
+}
+
+// SetServerGroup stores what a group's local groups are called where a project
+// says nothing else: so are those from then on that were called was. An empty
+// name is made of the group's.
+func (tx *Tx) SetServerGroup(groupID, stored, was, name string) error {
+	if err := tx.add(`UPDATE project_groups SET server_group = $3 WHERE group_id = $1 AND server_group = $2
+		AND project_id IN (SELECT id FROM projects WHERE deleted_at IS NULL)`, groupID, was, name); err != nil {
+		return err
+	}
+	return tx.must(`UPDATE groups SET server_group = $2 WHERE id = $1`, groupID, stored)
+}
+
+// A Conflict is an attribute that a server's agent says its host cannot have.
+type Conflict struct {
+	Subject   string // id of the user or group
+	Attribute string
+	Value     string
+	Reason    string
+}
+
+// ConflictsOn returns what a server's agent has said last.
+func (n Notes) ConflictsOn(serverID string) ([]Conflict, error) {
+	return all(n, func(s scanner) (c Conflict, err error) {
+		return c, s.Scan(&c.Subject, &c.Attribute, &c.Value, &c.Reason)
+	},
+		`SELECT subject, attribute, value, reason FROM account_conflicts WHERE server_id = $1`, serverID)
+}
+
+// SetConflicts stores what a server's agent says, in the place of what it said
+// before. No two are of the same subject and attribute.
+func (tx *Tx) SetConflicts(serverID string, list []Conflict) error {
+	if err := tx.add(`DELETE FROM account_conflicts WHERE server_id = $1`, serverID); err != nil {
+		return err
+	}
+	for _, c := range list {
+		if err := tx.add(`INSERT INTO account_conflicts (server_id, subject, attribute, value, reason) VALUES ($1, $2, $3, $4, $5)`,
+			serverID, c.Subject, c.Attribute, c.Value, c.Reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A Claim is a Conflict that a server reports.
+type Claim struct {
+	ServerID, Server, Project string // Server is the host's name
+	Reason                    string
+}
+
+// Conflicting returns which servers say that they cannot have the attribute
+// of a user or group with that value: the first of them, by id, and how many
+// there are.
+func (n Notes) Conflicting(subject, attribute, value string, first int) ([]Claim, int64, error) {
+	const from = ` FROM account_conflicts c WHERE c.subject = $1 AND c.attribute = $2 AND c.value = $3`
+	count, err := one(n, scanCount, `SELECT count(*)`+from, subject, attribute, value)
+	if err != nil || count == 0 {
+		return nil, count, err
+	}
+	list, err := all(n, func(s scanner) (c Claim, err error) { return c, s.Scan(&c.ServerID, &c.Server, &c.Project, &c.Reason) },
+		`SELECT s.id, s.hostname, p.name, c.reason FROM account_conflicts c JOIN servers s ON s.id = c.server_id JOIN projects p ON p.id = s.project_id
+		WHERE c.subject = $1 AND c.attribute = $2 AND c.value = $3 ORDER BY c.server_id LIMIT $4`, subject, attribute, value, first)
+	return list, count, err
 }

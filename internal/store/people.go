@@ -109,10 +109,27 @@ func nobodys(id int) bool { return id == 65534 || id == 65535 }
 type UserRecord struct {
 	sft.User
 	TeamID       string
+	WindowsUID   int // of the account on Windows: UID and GID where its login is the same
+	WindowsGID   int
 	PasswordHash sft.Secret // PHC string of argon2id; empty: no password yet
 }
 
-const userCols = `id, team_id, name, type, status, full_name, email, login, uid, gid, created_at, password_hash`
+// LoginOn returns the login of the user's account on servers of that os_type.
+func (u UserRecord) LoginOn(osType string) string {
+	login, _, _ := u.AccountOn(osType)
+	return login
+}
+
+// AccountOn returns login and ids of the user's account on servers of that
+// os_type.
+func (u UserRecord) AccountOn(osType string) (login string, uid, gid int) {
+	if osType == sft.Windows {
+		return u.WindowsLogin, u.WindowsUID, u.WindowsGID
+	}
+	return u.Login, u.UID, u.GID
+}
+
+const userCols = `id, team_id, name, type, status, full_name, email, login, uid, gid, windows_login, windows_uid, windows_gid, created_at, password_hash`
 
 // A userRow is userCols on the way to a record.
 type userRow struct {
@@ -124,7 +141,7 @@ type userRow struct {
 func (r *userRow) cols() []any {
 	u := &r.u
 	return []any{&u.ID, &u.TeamID, &u.Name, &u.Type, &u.Status, &u.Details.FullName, &u.Details.Email,
-		&u.Login, &u.UID, &u.GID, &r.at, &r.hash}
+		&u.Login, &u.UID, &u.GID, &u.WindowsLogin, &u.WindowsUID, &u.WindowsGID, &r.at, &r.hash}
 }
 
 func (r *userRow) record() UserRecord {
@@ -140,8 +157,8 @@ func scanUser(s scanner) (UserRecord, error) {
 
 // AddUser stores a new user.
 func (tx *Tx) AddUser(u UserRecord) error {
-	return tx.add(`INSERT INTO users (`+userCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		u.ID, u.TeamID, u.Name, u.Type, u.Status, u.Details.FullName, u.Details.Email, u.Login, u.UID, u.GID,
+	return tx.add(`INSERT INTO users (`+userCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+		u.ID, u.TeamID, u.Name, u.Type, u.Status, u.Details.FullName, u.Details.Email, u.Login, u.UID, u.GID, u.WindowsLogin, u.WindowsUID, u.WindowsGID,
 		micros(u.CreateAt), u.PasswordHash.Reveal(), fold(u.Name))
 }
 
@@ -261,12 +278,12 @@ type GroupRecord struct {
 	TeamID string
 }
 
-const groupCols = `id, team_id, name, roles, gid, created_at`
+const groupCols = `id, team_id, name, roles, gid, server_group, created_at`
 
 func scanGroup(s scanner) (g GroupRecord, err error) {
 	var at int64
 	var roles string
-	if err = s.Scan(&g.ID, &g.TeamID, &g.Name, &roles, &g.GID, &at); err == nil {
+	if err = s.Scan(&g.ID, &g.TeamID, &g.Name, &roles, &g.GID, &g.ServerGroup, &at); err == nil {
 		err = json.Unmarshal([]byte(roles), &g.Roles)
 	}
 	g.CreatedAt = fromMicros(at)
@@ -275,8 +292,8 @@ func scanGroup(s scanner) (g GroupRecord, err error) {
 
 // AddGroup stores a new group.
 func (tx *Tx) AddGroup(g GroupRecord) error {
-	return tx.add(`INSERT INTO groups (`+groupCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		g.ID, g.TeamID, g.Name, toJSON(g.Roles), g.GID, micros(g.CreatedAt), fold(g.Name))
+	return tx.add(`INSERT INTO groups (`+groupCols+`, name_fold) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		g.ID, g.TeamID, g.Name, toJSON(g.Roles), g.GID, g.ServerGroup, micros(g.CreatedAt), fold(g.Name))
 }
 
 // SetRoles stores the roles of a group.
@@ -291,6 +308,9 @@ func (tx *Tx) RemoveGroup(id string) error {
 		return err
 	}
 	if err := tx.add(`DELETE FROM project_sudo WHERE group_id = $1`, id); err != nil {
+		return err
+	}
+	if err := tx.add(`DELETE FROM account_conflicts WHERE subject = $1`, id); err != nil {
 		return err
 	}
 	if err := tx.add(`DELETE FROM members WHERE group_id = $1`, id); err != nil {

@@ -349,11 +349,11 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 		return err
 	}
 	if err := tx.add(`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port,
-		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed, unmanaged, device_key_since)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19, $20, $13)`,
+		facts, name_conflict, host_key, host_key_old, registered_at, last_seen, last_seq, cloud_provider, cloud_instance, cloud_pending, cloud_details, reenroll_allowed, unmanaged, device_key_since, os_type)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, $16, $17, $18, $19, $20, $13, $21)`,
 		r.ID, r.TeamID, r.ProjectID, r.DeviceKey, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort,
 		toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, micros(r.RegisteredAt), optMicros(r.LastSeen),
-		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged); err != nil {
+		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged, f.OSType); err != nil {
 		return err
 	}
 	return tx.indexLabels(r, sft.LabelSFTD, f.Labels)
@@ -516,8 +516,8 @@ func (tx *Tx) SaveServer(r ServerRecord) error {
 		return err
 	}
 	return tx.must(`UPDATE servers SET hostname = $2, canonical_name = $3, access_address = $4, broker_port = $5, facts = $6,
-		name_conflict = $7, host_key = $8, host_key_old = $9 WHERE id = $1`,
-		r.ID, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort, toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld)
+		name_conflict = $7, host_key = $8, host_key_old = $9, os_type = $10 WHERE id = $1`,
+		r.ID, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort, toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, f.OSType)
 }
 
 // ServerByID returns the server of that id, deleted ones too.
@@ -586,7 +586,7 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 	if err := tx.removeBindings(`server_id`, id); err != nil {
 		return err
 	}
-	for _, table := range []string{"server_names", "server_labels"} {
+	for _, table := range []string{"server_names", "server_labels", "account_conflicts"} {
 		if err := tx.add(`DELETE FROM `+table+` WHERE server_id = $1`, id); err != nil {
 			return err
 		}
@@ -603,8 +603,10 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 // one's: the agent, which knows that, hears of it.
 func (tx *Tx) MoveServer(id, from, to string, at time.Time) error {
 	tx.tell(id, to)
-	if err := tx.add(`DELETE FROM server_names WHERE server_id = $1`, id); err != nil {
-		return err
+	for _, table := range []string{"server_names", "account_conflicts"} {
+		if err := tx.add(`DELETE FROM `+table+` WHERE server_id = $1`, id); err != nil {
+			return err
+		}
 	}
 	const touched = `(SELECT id FROM sessions WHERE server_id = $1 UNION SELECT session_id FROM session_hops WHERE server_id = $1)`
 	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE id IN `+touched, id, true); err != nil {

@@ -117,6 +117,7 @@ func (s *suite) user(name string) store.UserRecord {
 			return err
 		}
 		u.Login = strings.ToLower(name)
+		u.WindowsLogin, u.WindowsUID, u.WindowsGID = u.Login, u.UID, u.GID
 		return tx.AddUser(u)
 	})
 	return u
@@ -216,9 +217,10 @@ func TestUsers(t *testing.T) {
 		for what, change := range map[string]func(*store.UserRecord){
 			"name": func(u *store.UserRecord) { u.Name = "ANN" }, "login": func(u *store.UserRecord) { u.Login = ann.Login },
 			"uid": func(u *store.UserRecord) { u.UID = ann.UID }, "gid": func(u *store.UserRecord) { u.GID = ann.GID },
+			"login on Windows": func(u *store.UserRecord) { u.WindowsLogin = ann.Login },
 		} {
 			u := bob
-			u.ID, u.Name, u.Login, u.UID, u.GID = audit.NewID(), "carl", "carl", 1, 1
+			u.ID, u.Name, u.Login, u.UID, u.GID, u.WindowsLogin, u.WindowsUID, u.WindowsGID = audit.NewID(), "carl", "carl", 1, 1, "carl", 1, 1
 			change(&u)
 			s.is("a second user with the same "+what, s.try(func(tx *store.Tx) error { return tx.AddUser(u) }), store.ErrExists)
 		}

@@ -232,7 +232,7 @@ func (f *fuzz) text(name string) string {
 		return pick(f, []string{"native", "netcat", "none", "host"})
 	case "attribute", "attribute_value":
 		f.n++
-		return pick(f, []string{fmt.Sprint(300_000 + f.n), fmt.Sprintf("f%d", f.n), "0", "65534", "root", "unix_uid"})
+		return pick(f, []string{fmt.Sprint(300_000 + f.n), fmt.Sprintf("f%d", f.n), "0", "65534", "root", "unix_uid", "windows_user_name", "unix_group_name"})
 	case "type":
 		return pick(f, []string{string(audit.GroupCreate), string(audit.UserCreate)})
 	case "from", "to":
@@ -285,7 +285,7 @@ func (f *fuzz) text(name string) string {
 		return some("users", "service_users")
 	case "offset":
 		return some("auditsV2", "users", "groups", "servers", "clients")
-	case "all", "self", "descending", "prev", "include_expired", "include_service_users":
+	case "all", "self", "descending", "prev", "include_expired", "include_service_users", "conflicting":
 		return pick(f, []string{"true", "false"})
 	case "command":
 		return pick(f, []string{"/bin/ls", "/bin/id", "/bin/cat", "/bin/who", "/opt/x/"})

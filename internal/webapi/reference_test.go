@@ -72,7 +72,7 @@ var common = map[string]string{
 	"time":            "when it was (RFC 3339)",
 	"version":         "version of the program",
 
-	"attribute_value":         "a login name, or a number",
+	"attribute_value":         "a login name, the name of a local group, or a number",
 	"client_session_duration": "how long a client's sign-in lasts: 3600 to 90000 seconds",
 	"web_session_duration":    "how long a sign-in with a browser lasts: 1800 to 90000 seconds",
 	"allow_device_code":       "whether clients may enrol by a typed code (RFC 8628)",
