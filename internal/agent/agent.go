@@ -90,6 +90,7 @@ type Agent struct {
 	certUntil   time.Time
 	settled     map[string]bool  // logins whose accounts were made to match
 	badAccounts map[string]error // those of them that could not be
+	conflicts   []api.Conflict   // what stands in the way of some of them, and of groups
 	told        map[string]string
 	trouble     map[string]error // what is wrong, by part
 }
@@ -411,7 +412,7 @@ func (a *Agent) begin() {
 	a.chain.Store(nil)
 	a.mu.Lock()
 	a.renew, a.certUntil, a.lost = time.Time{}, time.Time{}, true
-	a.settled, a.badAccounts, a.told = nil, map[string]error{}, map[string]string{}
+	a.settled, a.badAccounts, a.conflicts, a.told = nil, map[string]error{}, nil, map[string]string{}
 	a.mu.Unlock()
 	a.retry.Store(false)
 	for _, part := range []string{"platform", "report", "clock", "broker", "state", deviceKeyPart} {

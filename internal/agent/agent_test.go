@@ -634,7 +634,7 @@ func TestReportWithManyProblems(t *testing.T) {
 		t.Fatalf("%d problems, %v", len(f.Problems), err)
 	}
 	c := h.env.Signed(deviceKey(t, h), "server:"+h.who.Load().ServerID)
-	if err := h.report(t.Context(), c, h.who.Load().ServerID, f, false, nil); err != nil {
+	if err := h.report(t.Context(), c, h.who.Load().ServerID, api.ReportRequest{Facts: f}, false); err != nil {
 		t.Error(err)
 	}
 }
@@ -722,4 +722,77 @@ func TestAnotherLogin(t *testing.T) {
 		b, _ := h.mem.Account("anna")
 		return !a.Expired && a.UID == before.UID && b.Expired && !b.Enabled
 	})
+}
+
+// What a host cannot have because somebody else's is in its place, the platform
+// knows, for as long as it is so.
+func TestConflictsAreReported(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	bob := h.env.User("bob")
+	h.mem.AddForeign("bob", 4711)
+	h.mem.AddForeign("eve", h.env.User("carl").UID)
+	if err := h.mem.MakeGroup(t.Context(), accounts.Group{Name: "sft_dev", GID: 4712}); err != nil { // by somebody else
+		t.Fatal(err)
+	}
+	h.join("bob", "carl")
+	h.env.Do("PUT", "/projects/"+testenv.Project+"/groups/dev", map[string]any{"server_access": true, "create_server_group": true}, nil)
+	conflicts := func(path string) (got string) {
+		var l api.List[struct {
+			Name      string `json:"attribute_name"`
+			Value     string `json:"attribute_value"`
+			Conflicts []struct {
+				Server string `json:"server"`
+				Reason string `json:"reason"`
+			} `json:"conflicts"`
+		}]
+		h.env.Do("GET", path+"/attributes?conflicting=true", nil, &l)
+		for _, v := range l.List {
+			got += v.Name + "=" + v.Value + " "
+			for _, c := range v.Conflicts {
+				got += c.Server + ": " + c.Reason + " "
+			}
+		}
+		return got
+	}
+	id, carl := h.who.Load().ServerID, h.env.User("carl")
+	for path, want := range map[string]string{
+		"/users/bob":  "unix_user_name=bob " + id + ": account bob of this host was not made by sftd ",
+		"/users/carl": fmt.Sprintf("unix_uid=%d %s: uid %d of account carl belongs to account eve here ", carl.UID, id, carl.UID),
+		"/groups/dev": "unix_group_name=sft_dev " + id + ": group sft_dev of this host was not made by sftd ",
+	} {
+		until(t, "the conflict of "+path+" is known", func() bool { return conflicts(path) == want })
+	}
+	if got := conflicts("/users/ann"); got != "" {
+		t.Errorf("of somebody who has an account: %s", got)
+	}
+	// Another login is another matter, and the report of the next look says so.
+	h.env.Do("PUT", "/users/bob/attributes/unix_user_name", map[string]string{"attribute_value": "bobby"}, nil)
+	h.waitAccount("bobby")
+	h.env.Do("PUT", "/users/bob/attributes/unix_user_name", map[string]string{"attribute_value": "bob"}, nil)
+	until(t, "the conflict is known again", func() bool { return conflicts("/users/bob") != "" })
+	// So is another name of a group, which keeps its gid from name to name.
+	group := func(name string) (gid int) {
+		groups, _, err := h.mem.ReadRights(t.Context())
+		for _, g := range groups {
+			if g.Name == name {
+				gid = g.GID
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return gid
+	}
+	last := "sft_dev"
+	for _, name := range []string{"developers", "devs"} {
+		h.env.Do("PUT", "/groups/dev/attributes/unix_group_name", map[string]string{"attribute_value": name}, nil)
+		until(t, "the group is called "+name, func() bool {
+			return group(name) >= 63001 && group(name) != group(last) && conflicts("/groups/dev") == ""
+		})
+		last = name
+	}
+	if u := h.env.User("bob"); u.UID != bob.UID {
+		t.Errorf("bob's uid is %d, want %d", u.UID, bob.UID)
+	}
 }

@@ -322,11 +322,46 @@ func (a *Agent) reconcile(ctx context.Context) {
 		}
 	}
 	retry = a.tellGranted(granted, changed, byLogin) || retry
+	conflicts := conflictsOf(st, out, granted[len(granted)-1].Groups)
 	a.mu.Lock()
-	a.badAccounts, a.settled = bad, settled
+	a.badAccounts, a.settled, a.conflicts = bad, settled, conflicts
 	a.tellNews()
 	a.mu.Unlock()
 	a.retry.Store(retry)
+}
+
+// conflictsOf tells the platform which names and ids of its accounts and groups
+// this host cannot have.
+func conflictsOf(st *api.State, accs []accounts.Outcome, groups []accounts.GroupOutcome) (list []api.Conflict) {
+	add := func(c api.Conflict, err error, name string, uid, gid int) {
+		clash, _ := errors.AsType[accounts.Clash](err)
+		c.Clash, c.Reason = string(clash), oneLine(err.Error(), maxProblem)
+		c.Value = map[accounts.Clash]string{accounts.ClashName: name, accounts.ClashUID: fmt.Sprint(uid), accounts.ClashGID: fmt.Sprint(gid)}[clash]
+		if clash != "" && len(list) < api.MaxConflicts {
+			list = append(list, c)
+		}
+	}
+	for _, o := range accs {
+		if o.Err == nil {
+			continue
+		}
+		for _, u := range st.Users {
+			if u.Login == o.Login {
+				add(api.Conflict{User: u.ID}, o.Err, u.Login, u.UID, u.GID)
+			}
+		}
+	}
+	for _, o := range groups {
+		if o.Err == nil {
+			continue
+		}
+		for _, g := range st.Groups {
+			if g.Name == o.Name {
+				add(api.Conflict{Group: g.Name}, o.Err, g.Name, 0, g.GID)
+			}
+		}
+	}
+	return list
 }
 
 // wants are the accounts that the platform wants on this host, and what they
@@ -488,10 +523,13 @@ func (a *Agent) runReports(ctx context.Context, c *api.Client, server string) {
 		facts, err := a.facts()
 		if err == nil {
 			var j []byte
-			j, err = json.Marshal(facts)
+			a.mu.Lock()
+			conflicts := a.conflicts
+			a.mu.Unlock()
+			j, err = json.Marshal([]any{facts, conflicts})
 			renew, ssh := !a.conf.DisableBroker && (!a.now().Before(a.renewAt()) || a.foreignCertificate()), a.sshDue(server)
 			if err == nil && (string(j) != last || renew || len(ssh) > 0) {
-				err = a.report(ctx, c, server, facts, renew, ssh)
+				err = a.report(ctx, c, server, api.ReportRequest{Facts: facts, SSHHostKeys: ssh, Conflicts: conflicts}, renew)
 				if err == nil {
 					last = string(j)
 				}
@@ -533,8 +571,7 @@ func (a *Agent) foreignCertificate() bool {
 	})
 }
 
-func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.Facts, renew bool, ssh []string) error {
-	req := api.ReportRequest{Facts: f, SSHHostKeys: ssh}
+func (a *Agent) report(ctx context.Context, c *api.Client, server string, req api.ReportRequest, renew bool) error {
 	key, err := a.hostKey()
 	if err != nil {
 		return err
@@ -548,7 +585,7 @@ func (a *Agent) report(ctx context.Context, c *api.Client, server string, f api.
 	if err := c.Do(ctx, "POST", "/v1/agent/report", req, &reply); err != nil {
 		return err
 	}
-	a.takeSSH(server, ssh, reply.SSHHostCertificates)
+	a.takeSSH(server, req.SSHHostKeys, reply.SSHHostCertificates)
 	if !renew {
 		return nil
 	}
