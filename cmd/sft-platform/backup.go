@@ -102,20 +102,27 @@ func backup(ctx context.Context, d data, file, passphrase string) (b platform.Ba
 	return b, f.Commit()
 }
 
-// attached opens a database whose schema is this program's already. A backup
-// that is made because of an upgrade is not to be the upgrade.
+// attached opens a database whose schema is this program's already. Only serve
+// brings one up to date: a backup that is made because of an upgrade is not to
+// be the upgrade, nor is a look at the record.
 func attached(ctx context.Context, url string) (*store.DB, error) {
 	db, err := store.Attach(ctx, url)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: err.Error(), Err: err, Hint: "give --data, and --database if the platform has one, as serve has them"}
+	}
 	if err != nil {
 		return nil, err
 	}
 	have, newest, err := db.Versions(ctx)
 	switch {
-	case err == nil && have > newest:
+	case err != nil:
+	case have > newest:
 		err = store.TooNew("the database", have, newest)
-	case err == nil && have < newest:
+	case have == 0:
+		err = &sft.Error{Code: sft.Invalid, Msg: "the database is empty", Hint: "run \"sft-platform init\", or give --database as serve has it"}
+	case have < newest:
 		err = &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the database is by an older version: its schema is %d, and this program's is %d", have, newest),
-			Hint: "make the backup with the version that runs; serve of this version brings the database up to date"}
+			Hint: "use the version that runs; after a backup by that one, serve of this version brings the database up to date"}
 	}
 	if err != nil {
 		db.Close()

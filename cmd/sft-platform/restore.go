@@ -29,8 +29,9 @@ func restoreCommand() *cobra.Command {
 of them, or, if anything is wrong, none. The data folder must hold the master
 key that the backup was made with, or, with --with-master-key, gets it from the
 backup. A backup by an older version is brought up to date on the way, and one
-by a newer version is refused. With --force a database that is in use is replaced,
-and what is in it is lost; the platform must not run.
+by a newer version is refused. With --force a database that is in use, by whatever
+version, is replaced, and what is in it is lost. No platform may run on it, on
+this host or, with PostgreSQL, another: that is refused.
 
 After it everybody has to sign in again, and one-time links are void: make one
 with first-use. What was changed after the backup was made is unknown to the
@@ -81,10 +82,7 @@ func restore(ctx context.Context, d data, file, passphrase string, force bool) (
 	if err := conf.PrivateDir(d.dir); err != nil {
 		return nil, nil, err
 	}
-	alone, err := conf.TryLock(d.lockFile())
-	if errors.Is(err, conf.ErrLocked) {
-		return nil, nil, &sft.Error{Code: sft.Invalid, Msg: "the platform runs on " + d.dir, Hint: "stop it first"}
-	}
+	alone, err := d.alone(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,12 +103,12 @@ func restore(ctx context.Context, d data, file, passphrase string, force bool) (
 		return nil, nil, err
 	}
 	defer os.RemoveAll(scratch)
-	db, err := store.Open(ctx, d.url())
+	db, err := store.Reach(ctx, d.url())
 	if err != nil {
 		return nil, nil, err
 	}
 	defer db.Close()
-	rows, err := b.Restore(ctx, db, platform.RestoreRequest{Replace: force, Scratch: scratch, Name: filepath.Base(file)})
+	rows, err := b.Restore(ctx, db, platform.RestoreRequest{Sealer: s, Replace: force, Scratch: scratch, Name: filepath.Base(file)})
 	return b, rows, err
 }
 

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -126,9 +125,10 @@ func readToken(path string) (sft.Secret, error) {
 	return sft.NewSecret(token), nil
 }
 
-// open opens the platform that init made. The caller closes its database.
+// open opens the platform that init made, and leaves its schema alone. The
+// caller closes its database.
 func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platform, error) {
-	return d.openBy(ctx, logger, store.Open)
+	return d.openBy(ctx, logger, attached)
 }
 
 // openBy is open on a database that is opened by how.
@@ -149,18 +149,6 @@ func (d *data) openBy(ctx context.Context, logger *slog.Logger, how func(context
 	return p, nil
 }
 
-// use says that a platform runs on the data folder, as long as this process
-// lives: its records are not to be replaced meanwhile.
-func (d *data) use() (*conf.Lock, error) {
-	l, err := conf.TryShare(d.lockFile())
-	if errors.Is(err, conf.ErrLocked) {
-		return nil, errors.New("a backup is being restored; start the platform when that is done")
-	}
-	return l, err
-}
-
-func (d *data) lockFile() string { return filepath.Join(d.dir, "serve.lock") }
-
 // linger is how long connections may take to close by a reply that says so,
 // before those that nothing goes through are closed: a client that uses one all
 // the time never sends a request into a connection that is being closed.
@@ -171,22 +159,29 @@ const linger = time.Second
 const grace = 15 * time.Second
 
 func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
-	p, err := d.open(ctx, logger)
+	if _, err := d.sealer(); err != nil {
+		return err
+	}
+	using, err := d.use(ctx) // before the schema is brought up to date
+	if err != nil {
+		return err
+	}
+	defer using.Release()
+	p, err := d.openBy(ctx, logger, store.Open)
 	if err != nil {
 		return err
 	}
 	defer p.DB.Close()
+	records, err := platform.Restored(ctx, p.DB, nil)
+	if err != nil {
+		return err
+	}
 	if p.Exports, err = o.exports.open(p.URL); err != nil {
 		return err
 	}
 	if host, err := os.Hostname(); err == nil {
 		p.Instance = host + ":" + d.dir
 	}
-	using, err := d.use()
-	if err != nil {
-		return err
-	}
-	defer using.Release()
 	if o.aws != "" {
 		b, err := os.ReadFile(o.aws)
 		if err != nil {
@@ -229,6 +224,8 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	}
 	// What is under way when the grace is over ends with this context.
 	base, hangUp := context.WithCancel(context.Background())
+	kept := make(chan struct{})
+	defer func() { <-kept }()
 	defer hangUp()
 	srv := &http.Server{
 		Handler:           api,
@@ -242,8 +239,18 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		ErrorLog:          log.New(debugWriter{logger}, "", 0),
 	}
 	go p.Run(base)
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	go func() { done <- srv.ServeTLS(ln, "", "") }()
+	go func() {
+		defer close(kept)
+		err := using.db.Keep(base, platform.ErrRestored, func(ctx context.Context) error {
+			_, err := platform.Restored(ctx, p.DB, &records)
+			return err
+		})
+		if err != nil { // what is in memory is of other records
+			done <- err
+		}
+	}()
 	if err := daemon.Notify("READY=1"); err != nil {
 		logger.Warn("tell systemd", "error", err)
 	}

@@ -167,14 +167,19 @@ func OpenBackup(r io.ReaderAt, size int64) (*BackupFile, error) {
 	return b, nil
 }
 
-// Verify refuses a backup that was not sealed with this master key.
+// Verify refuses a backup that was not sealed with this master key, or that is
+// by a newer version.
 func (b *BackupFile) Verify(s ca.Sealer) error {
 	sum, err := s.Open(backupSeal, b.sealed)
 	if err != nil || subtle.ConstantTimeCompare(sum, b.sum) != 1 {
 		return &sft.Error{Code: sft.Denied, Msg: "the backup was made with another master key, or changed by somebody without it", Err: err,
 			Hint: "put the master key of that platform into the data folder; if it is there, do not use this backup"}
 	}
-	return nil
+	newest, err := store.Newest()
+	if err == nil && b.Schema > newest {
+		err = store.TooNew("the backup", b.Schema, newest)
+	}
+	return err
 }
 
 // reader reads the records. Its end is an error if the bytes have changed
@@ -212,20 +217,46 @@ func (c *checked) Read(p []byte) (int, error) {
 
 // RestoreRequest says how a backup is restored.
 type RestoreRequest struct {
-	Replace bool   // what is in the database is removed
-	Scratch string // an empty folder, for the records of a backup by an older version
-	Name    string // of the backup, for the event
+	Sealer  ca.Sealer // opens what is sealed in the records
+	Replace bool      // what is in the database is removed
+	Scratch string    // an empty folder, for the records of a backup by an older version
+	Name    string    // of the backup, for the event
 }
 
-// Restore puts the records of a verified backup into a database, all of them
-// or none, and makes them safe to go on with: store.AfterRestore.
+// restoredAt is the setting that says when a backup was last restored.
+const restoredAt = "restored_at"
+
+// ErrRestored is what Restored returns to whoever works with records that are
+// there no more.
+var ErrRestored = &sft.Error{Code: sft.Unavailable, Msg: "a backup was restored while the database was out of reach", Hint: "start the platform again"}
+
+// Restored tells which restore the records are by, or ErrRestored if that is
+// not the one that they were by before.
+func Restored(ctx context.Context, db *store.DB, before *string) (by string, err error) {
+	err = db.Read(ctx, func(tx *store.Tx) (err error) {
+		by, err = tx.Setting(restoredAt)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	if err == nil && before != nil && *before != by {
+		err = ErrRestored
+	}
+	return by, err
+}
+
+// Restore verifies a backup and puts its records into a database, all of them
+// or none, whatever schema that has. They must be such that a platform can sign
+// with them: the sealer opens all that is sealed. They are made safe to go on
+// with: store.AfterRestore.
 func (b *BackupFile) Restore(ctx context.Context, db *store.DB, r RestoreRequest) (store.Rows, error) {
-	_, newest, err := db.Versions(ctx)
-	if err != nil {
+	if err := b.Verify(r.Sealer); err != nil {
 		return nil, err
 	}
-	if b.Schema > newest {
-		return nil, store.TooNew("the backup", b.Schema, newest)
+	newest, err := store.Newest()
+	if err != nil {
+		return nil, err
 	}
 	in, err := b.reader()
 	if err != nil {
@@ -246,18 +277,22 @@ func (b *BackupFile) Restore(ctx context.Context, db *store.DB, r RestoreRequest
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if err := tx.Clear(); err != nil {
+		if err := tx.Rebuild(); err != nil {
 			return audit.Event{}, err
 		}
 		if rows, err = tx.Load(in); err != nil {
 			return audit.Event{}, err
+		}
+		if err := opensAll(tx, r.Sealer, func(store.CARecord) bool { return true }); err != nil {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a platform with these records could not sign: " + err.Error(), Err: err,
+				Hint: "put the master key that seals them into the data folder, or take another backup; nothing was changed"}
 		}
 		e, err := p.ownEvent(tx, audit.PlatformRestore, r.Name)
 		if err != nil {
 			return e, err
 		}
 		e.Detail = map[string]string{"sha256": hex.EncodeToString(b.sum), "made_at": b.MadeAt.Format(time.RFC3339), "rows": fmt.Sprint(rows.Sum())}
-		return e, errors.Join(tx.SetSetting(lastBackup, b.MadeAt.Format(time.RFC3339)), tx.AfterRestore())
+		return e, errors.Join(tx.SetSetting(lastBackup, b.MadeAt.Format(time.RFC3339)), tx.SetSetting(restoredAt, p.Now().UTC().Format(time.RFC3339Nano)), tx.AfterRestore())
 	})
 	return rows, err
 }

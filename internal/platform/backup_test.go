@@ -83,7 +83,7 @@ func TestBackupDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	_, err = f.Restore(t.Context(), db, platform.RestoreRequest{Scratch: t.TempDir()})
+	_, err = f.Restore(t.Context(), db, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir()})
 	wantCode(t, "a file that changes", err, sft.Invalid)
 	wantEmpty(t, db, true)
 }
@@ -151,10 +151,10 @@ func TestRestore(t *testing.T) {
 		}
 		defer db.Close()
 		f := reopen(t, whole)
-		if _, err := f.Restore(t.Context(), db, platform.RestoreRequest{Scratch: t.TempDir(), Name: "b1"}); err != nil {
+		if _, err := f.Restore(t.Context(), db, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir(), Name: "b1"}); err != nil {
 			t.Fatal(err)
 		}
-		_, err = f.Restore(t.Context(), db, platform.RestoreRequest{Scratch: t.TempDir()})
+		_, err = f.Restore(t.Context(), db, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir()})
 		wantCode(t, "a database in use", err, sft.Exists)
 		// As it was, but for what AfterRestore does and its event.
 		e.DB, e.Platform.DB = db, db
@@ -197,13 +197,13 @@ func TestRestoreOtherVersions(t *testing.T) {
 	defer old.Close()
 	f := reopen(t, backup(t, e))
 	f.Schema = newest + 1
-	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()})
+	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir()})
 	wantCode(t, "a newer schema", err, sft.Invalid)
 	wantEmpty(t, old, true)
 
 	// Records of another schema than they say do not fit it.
 	f.Schema = 1
-	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()})
+	_, err = f.Restore(t.Context(), old, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir()})
 	wantCode(t, "records of another schema than they say", err, sft.Invalid)
 	wantEmpty(t, old, true)
 
@@ -226,11 +226,49 @@ func TestRestoreOtherVersions(t *testing.T) {
 	if f.Schema != 1 {
 		t.Errorf("the schema is %d, want 1", f.Schema)
 	}
-	if _, err := f.Restore(t.Context(), old, platform.RestoreRequest{Scratch: t.TempDir()}); err != nil {
+	if _, err := f.Restore(t.Context(), old, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	p, err := platform.New(t.Context(), old, e.Platform.Sealer, e.Platform.Log, nil)
 	if err != nil || p.URL != "https://old.example.com" {
 		t.Errorf("the platform is %+v, %v", p, err)
 	}
+}
+
+// A backup whose keys the master key does not open is not restored: what is
+// there stays, and signs.
+func TestRestoreThatCouldNotSign(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		good := backup(t, e)
+		for what, spoil := range map[string]func(tx *store.Tx) error{
+			"a CA": func(tx *store.Tx) error {
+				list, err := tx.AllCAs()
+				if err != nil {
+					return err
+				}
+				return tx.SetCASealed(list[len(list)-1].ID, list[0].Sealed)
+			},
+			"a setting": func(tx *store.Tx) error { return tx.SetSetting("token_key", "AAAA") },
+		} {
+			change := func(f func(tx *store.Tx) error) {
+				t.Helper()
+				if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+					return audit.Event{ID: audit.NewID(), Time: e.Platform.Now(), Kind: audit.PlatformBackup, Outcome: audit.Success, Actor: audit.Actor{Kind: "platform"}}, f(tx)
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			change(spoil)
+			f := reopen(t, backup(t, e))
+			r := platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir(), Replace: true}
+			if _, err := reopen(t, good).Restore(t.Context(), e.DB, r); err != nil {
+				t.Fatal(err)
+			}
+			_, err := f.Restore(t.Context(), e.DB, r)
+			wantCode(t, what+" that does not open", err, sft.Invalid)
+			if _, err := e.Platform.Keys(t.Context()); err != nil {
+				t.Errorf("%s: the records of before are gone: %v", what, err)
+			}
+		}
+	})
 }

@@ -2,7 +2,9 @@ package platform
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"time"
 
 	"sft/internal/ca"
@@ -21,21 +23,48 @@ func (p *Platform) Keys(ctx context.Context) (k Keys, err error) {
 		return k, err
 	}
 	err = p.DB.Read(ctx, func(tx *store.Tx) error {
-		list, err := tx.AllCAs()
-		for _, r := range list {
+		return opensAll(tx, p.Sealer, func(r store.CARecord) bool {
 			if !r.NotAfter.After(p.Now()) {
-				continue
-			}
-			if _, err := ca.Open(ca.Sealed{Kind: ca.Kind(r.Kind), Public: r.Public, Key: r.Sealed, NotAfter: r.NotAfter}, r.ID, p.Sealer); err != nil {
-				return err
+				return false
 			}
 			if k.CAs++; k.Soonest.IsZero() || r.NotAfter.Before(k.Soonest) {
 				k.Soonest = r.NotAfter
 			}
-		}
-		return err
+			return true
+		})
 	})
 	return k, err
+}
+
+// opensAll tries s on everything that is sealed in the database, but for the
+// CAs that are not wanted.
+func opensAll(tx *store.Tx, s ca.Sealer, want func(store.CARecord) bool) error {
+	list, err := tx.AllCAs()
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if !want(r) {
+			continue
+		}
+		if _, err := ca.Open(ca.Sealed{Kind: ca.Kind(r.Kind), Public: r.Public, Key: r.Sealed, NotAfter: r.NotAfter}, r.ID, s); err != nil {
+			return err
+		}
+	}
+	for _, name := range sealedSettings {
+		v, err := tx.Setting(name)
+		if errors.Is(err, store.ErrNotFound) { // of a version that had none
+			continue
+		}
+		sealed, derr := base64.StdEncoding.DecodeString(v)
+		if err := errors.Join(err, derr); err != nil {
+			return fmt.Errorf("read the setting %s: %w", name, err)
+		}
+		if _, err := s.Open(name, sealed); err != nil {
+			return fmt.Errorf("open the setting %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Times returns the time by the database's own clock, zero for SQLite, which

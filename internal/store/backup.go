@@ -85,9 +85,6 @@ func (n Notes) tables() ([]table, error) {
 			wait = append(wait, table{name: c[0]})
 		}
 		t := &wait[len(wait)-1]
-		if !slices.Contains([]string{"text", "bigint", "boolean", "bytea"}, c[2]) {
-			return nil, fmt.Errorf("column %s of table %s is of type %s, which no backup has", c[1], c[0], c[2])
-		}
 		t.columns, t.kinds = append(t.columns, c[1]), append(t.kinds, c[2])
 	}
 	var list []table
@@ -152,8 +149,10 @@ func (tx *Tx) dump(t table, e *json.Encoder) (n int64, err error) {
 			into[i] = new(sql.NullInt64)
 		case "boolean":
 			into[i] = new(sql.NullBool)
-		default:
+		case "bytea":
 			into[i] = new(sql.Null[[]byte])
+		default:
+			return 0, fmt.Errorf("column %s is of type %s, which no backup has", t.columns[i], k)
 		}
 	}
 	for ; rows.Next(); n++ {
@@ -196,7 +195,14 @@ func (tx *Tx) dump(t table, e *json.Encoder) (n int64, err error) {
 
 // Empty reports whether no platform has its records here.
 func (n Notes) Empty() (bool, error) {
-	for _, t := range []string{"settings", "teams", "events"} {
+	list, err := n.tables()
+	if err != nil {
+		return false, err
+	}
+	for _, t := range ownTables {
+		if !hasTable(list, t) {
+			continue
+		}
 		some, err := one(n, func(s scanner) (b bool, err error) { return b, s.Scan(&b) }, `SELECT EXISTS (SELECT 1 FROM `+t+`)`)
 		if err != nil || some {
 			return false, err

@@ -77,6 +77,12 @@ func Attach(ctx context.Context, url string) (*DB, error) {
 			return nil, fmt.Errorf("open database: %w", err)
 		}
 	}
+	return Reach(ctx, url)
+}
+
+// Reach is Attach for a database that may be new: a SQLite file is made when it
+// is missing.
+func Reach(ctx context.Context, url string) (*DB, error) {
 	read, write, d, err := open(url)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
