@@ -81,9 +81,14 @@ type supportEntry struct {
 // maxEntries caps how many files of a folder are told of.
 const maxEntries = 500
 
-// SupportFolder lists what is in a folder, and opens nothing of it.
+// sshFolder is where the links and keys for the person's own ssh are, whose
+// names are those of servers.
+const sshFolder = "ssh"
+
+// SupportFolder lists what is in a folder, and opens nothing of it. Where names
+// are those of servers, it says only how many there are.
 func SupportFolder(dir string) any {
-	list := []supportEntry{}
+	list, servers := []supportEntry{}, 0
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -93,12 +98,16 @@ func SupportFolder(dir string) any {
 			return nil // it went meanwhile
 		}
 		name, _ := filepath.Rel(dir, path)
+		if top, _, below := strings.Cut(filepath.ToSlash(name), "/"); below && top == sshFolder {
+			servers++
+			return nil
+		}
 		if list = append(list, supportEntry{filepath.ToSlash(name), i.Mode().String(), i.Size(), i.ModTime().UTC()}); len(list) >= maxEntries {
 			return fs.SkipAll
 		}
 		return nil
 	})
-	told := map[string]any{"folder": dir, "files": list}
+	told := map[string]any{"folder": dir, "files": list, "in_ssh": servers}
 	if err != nil {
 		told["problem"] = err.Error()
 	}
