@@ -223,7 +223,8 @@ type Authority struct {
 	CreatedAt   time.Time `json:"created_at"`
 	ExpiresAt   time.Time `json:"expires_at"`
 	// Until is when a retired one goes, and when one that is next signs at the
-	// latest. WaitingFor are the ids of servers that one that is next waits for.
+	// latest. WaitingFor are the ids of active servers whose agents have not said
+	// that they have it, of one that is next or took another's place.
 	Until      *time.Time `json:"until,omitempty"`
 	WaitingFor []string   `json:"waiting_for,omitempty"`
 }

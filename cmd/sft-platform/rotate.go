@@ -1,23 +1,39 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"sft"
 	"sft/internal/ca"
 	"sft/internal/conf"
+	"sft/internal/platform"
 )
 
 func rotateCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "rotate", Short: "Put other keys in the place of present ones", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		return usage{errors.New("say what to rotate: master-key or authorities")}
+	}}
+	cmd.AddCommand(rotateMasterKeyCommand(), rotateAuthoritiesCommand())
+	return cmd
+}
+
+func rotateMasterKeyCommand() *cobra.Command {
 	var d data
 	var prepare bool
 	cmd := &cobra.Command{
-		Use:   "rotate master-key",
+		Use:   "master-key",
 		Short: "Put another master key in the place of the present one",
 		Long: `Rotate makes another master key, seals every key in the database with it, and
 then puts it in the place of the one in the data folder. It works while serve
@@ -31,12 +47,8 @@ folders of the others; then run rotate master-key on each.
 
 A backup of the database from before needs the master key of then: keep that
 with it, and back up the new one.`,
-		Args:      cobra.ExactArgs(1),
-		ValidArgs: []string{"master-key"},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if args[0] != "master-key" {
-				return usage{fmt.Errorf("%q cannot be rotated; it is master-key that can", args[0])}
-			}
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
@@ -78,6 +90,100 @@ with it, and back up the new one.`,
 	d.flags(cmd)
 	cmd.Flags().BoolVar(&prepare, "prepare", false, "only make the next key, to be copied to other machines")
 	return cmd
+}
+
+func rotateAuthoritiesCommand() *cobra.Command {
+	var d data
+	var r platform.AuthoritiesRequest
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "authorities --project PROJECT",
+		Short: "Put other CAs in the place of a project's",
+		Long: `Authorities begins the rotation of a project's CAs, as serve does by itself in
+their last year: old and new ones are trusted side by side until nothing is good
+any more that the old ones have signed.
+
+With --compromised there is no such time: others know the keys. The old CAs are
+trusted no more from now on, also those whose rotation is under way, and what
+they let in ends; new ones sign at once. It says first what breaks, and asks; with
+--yes it does not. Nobody new gets into a server in the seconds until its agent
+has heard, and one whose agent is away goes by the old CAs until it is back.
+
+It needs the data folder and no sign-in, works while serve runs, and is an audit
+event. Run it as the account that the platform runs as. The same is in the API:
+POST .../projects/PROJECT/authorities.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if r.Project == "" {
+				return usage{errors.New("--project is missing: say whose CAs")}
+			}
+			if yes && !r.Compromised {
+				return usage{errors.New("--yes goes with --compromised")}
+			}
+			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
+				list, err := p.AuthoritiesHere(cmd.Context(), r)
+				if err != nil {
+					return err
+				}
+				if r.Compromised && !yes {
+					if err := confirmDrop(cmd, r, list); err != nil {
+						return err
+					}
+				}
+				reply, err := p.RotateAuthoritiesHere(cmd.Context(), r)
+				if err != nil {
+					return err
+				}
+				return printAuthorities(w, reply.List)
+			})
+		},
+	}
+	d.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&r.Project, "project", "", "whose CAs")
+	f.StringVar(&r.Team, "team", "", "the project's team (default: the first one)")
+	f.StringSliceVar(&r.Kinds, "kind", nil, "access, host, ssh_user or ssh_host, more than once or with commas (default: all)")
+	f.BoolVar(&r.Compromised, "compromised", false, "others know the keys: trust the old CAs no more, from now on")
+	f.BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// confirmDrop says what breaks when a project's CAs are dropped, and has a
+// person say yes to it.
+func confirmDrop(cmd *cobra.Command, r platform.AuthoritiesRequest, list []sft.Authority) error {
+	w := cmd.ErrOrStderr()
+	fmt.Fprintf(w, "These CAs of project %s are trusted no more from now on:\n", sft.Printable(r.Project))
+	for _, c := range list {
+		if len(r.Kinds) == 0 || slices.Contains(r.Kinds, c.Kind) {
+			fmt.Fprintf(w, "  %-8s  %-7s  %s\n", c.Kind, c.Stage, c.Fingerprint)
+		}
+	}
+	fmt.Fprint(w, `Desktops and shells that they let in end, also those of people who may be there.
+For the seconds until a server's agent has heard, nobody new gets in there.
+A server whose agent is away goes by them until it is back.
+Who trusts the SSH host CA by hand has to be given the new key.
+`)
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return usage{errors.New("nothing is changed, and there is no terminal to ask at: give --yes")}
+	}
+	fmt.Fprint(w, "Type the name of the project to go on: ")
+	answer, err := bufio.NewReader(io.LimitReader(os.Stdin, 1024)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if strings.TrimSpace(answer) != r.Project {
+		return errors.New("nothing is changed: that is not the name of the project")
+	}
+	return nil
+}
+
+func printAuthorities(w io.Writer, list []sft.Authority) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KIND\tSTAGE\tNOT HEARD YET\tFINGERPRINT")
+	for _, c := range list {
+		fmt.Fprintf(t, "%s\t%s\t%d servers\t%s\n", c.Kind, c.Stage, len(c.WaitingFor), c.Fingerprint)
+	}
+	return t.Flush()
 }
 
 // holdKey has nobody else change or copy the master key until the lock is

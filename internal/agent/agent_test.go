@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -356,7 +357,7 @@ func TestOpenRacesWithTheLossOfAccess(t *testing.T) {
 			id := fmt.Sprint("s", i, "-", j)
 			wg.Go(func() {
 				g := broker.Grant{User: u.ID, Session: id, Service: frame.RDP}
-				_, _, _ = h.sessions.open(t.Context(), u, id, frame.RDP, "x", func() error { _, err := h.mayOpen(g); return err })
+				_, _, _ = h.sessions.open(t.Context(), u, id, frame.RDP, "x", "", func() error { _, err := h.mayOpen(g); return err })
 			})
 		}
 		wg.Go(func() {
@@ -687,6 +688,54 @@ func TestMovedServer(t *testing.T) {
 	if v := h.verifierFor(&id); v.Project != "lab" {
 		t.Errorf("it would judge for %s", v.Project)
 	}
+}
+
+// A CA whose key is known to others opens nothing from the moment that the host
+// hears of it: what it let in ends, what it has signed is refused, and the host
+// shows a certificate by another. People come again by the new one.
+func TestDroppedCAs(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	in, kept := h.connect("ann"), h.connect("ann") // and one that nobody has used yet
+	n, _, err := h.ask(in, frame.RDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := h.frame(kept, frame.Ping)
+	verified, err := h.verifier.Load().Verify(o.Certificates, o.Frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := h.current()
+	first := (*h.chain.Load())[0]
+	h.env.Do("POST", "/projects/"+testenv.Project+"/authorities", map[string]any{"compromised": true}, nil)
+	until(t, "the host has heard of it", func() bool { st, _ := h.current(); return st.Revision > before.Revision })
+	_, _, err = h.ask(kept, frame.RDP)
+	wantCode(t, "a certificate by the dropped CA", err, sft.Denied)
+	st, _ := h.current()
+	if len(st.AccessCAs) != 1 || bytes.Equal(st.AccessCAs[0], before.AccessCAs[0]) || len(st.DroppedCAs) != 2 {
+		t.Errorf("it is told %d CAs, of which %d are dropped", len(st.AccessCAs), len(st.DroppedCAs))
+	}
+	_, err = h.mayOpen(verified)
+	wantCode(t, "one that was verified a moment before", err, sft.Denied)
+	until(t, "what was open is shut", func() bool { a, _ := h.mem.Account("ann"); return !a.Enabled })
+	h.Close(t.Context(), privsep.Close{Stream: n}) // as the broker says when it has ended it
+	until(t, "the session has ended", func() bool {
+		for _, e := range h.env.Events() {
+			if e.Kind == audit.SessionEnd && e.Session == in.reply.SessionID {
+				return e.Detail["why"] == "ended: the CA that had let it in is trusted no more"
+			}
+		}
+		return false
+	})
+	until(t, "the broker has a certificate by the new CA", func() bool {
+		return !bytes.Equal((*h.chain.Load())[0], first) && !h.foreignCertificate()
+	})
+	if _, _, err := h.ask(h.connect("ann"), frame.RDP); err != nil {
+		t.Errorf("by the new CA: %v", err)
+	}
+	_, _, err = h.ask(in, frame.RDP)
+	wantCode(t, "coming back by the dropped CA", err, sft.Denied)
 }
 
 // Somebody who gets another login has another account; the one before is shut,

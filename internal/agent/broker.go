@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -186,7 +187,7 @@ func (a *Agent) admitSSH(ctx context.Context, u api.StateUser, g broker.Grant, o
 	if err != nil {
 		return none, nil, err
 	}
-	stream, _, err := a.sessions.open(ctx, u, g.Session, g.Service, o.Remote, func() error {
+	stream, _, err := a.sessions.open(ctx, u, g.Session, g.Service, o.Remote, g.CA, func() error {
 		_, err := a.mayOpen(g)
 		return err
 	})
@@ -221,7 +222,7 @@ func (a *Agent) admitRDP(ctx context.Context, u api.StateUser, g broker.Grant, o
 	if err != nil {
 		return none, nil, err
 	}
-	stream, password, err := a.sessions.open(ctx, u, g.Session, g.Service, o.Remote, func() error {
+	stream, password, err := a.sessions.open(ctx, u, g.Session, g.Service, o.Remote, g.CA, func() error {
 		_, err := a.mayOpen(g)
 		return err
 	})
@@ -302,6 +303,9 @@ func (a *Agent) mayOpen(g broker.Grant) (api.StateUser, error) {
 	}
 	if silent, over := a.offline(); over {
 		return no(fmt.Sprintf("the host has not heard from the platform for %s", silent.Round(time.Second)), "let the host reach the platform again; OfflineGrace in sftd.yaml sets how long it may be away")
+	}
+	if slices.Contains(st.DroppedCAs, g.CA) { // since it was verified
+		return no("the certificate is by a CA that is trusted no more", "make a new request with \"sft rdp\"")
 	}
 	for _, s := range st.EndedSessions {
 		if s == g.Session {

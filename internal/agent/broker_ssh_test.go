@@ -97,7 +97,7 @@ func TestOpenSSH(t *testing.T) {
 // Whoever loses access loses the stream of ssh, and what runs of theirs.
 func TestEndOfAccessBySSH(t *testing.T) {
 	b := newBench(t)
-	n, pw, err := b.open(context.Background(), b.ann, "s1", frame.SSH, "192.0.2.1:5", allowed)
+	n, pw, err := b.open(context.Background(), b.ann, "s1", frame.SSH, "192.0.2.1:5", "", allowed)
 	if err != nil || !pw.Empty() {
 		t.Fatal(pw, err)
 	}
@@ -113,7 +113,7 @@ func TestEndOfAccessBySSH(t *testing.T) {
 	b.wantEvents("session.start s1", "session.end s1: ended: access was taken away")
 
 	b.want(b.bob)
-	_, _, err = b.open(context.Background(), b.ann, "s2", frame.SSH, "192.0.2.1:5", allowed)
+	_, _, err = b.open(context.Background(), b.ann, "s2", frame.SSH, "192.0.2.1:5", "", allowed)
 	wantCode(t, "an account that has ended", err, sft.Denied)
 	if n, m := b.count(); n+m != 0 {
 		t.Errorf("%d sessions and %d streams are left", n, m)
@@ -124,7 +124,7 @@ func TestEndOfAccessBySSH(t *testing.T) {
 func TestPasswordBesideSSH(t *testing.T) {
 	b := newBench(t)
 	n, pw := b.sign(b.ann, "s1")
-	if _, _, err := b.open(context.Background(), b.ann, "s2", frame.SSH, "192.0.2.1:5", allowed); err != nil {
+	if _, _, err := b.open(context.Background(), b.ann, "s2", frame.SSH, "192.0.2.1:5", "", allowed); err != nil {
 		t.Fatal(err)
 	}
 	b.closed(n, 0, 0, "client closed")
@@ -145,7 +145,7 @@ func TestPasswordBesideSSH(t *testing.T) {
 // it is said to have been shut.
 func TestSSHSessionOfAnAgentThatWasKilled(t *testing.T) {
 	b := newBench(t)
-	if _, _, err := b.open(context.Background(), b.ann, "s1", frame.SSH, "192.0.2.1:5", allowed); err != nil {
+	if _, _, err := b.open(context.Background(), b.ann, "s1", frame.SSH, "192.0.2.1:5", "", allowed); err != nil {
 		t.Fatal(err)
 	}
 	b.wantEvents("session.start s1")
@@ -155,7 +155,7 @@ func TestSSHSessionOfAnAgentThatWasKilled(t *testing.T) {
 	}
 	b.wantEvents("session.end s1: sftd ended")
 	b.eventErr = errors.New("the disk is full")
-	if _, _, err := b.open(context.Background(), b.bob, "s3", frame.SSH, "192.0.2.1:5", allowed); err == nil {
+	if _, _, err := b.open(context.Background(), b.bob, "s3", frame.SSH, "192.0.2.1:5", "", allowed); err == nil {
 		t.Error("a session was opened that nobody will hear of")
 	}
 }

@@ -365,7 +365,7 @@ func TestReplacementThatFails(t *testing.T) {
 	b.mem.Fail("rest", "ann", errors.New("/etc is read-only"))
 	b.pass(benchGrace)
 	b.wantGood("ann", pw, true)
-	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); err != nil {
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", "", allowed); err != nil {
 		t.Errorf("while the password cannot be replaced it is good: %v", err)
 	}
 	b.mem.Fail("enable", "ann", nil)
@@ -395,7 +395,7 @@ func TestOpenThatFailsBesideAnother(t *testing.T) {
 	b.pass(0)
 	b.pass(benchGrace)
 	refuse := func() error { return errSessionOver }
-	if _, _, err := b.open(context.Background(), b.ann, "s2", "rdp", "x", refuse); err == nil {
+	if _, _, err := b.open(context.Background(), b.ann, "s2", "rdp", "x", "", refuse); err == nil {
 		t.Fatal("it was let in")
 	}
 	b.tick(context.Background())

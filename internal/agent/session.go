@@ -119,6 +119,7 @@ type session struct {
 	Login   string    `json:"login"`
 	Service string    `json:"service"`
 	Remote  string    `json:"remote"`
+	CA      string    `json:"ca,omitempty"` // that the first certificate was by, as in State.DroppedCAs
 	Since   time.Time `json:"since"`
 	Until   time.Time `json:"until"`
 
@@ -185,7 +186,7 @@ var errSessionOver = &sft.Error{Code: sft.Denied, Msg: "the session has reached 
 // RDP is signed in to with a password: for another service the account stays
 // as it is, and what is returned is empty.
 // allowed is asked last, when the stream can be found by whoever ends it.
-func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remote string, allowed func() error) (uint64, sft.Secret, error) {
+func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remote, ca string, allowed func() error) (uint64, sft.Secret, error) {
 	defer s.op(u.Login)()
 	acc, err := s.claim(ctx, u, id)
 	if err != nil {
@@ -204,7 +205,7 @@ func (s *sessions) open(ctx context.Context, u api.StateUser, id, service, remot
 	acc.opening = false
 	var stream uint64
 	if err == nil {
-		stream, err = s.join(acc, u, id, service, remote, allowed)
+		stream, err = s.join(acc, u, id, service, remote, ca, allowed)
 	}
 	if err != nil {
 		acc.over = acc.over || fresh && !was // whatever state it is in, nobody has this password
@@ -284,7 +285,7 @@ func (s *sessions) enable(ctx context.Context, acc *account, u api.StateUser, id
 
 // join adds a stream to a session, which it begins if there is none, or to
 // nothing when it returns an error. The caller holds op and s.mu.
-func (s *sessions) join(acc *account, u api.StateUser, id, service, remote string, allowed func() error) (uint64, error) {
+func (s *sessions) join(acc *account, u api.StateUser, id, service, remote, ca string, allowed func() error) (uint64, error) {
 	if err := s.joinable(u, id); err != nil { // it may have ended while the account was readied
 		return 0, err
 	}
@@ -298,7 +299,7 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote strin
 	if ses == nil {
 		now := s.now()
 		most, _ := s.limit()
-		ses = &session{ID: id, User: u.ID, Login: u.Login, Service: service, Remote: remote, Since: now, Until: now.Add(most)}
+		ses = &session{ID: id, User: u.ID, Login: u.Login, Service: service, Remote: remote, CA: ca, Since: now, Until: now.Add(most)}
 		if until, ok := s.past[id]; ok { // its limit is not begun anew
 			ses.Until = until
 		}

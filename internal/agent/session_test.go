@@ -116,7 +116,7 @@ func allowed() error { return nil }
 
 func (b *bench) sign(u api.StateUser, id string) (uint64, string) {
 	b.t.Helper()
-	n, pw, err := b.open(context.Background(), u, id, "rdp", "192.0.2.1:5", allowed)
+	n, pw, err := b.open(context.Background(), u, id, "rdp", "192.0.2.1:5", "", allowed)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestAccountOutlivesOneOfTwoSessions(t *testing.T) {
 		t.Error("the other session lost its account")
 	}
 	b.wantEvents("account.enabled s1", "session.start s1", "session.start s2", "session.end s1: ended: the client was deleted")
-	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); !errors.Is(err, errSessionOver) {
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", "", allowed); !errors.Is(err, errSessionOver) {
 		t.Errorf("a session that was ended can be gone on with: %v", err)
 	}
 	b.closed(n2, 0, 0, "client closed")
@@ -318,7 +318,7 @@ func TestSessionLimit(t *testing.T) {
 	b.wantCalls("enable ann", "rest ann", "logoff ann")
 	b.closed(n, 0, 0, "ended: it lasted")
 	b.pass(0)
-	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); !errors.Is(err, errSessionOver) {
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", "", allowed); !errors.Is(err, errSessionOver) {
 		t.Errorf("a session at its limit can be gone on with: %v", err)
 	}
 	b.wantEvents("account.enabled s1", "session.start s1", "account.disabled", "session.end s1: ended: it lasted as long as the project allows")
@@ -361,7 +361,7 @@ func TestDisconnectedSessionIsLoggedOffLater(t *testing.T) {
 	b.closed(n, 0, 0, "error")
 	refuse := func() error { return errSessionOver }
 	b.pass(benchDisc - time.Hour)
-	if _, _, err := b.open(context.Background(), b.ann, "s3", "rdp", "x", refuse); err == nil {
+	if _, _, err := b.open(context.Background(), b.ann, "s3", "rdp", "x", "", refuse); err == nil {
 		t.Fatal("it was let in")
 	}
 	b.pass(time.Hour) // whoever is refused does not put it off
@@ -387,7 +387,7 @@ func TestOpenThatFailsLeavesNothingOpen(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
 			tt.break_(b)
-			n, pw, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", tt.allow)
+			n, pw, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", "", tt.allow)
 			if err == nil || n != 0 || !pw.Empty() {
 				t.Fatalf("open = %d, %v, %v", n, pw, err)
 			}
@@ -419,7 +419,7 @@ func TestWhatCannotBeShutIsTriedAgain(t *testing.T) {
 		t.Errorf("it was logged %d times in a minute, want once", got)
 	}
 	b.wantCalls("enable ann", "logoff ann") // even though it cannot be shut
-	if _, _, err := b.open(context.Background(), b.ann, "s2", "rdp", "x", allowed); sft.CodeOf(err) != sft.Unavailable {
+	if _, _, err := b.open(context.Background(), b.ann, "s2", "rdp", "x", "", allowed); sft.CodeOf(err) != sft.Unavailable {
 		t.Errorf("somebody got an account that was to be shut: %v", err)
 	}
 	b.mem.Fail("rest", "ann", nil)
@@ -453,7 +453,7 @@ func TestSessionOfSomebodyElse(t *testing.T) {
 	b := newBench(t)
 	b.sign(b.ann, "s1")
 	for _, u := range []api.StateUser{b.bob, {ID: "U-ann", Login: "bob"}, {ID: "U-bob", Login: "ann"}} {
-		if _, _, err := b.open(context.Background(), u, "s1", "rdp", "x", allowed); !errors.Is(err, errSessionOver) {
+		if _, _, err := b.open(context.Background(), u, "s1", "rdp", "x", "", allowed); !errors.Is(err, errSessionOver) {
 			t.Errorf("%s as %s joined ann's session: %v", u.ID, u.Login, err)
 		}
 	}
@@ -609,7 +609,7 @@ func race(t *testing.T, byBroker bool) {
 		wg.Go(func() {
 			for i := range 40 {
 				id := fmt.Sprintf("%s-%d-%d", u.Login, g/4, i/4)
-				n, pw, err := b.open(ctx, u, id, "rdp", "x", func() error {
+				n, pw, err := b.open(ctx, u, id, "rdp", "x", "", func() error {
 					if revoked[u.ID].Load() {
 						return errSessionOver
 					}
@@ -678,20 +678,20 @@ func TestStreamsOfOnePersonAreCapped(t *testing.T) {
 	allowed := func() error { return nil }
 	var last uint64
 	for i := range maxStreams {
-		n, _, err := b.open(context.Background(), b.ann, fmt.Sprint("s", i%3), "rdp", "x", allowed)
+		n, _, err := b.open(context.Background(), b.ann, fmt.Sprint("s", i%3), "rdp", "x", "", allowed)
 		if err != nil {
 			t.Fatalf("stream %d: %v", i, err)
 		}
 		last = n
 	}
-	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); sft.CodeOf(err) != sft.TooMany {
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", "", allowed); sft.CodeOf(err) != sft.TooMany {
 		t.Errorf("one more: %v", err)
 	}
-	if _, _, err := b.open(context.Background(), b.bob, "s9", "rdp", "x", allowed); err != nil {
+	if _, _, err := b.open(context.Background(), b.bob, "s9", "rdp", "x", "", allowed); err != nil {
 		t.Errorf("somebody else: %v", err)
 	}
 	b.closed(last, 0, 0, "client closed")
-	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", allowed); err != nil {
+	if _, _, err := b.open(context.Background(), b.ann, "s1", "rdp", "x", "", allowed); err != nil {
 		t.Errorf("after one was closed: %v", err)
 	}
 }

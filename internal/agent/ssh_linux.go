@@ -46,6 +46,7 @@ type sshLive struct {
 	Login   string    `json:"login"`
 	User    string    `json:"user"` // id
 	Session string    `json:"session"`
+	CA      string    `json:"ca,omitempty"` // the fingerprint of its key
 	Until   time.Time `json:"until"`
 }
 
@@ -301,10 +302,13 @@ func (a *Agent) sshLogin(l sshd.Login) {
 		e.Detail["key"] = l.Fingerprint
 	}
 	goes := true // on
-	if l.CA != "" && a.isSSHCA(l.CA) {
-		if e.Session, e.User = l.Session(); e.User != "" {
-			goes = a.addLive(l, e.User, e.Session)
-		}
+	switch {
+	case l.CA == "":
+	case a.isSSHCA(l.CA): // also if it names nobody: who has the CA's key may say anything
+		e.Session, e.User = l.Session()
+		goes = a.addLive(l, e.User, e.Session)
+	case a.isDropped(l.CA): // a moment ago it was trusted, and is not believed any more
+		a.addLive(l, "", "")
 	}
 	if e.User == "" {
 		a.ssh.mu.Lock()
@@ -330,7 +334,7 @@ func (a *Agent) sshLogin(l sshd.Login) {
 		e.Detail["at"] = l.At.Format(time.RFC3339)
 	}
 	_ = a.event(e) // kept in memory if not on disk, and logged
-	if !goes {
+	if !goes && e.User != "" {
 		a.sshEnded(sshLive{Login: l.Login, User: e.User, Session: e.Session}, sshClosed)
 	}
 }
@@ -372,23 +376,25 @@ func (a *Agent) saveLive() {
 	}
 }
 
-// addLive notes a sign-in, and reports whether it goes on, or whether somebody
-// else tells of its end: one by the broker, which comes from loopback. All of
-// one session have to end when the first has to.
+// addLive notes a sign-in, and reports whether its session goes on, or whether
+// somebody else tells of its end: one by the broker, which comes from loopback.
+// What the key id says is the word of whoever has the CA's key. All of one
+// session have to end when the first has to.
 func (a *Agent) addLive(l sshd.Login, user, session string) bool {
-	if a.sessions.has(session) {
+	byBroker := l.Remote.Addr().Unmap().IsLoopback()
+	if byBroker && a.sessions.has(session) {
 		return true
 	}
 	p, ok := a.ssh.server.Process(l.PID)
 	if !ok {
-		return l.Remote.Addr().IsLoopback() || a.sshGoesOn(session)
+		return byBroker || a.sessions.has(session) || a.sshGoesOn(session)
 	}
 	most, _ := a.sessions.limit()
 	a.ssh.mu.Lock()
 	defer a.ssh.mu.Unlock()
-	v := sshLive{p, l.Login, user, session, a.machine().Add(most)}
+	v := sshLive{p, l.Login, user, session, l.CA, a.machine().Add(most)}
 	for _, o := range a.ssh.live {
-		if o.Session == session && o.Until.Before(v.Until) {
+		if session != "" && o.Session == session && o.Until.Before(v.Until) {
 			v.Until = o.Until
 		}
 	}
@@ -410,27 +416,28 @@ func (a *Agent) dropDead() map[string]sshLive {
 	dead := map[string]sshLive{}
 	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool {
 		alive := a.ssh.server.Alive(s.Process)
-		if !alive {
+		if !alive && s.User != "" {
 			dead[s.Session] = s
 		}
 		return !alive
 	})
-	if len(dead) > 0 {
-		for _, s := range a.ssh.live {
-			delete(dead, s.Session)
-		}
-		a.saveLive()
+	for _, s := range a.ssh.live {
+		delete(dead, s.Session)
 	}
 	return dead
 }
 
 // endLive tells of the sessions that are over, and ends the sign-ins whose
-// session the platform has ended, or that have lasted as long as the project
-// allows: the connections, and all that runs as the person where nothing else
-// of theirs goes on.
+// session the platform has ended, whose CA is trusted no more, or that have
+// lasted as long as the project allows: the connections, and all that runs as
+// the person where nothing else of theirs goes on.
 func (a *Agent) endLive(ctx context.Context) {
 	a.ssh.mu.Lock()
+	before := len(a.ssh.live)
 	dead := a.dropDead()
+	if len(a.ssh.live) != before {
+		a.saveLive()
+	}
 	a.ssh.mu.Unlock()
 	for _, session := range slices.Sorted(maps.Keys(dead)) {
 		a.sshEnded(dead[session], sshClosed)
@@ -442,26 +449,33 @@ func (a *Agent) endLive(ctx context.Context) {
 	why := map[string]string{} // of a session
 	var over []sshLive
 	a.ssh.mu.Lock()
-	for _, s := range a.ssh.live {
+	ends := func(s sshLive) string {
 		switch {
 		case slices.Contains(st.EndedSessions, s.Session):
-			why[s.Session] = "ended: the platform has ended the session"
+			return "ended: the platform has ended the session"
+		case slices.Contains(st.DroppedCAs, s.CA):
+			return "ended: the CA that had let it in is trusted no more"
 		case !s.Until.After(a.machine()):
-			why[s.Session] = "ended: it lasted as long as the project allows"
-		default:
-			continue
+			return "ended: it lasted as long as the project allows"
 		}
-		over = append(over, s)
+		return ""
+	}
+	for _, s := range a.ssh.live {
+		if v := ends(s); v != "" {
+			why[s.Session] = v
+			over = append(over, s)
+		}
 	}
 	if len(over) == 0 {
 		a.ssh.mu.Unlock()
 		return
 	}
-	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return why[s.Session] != "" })
+	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return ends(s) != "" })
 	a.saveLive()
 	others := map[string]bool{}
 	for _, s := range a.ssh.live {
 		others[s.Login] = true
+		delete(why, s.Session) // it goes on by another sign-in
 	}
 	a.ssh.mu.Unlock()
 	var list []sshd.Process
@@ -474,7 +488,7 @@ func (a *Agent) endLive(ctx context.Context) {
 			others[s.Login] = true
 			a.sessions.logOff(s.Login)
 		}
-		if v := why[s.Session]; v != "" { // several of one session end at once
+		if v := why[s.Session]; v != "" && s.User != "" { // several of one session end at once
 			why[s.Session] = ""
 			a.sshEnded(s, v)
 		}
@@ -506,6 +520,13 @@ func (a *Agent) isSSHCA(fingerprint string) bool {
 		k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
 		return err == nil && ssh.FingerprintSHA256(k) == fingerprint
 	})
+}
+
+// isDropped reports whether a CA, as State.DroppedCAs names it, is trusted no
+// more.
+func (a *Agent) isDropped(ca string) bool {
+	st, _ := a.current()
+	return st != nil && slices.Contains(st.DroppedCAs, ca)
 }
 
 // RestoreSSH takes everything of sftd out of the SSH server's configuration,

@@ -315,6 +315,7 @@ func TestSSHSessionsEnd(t *testing.T) {
 	}
 	h.mem.Begin("ann", h.machine())
 	first, second, third := in("ses-1"), in("ses-2"), in("ses-2")
+	forged := in("../..") // which the key of the CA can be made to sign, too
 	h.endLive(t.Context())
 	if is(first) {
 		t.Error("it has ended by itself")
@@ -322,15 +323,35 @@ func TestSSHSessionsEnd(t *testing.T) {
 	say(func(st *api.State) { st.EndedSessions = []string{"ses-1"} })
 	until(t, "the first has ended", func() bool { return is(first) })
 	h.endLive(t.Context())
-	if is(second) || is(third) || h.mem.Sessions("ann") != 1 {
+	if is(second) || is(third) || is(forged) || h.mem.Sessions("ann") != 1 {
 		t.Error("more has ended than that")
 	}
-	h.ssh.mu.Lock()
-	h.ssh.live = nil
-	h.ssh.mu.Unlock()
-	h.loadLive()
+	restart := func() {
+		h.ssh.mu.Lock()
+		h.ssh.live = nil
+		h.ssh.mu.Unlock()
+		h.loadLive()
+	}
+	restart()
+	say(func(st *api.State) { st.DroppedCAs = []string{"SHA256:of-another"} })
+	h.endLive(t.Context())
+	if is(second) || is(forged) {
+		t.Error("it ends by the drop of another CA")
+	}
 	h.env.Clock.Advance(13 * time.Hour)
-	until(t, "the others have ended", func() bool { return is(second) && is(third) })
+	until(t, "the others have ended", func() bool { return is(second) && is(third) && is(forged) })
+	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
+
+	// What a CA has let in that is dropped, though it names nobody, and what it
+	// lets in at that very moment.
+	drop := func(st *api.State) { st.SSHUserCAs, st.DroppedCAs = nil, []string{ssh.FingerprintSHA256(key)} }
+	h.mem.Begin("ann", h.machine())
+	first, forged = in("ses-3"), in("../..")
+	restart()
+	say(drop)
+	until(t, "what the dropped CA had let in has ended", func() bool { return is(first) && is(forged) })
+	late := in("ses-4")
+	until(t, "what it let in since has ended", func() bool { return is(late) })
 	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
 
 	// One that ends by itself is told, too, when nothing of the session is left;

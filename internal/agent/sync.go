@@ -12,6 +12,7 @@ import (
 	"maps"
 	mrand "math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"sft"
@@ -19,6 +20,7 @@ import (
 	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/conf"
+	"sft/internal/frame"
 )
 
 // stateFile holds what the platform last said, for when it is gone.
@@ -229,6 +231,18 @@ func (a *Agent) take(st *api.State, always bool) bool {
 		a.verifier.Store(a.verifierFor(id))
 		a.sshAskNow()
 	}
+	var before []string
+	if cur != nil {
+		before = cur.DroppedCAs
+	}
+	dropped := slices.DeleteFunc(slices.Clone(st.DroppedCAs), func(ca string) bool { return slices.Contains(before, ca) })
+	if len(dropped) > 0 && cur != nil {
+		a.log.Warn("CAs of the project are trusted no more: their keys were known to others", "dropped", strings.Join(dropped, ", "))
+	}
+	sshDropped := slices.ContainsFunc(dropped, func(ca string) bool { return strings.HasPrefix(ca, "SHA256:") })
+	if cur != nil && !slices.Equal(cur.SSHHostCAs, st.SSHHostCAs) {
+		a.sshAskNow()
+	}
 	logins := map[string]string{}
 	for _, u := range st.Users {
 		logins[u.ID] = u.Login
@@ -243,6 +257,8 @@ func (a *Agent) take(st *api.State, always bool) bool {
 			return "the login has changed"
 		case !st.Settings.CreateServerUsers:
 			return "the project does not let sftd manage accounts any more"
+		case slices.Contains(st.DroppedCAs, s.CA), sshDropped && s.Service == frame.SSH: // whose certificate for the SSH server is by a CA of before
+			return "the CA that had let it in is trusted no more"
 		case slices.Contains(st.EndedSessions, s.ID):
 			return "the platform has ended the session"
 		}

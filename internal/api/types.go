@@ -125,7 +125,11 @@ type State struct {
 	// EndedSessions are sessions to this server and through it that may no longer
 	// live, for example because their client was deleted.
 	EndedSessions []string `json:"ended_sessions,omitempty"`
-	Settings      Settings `json:"settings"` // of the project
+	// DroppedCAs are CAs of the project whose keys were known to others: what
+	// one of them let in ends. An access CA is named by "sha256:" and the hash of
+	// its certificate in hex, an SSH user CA as OpenSSH does.
+	DroppedCAs []string `json:"dropped_cas,omitempty"`
+	Settings   Settings `json:"settings"` // of the project
 	// RotateDeviceKey: the agent is to make another device key now.
 	RotateDeviceKey bool `json:"rotate_device_key,omitempty"`
 }

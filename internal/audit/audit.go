@@ -63,6 +63,7 @@ const (
 	DeviceKeyRotate Kind = "server.device_key_rotate" // a server's agent has another device key
 	NameReuse       Kind = "server.name_reuse"        // a silent server's name was given to another
 	CARotate        Kind = "ca.rotate"                // one step of a CA's rotation
+	CADrop          Kind = "ca.drop"                  // CAs whose keys were known to others are trusted no more
 	MasterKeyRotate Kind = "master_key.rotate"
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"

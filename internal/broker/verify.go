@@ -50,6 +50,9 @@ type Grant struct {
 	Revision int64 // wait for it before looking for the user
 	Service  string
 	NotAfter time.Time // of the certificate, in UTC
+	// CA is "sha256:" and, in hex, the SHA-256 of the certificate of the CA that
+	// has signed.
+	CA string
 	// KeySHA256 is the SHA-256 of the certificate's SPKI.
 	KeySHA256 [32]byte
 }
@@ -74,7 +77,7 @@ func (v *Verifier) Verify(chain [][]byte, b []byte) (Grant, error) {
 	if err != nil {
 		return Grant{}, &sft.Error{Code: sft.Invalid, Msg: "the certificate is not readable", Err: err}
 	}
-	key, err := v.checkLeaf(leaf, now)
+	key, by, err := v.checkLeaf(leaf, now)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -99,7 +102,7 @@ func (v *Verifier) Verify(chain [][]byte, b []byte) (Grant, error) {
 	}
 	g := Grant{Team: names.Team, Project: names.Project, User: names.User, Server: names.Server,
 		Session: names.Session, Revision: names.Revision, Service: hello.Service,
-		NotAfter: leaf.NotAfter.UTC(), KeySHA256: sha256.Sum256(leaf.RawSubjectPublicKeyInfo)}
+		CA: fmt.Sprintf("sha256:%x", sha256.Sum256(by.Raw)), NotAfter: leaf.NotAfter.UTC(), KeySHA256: sha256.Sum256(leaf.RawSubjectPublicKeyInfo)}
 	expires := time.Unix(proof.Issued, 0).Add(frame.ProofAge)
 	if err := v.seen.use(g.User, g.KeySHA256, proof.ID, expires, now); err != nil {
 		return Grant{}, err
@@ -108,26 +111,26 @@ func (v *Verifier) Verify(chain [][]byte, b []byte) (Grant, error) {
 }
 
 // checkLeaf checks everything of a certificate but its names, and returns its
-// key.
-func (v *Verifier) checkLeaf(leaf *x509.Certificate, now time.Time) (*ecdsa.PublicKey, error) {
+// key and the CA that it is by.
+func (v *Verifier) checkLeaf(leaf *x509.Certificate, now time.Time) (*ecdsa.PublicKey, *x509.Certificate, error) {
 	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
-		return nil, refusal("the certificate's key is not ECDSA P-256")
+		return nil, nil, refusal("the certificate's key is not ECDSA P-256")
 	}
 	switch {
 	case leaf.IsCA:
-		return nil, refusal("the certificate is a CA's")
+		return nil, nil, refusal("the certificate is a CA's")
 	case leaf.KeyUsage != x509.KeyUsageDigitalSignature,
 		len(leaf.ExtKeyUsage) != 1 || leaf.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth || len(leaf.UnknownExtKeyUsage) != 0:
-		return nil, refusal("the certificate is not made for signing in to a broker")
+		return nil, nil, refusal("the certificate is not made for signing in to a broker")
 	case leaf.NotAfter.Sub(leaf.NotBefore) > MaxLife:
-		return nil, refusal(fmt.Sprintf("the certificate lives longer than %v", MaxLife))
+		return nil, nil, refusal(fmt.Sprintf("the certificate lives longer than %v", MaxLife))
 	case now.Before(leaf.NotBefore):
-		return nil, &sft.Error{Code: sft.ClockSkew,
+		return nil, nil, &sft.Error{Code: sft.ClockSkew,
 			Msg:  fmt.Sprintf("the certificate is valid from %s on, and the server's clock says %s", stamp(leaf.NotBefore), stamp(now)),
 			Hint: "set the clock of the server"}
 	case now.After(leaf.NotAfter):
-		return nil, refusal(fmt.Sprintf("the certificate was valid until %s, and the server's clock says %s", stamp(leaf.NotAfter), stamp(now)))
+		return nil, nil, refusal(fmt.Sprintf("the certificate was valid until %s, and the server's clock says %s", stamp(leaf.NotAfter), stamp(now)))
 	}
 	roots := x509.NewCertPool()
 	for _, ca := range v.CAs() {
@@ -135,12 +138,13 @@ func (v *Verifier) checkLeaf(leaf *x509.Certificate, now time.Time) (*ecdsa.Publ
 	}
 	// No intermediates: the CA itself has to have signed. Verify also refuses
 	// critical extensions that it does not know.
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
-		return nil, &sft.Error{Code: sft.Denied, Msg: "the certificate is not by this project's CA", Err: err,
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return nil, nil, &sft.Error{Code: sft.Denied, Msg: "the certificate is not by this project's CA", Err: err,
 			Hint: "make a new request with \"sft rdp\""}
 	}
-	return key, nil
+	return key, chains[0][1], nil
 }
 
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}

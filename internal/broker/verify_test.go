@@ -238,7 +238,7 @@ func TestVerifyGrant(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := h.verifier.Verify(p.chain, p.hello())
-	want := Grant{"acme", "prod", "usr-1", "srv-1", "ses-1", 7, "rdp", leaf.NotAfter.UTC(), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)}
+	want := Grant{"acme", "prod", "usr-1", "srv-1", "ses-1", 7, "rdp", leaf.NotAfter.UTC(), fmt.Sprintf("sha256:%x", sha256.Sum256(h.verifier.CAs()[0].Raw)), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)}
 	if err != nil || got != want {
 		t.Errorf("Verify = %+v, %v\nwant %+v", got, err, want)
 	}

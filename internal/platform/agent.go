@@ -127,6 +127,9 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	}
 	st.AccessCAs, st.HostCAs = certificates(cas[ca.Access]), certificates(cas[ca.Host])
 	st.SSHUserCAs, st.SSHHostCAs = sshKeys(cas[ca.SSHUser]), sshKeys(cas[ca.SSHHost])
+	if st.DroppedCAs, err = tx.DroppedCAs(pr.ID, string(ca.Access), string(ca.SSHUser)); err != nil {
+		return err
+	}
 	if st.EndedSessions, err = tx.RevokedSessions(s.ID, p.Now()); err != nil {
 		return err
 	}

@@ -48,6 +48,10 @@ type AuthoritiesRequest struct {
 	Team    string   `path:"team" json:"-"`
 	Project string   `path:"project" json:"-"`
 	Kinds   []string `json:"kinds,omitempty"` // access, host, ssh_user, ssh_host
+	// Compromised: others know the keys. The CAs are trusted no more from now on,
+	// also those whose rotation is under way, and what they let in ends; new ones
+	// sign at once. Until an agent has heard of it, nobody gets in there.
+	Compromised bool `json:"compromised,omitempty"`
 }
 
 // ListAuthorities returns a project's CAs, and how far their rotation is.
@@ -76,6 +80,12 @@ func (p *Platform) projectCAs(tx *store.Tx, pr store.ProjectRecord) ([]sft.Autho
 			if v.WaitingFor, err = p.waitingFor(tx.Notes, c); err != nil {
 				return nil, err
 			}
+		case store.CAActive:
+			if c.Revision > 0 { // it took the place of another, which who has not heard trusts still
+				if v.WaitingFor, err = p.waitingFor(tx.Notes, c); err != nil {
+					return nil, err
+				}
+			}
 		case store.CARetired:
 			until := c.StageAt.Add(signedLife(c.Kind) + caMargin)
 			v.Until = &until
@@ -97,7 +107,7 @@ func fingerprint(c store.CARecord) string {
 }
 
 // waitingFor returns the ids of the active servers whose agents have not taken
-// up a CA that is next.
+// up a CA that is next, or that took a dropped one's place.
 func (p *Platform) waitingFor(n store.Notes, c store.CARecord) (ids []string, err error) {
 	servers, err := n.Servers(c.ProjectID)
 	for _, s := range servers {
@@ -125,9 +135,57 @@ func (p *Platform) sawRevision(n store.Notes, s store.ServerRecord, after string
 	return n.SetAgentRevision(s.ID, has)
 }
 
-// RotateAuthorities begins the rotation of a project's CAs. A kind whose
-// rotation has begun, and that does not sign with the new one yet, is refused.
+// RotateAuthorities begins the rotation of a project's CAs, or drops those that
+// are compromised. A kind whose rotation has begun, and that does not sign with
+// the new one yet, is refused, unless it is dropped.
 func (p *Platform) RotateAuthorities(ctx context.Context, a Actor, r AuthoritiesRequest) (api.List[sft.Authority], error) {
+	return p.rotateCAs(ctx, a, r, func(tx *store.Tx) (string, store.ProjectRecord, error) {
+		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		return k.team.Name, pr, err
+	})
+}
+
+// RotateAuthoritiesHere is RotateAuthorities for whoever holds the platform's
+// own files. No team is the only one.
+func (p *Platform) RotateAuthoritiesHere(ctx context.Context, r AuthoritiesRequest) (api.List[sft.Authority], error) {
+	if _, err := p.tokenKey(ctx); err != nil { // new keys are sealed with a master key that opens the others
+		return api.List[sft.Authority]{}, err
+	}
+	return p.rotateCAs(ctx, Actor{}, r, func(tx *store.Tx) (string, store.ProjectRecord, error) {
+		t, pr, err := p.projectHere(tx, r)
+		return t.Name, pr, err
+	})
+}
+
+// AuthoritiesHere is ListAuthorities for whoever holds the platform's own files.
+func (p *Platform) AuthoritiesHere(ctx context.Context, r AuthoritiesRequest) (list []sft.Authority, err error) {
+	err = p.DB.Read(ctx, func(tx *store.Tx) error {
+		_, pr, err := p.projectHere(tx, r)
+		if err == nil {
+			list, err = p.projectCAs(tx, pr)
+		}
+		return err
+	})
+	return list, err
+}
+
+func (p *Platform) projectHere(tx *store.Tx, r AuthoritiesRequest) (t sft.Team, pr store.ProjectRecord, err error) {
+	if r.Team == "" {
+		if r.Team, err = tx.Setting("first_team"); err != nil {
+			return t, pr, err
+		}
+	}
+	t, err = tx.Team(r.Team)
+	if err != nil {
+		return t, pr, notFound(err, "team", r.Team)
+	}
+	pr, err = tx.Project(t.ID, r.Project)
+	return t, pr, notFound(err, "project", r.Project)
+}
+
+// rotateCAs does what r says of the project that where finds, for a or, if that
+// is nobody, for the operator.
+func (p *Platform) rotateCAs(ctx context.Context, a Actor, r AuthoritiesRequest, where func(*store.Tx) (team string, pr store.ProjectRecord, err error)) (api.List[sft.Authority], error) {
 	var reply api.List[sft.Authority]
 	kinds := slices.Clone(ca.ProjectKinds)
 	if len(r.Kinds) > 0 {
@@ -139,19 +197,71 @@ func (p *Platform) RotateAuthorities(ctx context.Context, a Actor, r Authorities
 		}
 		kinds = append(kinds, ca.Kind(k))
 	}
+	var dropped []string
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
+		team, pr, err := where(tx)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		e, err := p.beginCAs(tx, a, k.team.Name, pr, kinds)
+		var e audit.Event
+		if r.Compromised {
+			e, dropped, err = p.dropCAs(tx, a, team, pr, kinds)
+		} else {
+			e, err = p.beginCAs(tx, a, team, pr, kinds)
+		}
 		if err != nil {
 			return e, err
+		}
+		if a == (Actor{}) {
+			e.Actor = audit.Actor{Kind: "platform", Name: "rotate"}
 		}
 		reply.List, err = p.projectCAs(tx, pr)
 		return e, err
 	})
+	if err == nil {
+		p.forgetCAs(dropped...)
+	}
 	return reply, err
+}
+
+// forgetCAs forgets the keys of CAs that are there no more. It is called after
+// the change: as long as they are there, others may open them again.
+func (p *Platform) forgetCAs(ids ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range ids {
+		delete(p.opened, id)
+	}
+}
+
+// dropCAs takes all CAs of these kinds out of trust, and puts one that signs at
+// once in the place of each kind's.
+func (p *Platform) dropCAs(tx *store.Tx, a Actor, team string, pr store.ProjectRecord, kinds []ca.Kind) (e audit.Event, ids []string, err error) {
+	e = p.event(a, audit.CADrop, team, pr.Name, pr.Name)
+	e.Detail = map[string]string{}
+	records, err := tx.CAs(pr.ID)
+	if err != nil {
+		return e, nil, err
+	}
+	var names, gone []string
+	for _, kind := range kinds {
+		for _, c := range records {
+			if c.Kind != string(kind) {
+				continue
+			}
+			if err := tx.DropCA(c, fingerprint(c), p.Now()); err != nil {
+				return e, nil, err
+			}
+			ids, gone = append(ids, c.ID), append(gone, c.Kind+" "+fingerprint(c))
+		}
+		if err := p.newCA(tx, store.CARecord{ProjectID: pr.ID, Stage: store.CAActive, Revision: pr.Revision + 1}, kind, caTitle(kind, pr)); err != nil {
+			return e, nil, err
+		}
+		names = append(names, string(kind))
+	}
+	slices.Sort(gone)
+	e.Detail["kinds"], e.Detail["dropped"] = strings.Join(names, " "), strings.Join(gone, ", ")
+	return e, ids, tx.Revise(pr.ID)
 }
 
 // beginCAs makes the next CAs of a project.
@@ -212,10 +322,8 @@ func (p *Platform) advanceCAs(ctx context.Context) error {
 	var failed error
 	for _, c := range due {
 		err := p.change(ctx, Actor{}, func(tx *store.Tx) (audit.Event, error) { return p.advanceCA(tx, c) })
-		if err == nil { // not before: others may open it again as long as it is there
-			p.mu.Lock()
-			delete(p.opened, c.ID)
-			p.mu.Unlock()
+		if err == nil {
+			p.forgetCAs(c.ID)
 		}
 		if !errors.Is(err, errUnchanged) {
 			failed = errors.Join(failed, err)

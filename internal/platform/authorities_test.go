@@ -12,6 +12,8 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/ca"
+	"sft/internal/platform"
 	"sft/internal/testenv"
 )
 
@@ -189,5 +191,77 @@ func TestCARotation(t *testing.T) {
 		r.housekeep("access next, access removed, host next, ssh_host next, ssh_user next")
 		n.pass(3 * time.Minute)
 		r.housekeep("access active, host active, ssh_host active, ssh_user active")
+	})
+}
+
+// CAs whose keys others know are gone at once, whatever their rotation was at:
+// nothing trusts them, and new ones sign.
+func TestDroppedCAs(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		r := rotation{names{t, e}, e.Server(testenv.Project, testenv.Facts("web01")), e.Client("ann")}
+		post := func(body any) error {
+			return e.Service.Do(t.Context(), "POST", base+"/projects/prod/authorities", body, nil)
+		}
+		e.State(r.server)
+		e.Report(r.server)
+		e.Clock.Advance(time.Minute) // so that by can tell which was first
+		wantCode(t, "begin a rotation", post(map[string]any{"kinds": []string{"access", "host"}}), "")
+		before := e.State(r.server)
+		old, _, err := e.Connect(r.client, "web01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, "a person", r.client.Do(t.Context(), "POST", base+"/projects/prod/authorities", map[string]any{"compromised": true}, nil), sft.Denied)
+		r.is("a refusal", r.by(), "access 0 of 2, host 0 of 2, ssh_user of 1")
+
+		events := since(e, func() {
+			wantCode(t, "drop one kind", post(map[string]any{"kinds": []string{"access"}, "compromised": true}), "")
+		})
+		if told(events) != "ca.drop success" || events[0].Actor.Name != "robot" || events[0].Detail["kinds"] != "access" || strings.Count(events[0].Detail["dropped"], "access sha256:") != 2 {
+			t.Errorf("it is told as %+v", events)
+		}
+		r.is("one kind", r.list(), "access active waits for 1, host active, host next waits for 1, ssh_host active, ssh_user active")
+		st := e.State(r.server)
+		if len(st.AccessCAs) != 1 || st.Revision <= before.Revision || len(st.DroppedCAs) != 2 {
+			t.Errorf("the host is told %d access CAs and %d that are dropped", len(st.AccessCAs), len(st.DroppedCAs))
+		}
+		for _, der := range before.AccessCAs {
+			if slices.ContainsFunc(st.AccessCAs, func(now []byte) bool { return string(now) == string(der) }) {
+				t.Error("a CA that was dropped is trusted")
+			}
+			if want := ca.Fingerprint(der); !slices.Contains(st.DroppedCAs, want) {
+				t.Errorf("the dropped CAs are %q, without %s", st.DroppedCAs, want)
+			}
+		}
+		if r.cert(old.Certificate[0]).CheckSignatureFrom(r.cert(st.AccessCAs[0])) == nil {
+			t.Error("the new CA is the old one")
+		}
+		r.is("one kind", r.by(), "access 0 of 1, host 0 of 2, ssh_user of 1")
+		r.ack(r.server)
+		r.is("the host has heard", r.list(), "access active, host active, host next, ssh_host active, ssh_user active")
+
+		// All of them, by whoever holds the platform's files.
+		events = since(e, func() {
+			if _, err := e.Platform.RotateAuthoritiesHere(t.Context(), platform.AuthoritiesRequest{Project: "prod", Compromised: true}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if told(events) != "ca.drop success" || events[0].Actor.Name != "rotate" || events[0].Project != "prod" {
+			t.Errorf("it is told as %+v", events)
+		}
+		r.is("all", r.list(), "access active waits for 1, host active waits for 1, ssh_host active waits for 1, ssh_user active waits for 1")
+		r.is("all", r.by(), "access 0 of 1, host 0 of 1, ssh_user of 1")
+		if st := e.State(r.server); len(st.DroppedCAs) != 4 || slices.ContainsFunc(st.SSHUserCAs, func(k string) bool { return slices.Contains(before.SSHUserCAs, k) }) {
+			t.Errorf("the host is told that %q are dropped", st.DroppedCAs)
+		}
+		r.housekeep("")
+		_, err = e.Platform.RotateAuthoritiesHere(t.Context(), platform.AuthoritiesRequest{Project: "none", Compromised: true})
+		wantCode(t, "no project", err, sft.NotFound)
+		// Each server is told of its own project's alone.
+		e.Grant("lab", "dev", false, "ann")
+		if st := e.State(e.Server("lab", testenv.Facts("lab01"))); len(st.DroppedCAs) != 0 {
+			t.Errorf("another project's host is told of %q", st.DroppedCAs)
+		}
 	})
 }

@@ -800,6 +800,25 @@ func (tx *Tx) SetCASealed(id string, sealed []byte) error {
 // RemoveCA deletes an authority, with its key.
 func (tx *Tx) RemoveCA(id string) error { return tx.must(`DELETE FROM cas WHERE id = $1`, id) }
 
+// DropCA deletes an authority, with its key, and remembers it as one whose key
+// was known to others.
+func (tx *Tx) DropCA(c CARecord, fingerprint string, at time.Time) error {
+	if err := tx.RemoveCA(c.ID); err != nil {
+		return err
+	}
+	return tx.add(`INSERT INTO dropped_cas (project_id, fingerprint, kind, at) VALUES ($1, $2, $3, $4)`, c.ProjectID, fingerprint, c.Kind, micros(at))
+}
+
+// maxDropped caps how many dropped authorities are told of.
+const maxDropped = 100
+
+// DroppedCAs returns the fingerprints of a project's dropped authorities of
+// these kinds, the last ones first.
+func (n Notes) DroppedCAs(projectID, kind, other string) ([]string, error) {
+	return all(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
+		`SELECT fingerprint FROM dropped_cas WHERE project_id = $1 AND kind IN ($2, $3) ORDER BY at DESC, fingerprint LIMIT `+strconv.Itoa(maxDropped), projectID, kind, other)
+}
+
 // SetAgentRevision notes which revision of its project a server's agent has
 // taken up.
 func (n Notes) SetAgentRevision(id string, revision int64) error {
