@@ -3,13 +3,26 @@
 package e2e
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"sft"
 	"sft/e2e/lab"
 	"sft/e2e/stage"
 	"sft/internal/api"
@@ -306,7 +319,13 @@ func TestPlatformUnit(t *testing.T) {
 	s := newStage(t)
 	h := s.SystemdHost("control", "..")
 	url := "https://" + h.IP()
-	h.Must("sft-platform", "sft-platform", "init", "--url", url, "--owner", "olga")
+	var made struct {
+		Fingerprint string `json:"ca_fingerprint"`
+		Token       string `json:"enrollment_token"`
+	}
+	if err := json.Unmarshal([]byte(h.Must("sft-platform", "sft-platform", "init", "--json", "--url", url, "--owner", "olga", "--project", "prod")), &made); err != nil {
+		t.Fatal(err)
+	}
 	h.Systemctl("enable", "--now", "sft-platform")
 	h.WaitListen("0.0.0.0:443")
 	if _, err := api.FetchCA(t.Context(), url, "", nil, &api.Clock{}); err == nil {
@@ -322,10 +341,124 @@ func TestPlatformUnit(t *testing.T) {
 		"run a program of its own": "cp /bin/true /var/lib/sft-platform/probe; /var/lib/sft-platform/probe",
 		"have rights":              "grep -q 'CapBnd:\t0000000000000400' /proc/self/status && false",
 	})
-	h.Systemctl("restart", "sft-platform")
-	h.WaitListen("0.0.0.0:443")
+	restartLosesNothing(t, h, url, made.Fingerprint, made.Token)
 	h.Systemctl("stop", "sft-platform")
 	if got := h.Systemctl("show", "-P", "Result", "sft-platform"); got != "success\n" {
 		t.Errorf("the platform ended with %q", got)
+	}
+}
+
+// once sends each request once: the transport does not send it again behind our
+// back. It counts those that went by a connection that was kept.
+type once struct {
+	http.RoundTripper
+	kept *atomic.Int64
+}
+
+func (o once) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if i.Reused {
+			o.kept.Add(1)
+		}
+	}}))
+	r.GetBody = nil
+	if r.Body != nil {
+		r.Body = io.NopCloser(io.MultiReader(r.Body))
+	}
+	return o.RoundTripper.RoundTrip(r)
+}
+
+// restartLosesNothing restarts the platform's unit while several agents send
+// signed requests, by connections that they keep, of HTTP/1.1 and 2.
+func restartLosesNothing(t *testing.T, h *lab.Host, url, fingerprint, token string) {
+	const restarts, clients = 3, 6
+	raw, err := base64.StdEncoding.DecodeString(token)
+	var secret api.EnrollmentToken
+	if err == nil {
+		err = json.Unmarshal(raw, &secret)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	platformCA, err := api.FetchCA(t.Context(), url, fingerprint, nil, &api.Clock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, done := context.WithCancel(t.Context())
+	defer done()
+	var all sync.WaitGroup
+	var kept atomic.Int64
+	var answered [clients]atomic.Int64
+	for i := range clients {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &api.Client{URL: url, Clock: &api.Clock{}}
+		if c.HTTP, err = api.NewHTTP(platformCA, nil, c.Clock); err != nil {
+			t.Fatal(err)
+		}
+		tr := c.HTTP.Transport.(*http.Transport)
+		if i%2 == 1 {
+			tr.ForceAttemptHTTP2, tr.TLSClientConfig.NextProtos = false, []string{"http/1.1"}
+		}
+		defer tr.CloseIdleConnections()
+		c.HTTP.Transport = once{tr, &kept}
+		facts := api.Facts{Hostname: fmt.Sprint("load", i), AccessAddress: "192.0.2.1", BrokerPort: 4421, OSType: "linux"}
+		var reply api.EnrollServerReply
+		if err := c.Do(ctx, "POST", "/v1/servers/enroll", api.EnrollServerRequest{Token: secret.Secret, DeviceKey: spki, Facts: facts}, &reply); err != nil {
+			t.Fatal(err)
+		}
+		c.Key, c.Issuer = key, "server:"+reply.ServerID
+		all.Go(func() {
+			for ctx.Err() == nil {
+				// That it is too often is an answer, too.
+				err := c.Do(context.WithoutCancel(ctx), "POST", "/v1/agent/report", api.ReportRequest{Facts: facts}, nil)
+				if err != nil && sft.CodeOf(err) != sft.TooMany {
+					t.Errorf("client %d, after %d answers: %v", i, answered[i].Load(), err)
+					return
+				}
+				answered[i].Add(1)
+				time.Sleep(time.Duration(10+3*i) * time.Millisecond)
+			}
+		})
+	}
+	more := func() {
+		t.Helper()
+		var before [clients]int64
+		for i := range answered {
+			before[i] = answered[i].Load()
+		}
+		for i := range answered {
+			for deadline := time.Now().Add(time.Minute); answered[i].Load() < before[i]+3 && !t.Failed(); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("client %d gets no answer", i)
+				}
+			}
+		}
+	}
+	pid := func() string { return h.Systemctl("show", "-P", "MainPID", "sft-platform") }
+	for range restarts {
+		more()
+		before := pid()
+		h.Systemctl("restart", "sft-platform")
+		if after := pid(); after == before || after == "0\n" {
+			t.Errorf("process %s is followed by %s", before, after)
+		}
+	}
+	more()
+	done()
+	all.Wait()
+	n := int64(0)
+	for i := range answered {
+		n += answered[i].Load()
+	}
+	t.Logf("%d restarts, %d requests answered, %d of them by connections that were kept", restarts, n, kept.Load())
+	if kept.Load() < n/2 {
+		t.Errorf("of %d requests %d went by connections that were kept", n, kept.Load())
 	}
 }
