@@ -261,8 +261,9 @@ func TestHopsFail(t *testing.T) {
 	}
 }
 
-// Access that is taken away ends the shell, and no new one opens, with the
-// certificate of before or another.
+// A CA that is dropped ends the shell that it has let in, and sshd trusts it no
+// more; the next shell opens by the new CAs. Access that is taken away ends the
+// shell, and no new one opens, with the certificate of before or another.
 func TestShellEndsWithAccess(t *testing.T) {
 	s := newStage(t)
 	s.Project("prod", false)
@@ -271,14 +272,33 @@ func TestShellEndsWithAccess(t *testing.T) {
 	desk := s.Desk("laptop", "ann")
 	desk.EnrollQuickly()
 	mayLogin(s, web, "ann")
-	p := desk.StartSft("sft-ssh", "ssh", "web01", "echo in; sleep 1000")
-	s.Wait("ann is in", 20*time.Second, func() bool { return strings.Contains(p.Output(), "in\n") })
-	s.Leave("ann", "prod")
-	select {
-	case <-p.Done():
-	case <-time.After(20 * time.Second):
-		t.Fatal("the shell lives on")
+	shell := func() (ended func()) {
+		t.Helper()
+		p := desk.StartSft("sft-ssh", "ssh", "web01", "echo in; sleep 1000")
+		s.Wait("ann is in", 20*time.Second, func() bool { return strings.Contains(p.Output(), "in\n") })
+		return func() {
+			t.Helper()
+			select {
+			case <-p.Done():
+			case <-time.After(20 * time.Second):
+				t.Fatal("the shell lives on")
+			}
+		}
 	}
+	ended := shell()
+	before := web.Must("", "cat", "/etc/ssh/sftd/user_ca.pub")
+	s.Do("POST", "/projects/prod/authorities", map[string]any{"compromised": true}, nil)
+	ended()
+	s.Wait("sshd trusts the dropped CA no more", 10*time.Second, func() bool {
+		return !strings.Contains(web.Must("", "cat", "/etc/ssh/sftd/user_ca.pub"), strings.Fields(before)[1])
+	})
+	s.Wait("ann gets in by the new CAs", 20*time.Second, func() bool {
+		out, err := desk.Run("ann", "sft", "ssh", "web01", "hostname")
+		return err == nil && out == "web01\n"
+	})
+	ended = shell()
+	s.Leave("ann", "prod")
+	ended()
 	refused(t, desk, 4, []string{"no access"}, "ssh", "web01", "true")
 	s.Wait("sshd lets her in no more", 10*time.Second, func() bool {
 		_, err := web.Run("", "test", "-e", "/etc/ssh/sftd/principals/ann")
