@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,27 +14,12 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
-
 	"sft"
 	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/testdb"
 	"sft/internal/webapi"
 )
-
-// rawDB opens a database without the rules of package store.
-func rawDB(t *testing.T, url string) *sql.DB {
-	t.Helper()
-	driver, name := "pgx", url
-	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
-		driver, name = "sqlite", path
-	}
-	db, err := sql.Open(driver, name)
-	must(t, err)
-	t.Cleanup(func() { db.Close() })
-	return db
-}
 
 // No command but serve touches a schema that is not this program's.
 func TestOtherSchemaIsLeftAlone(t *testing.T) {
@@ -46,7 +30,7 @@ func TestOtherSchemaIsLeftAlone(t *testing.T) {
 		if have != newest {
 			t.Fatalf("the schema is %d, want %d", have, newest)
 		}
-		db := rawDB(t, url)
+		db := testdb.Raw(t, url)
 		count := func() (n int) {
 			t.Helper()
 			must(t, db.QueryRow(`SELECT count(*) FROM goose_db_version`).Scan(&n))
@@ -127,7 +111,7 @@ func TestRestoreBesideServe(t *testing.T) {
 			if !strings.Contains(err.Error(), "sft-platform serve on ") {
 				t.Errorf("it does not say who is in the way: %v", err)
 			}
-			db := rawDB(t, url)
+			db := testdb.Raw(t, url)
 			lose := func() {
 				t.Helper()
 				_, err := db.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)

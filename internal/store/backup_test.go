@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -328,16 +327,7 @@ func TestConvert(t *testing.T) {
 func TestNewerSchema(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, url string) {
 		open(t, url).Close()
-		driver, name := "pgx", url
-		if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
-			driver, name = "sqlite", path
-		}
-		raw, err := sql.Open(driver, name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer raw.Close()
-		if _, err := raw.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`); err != nil {
+		if _, err := testdb.Raw(t, url).Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := store.Open(t.Context(), url); sft.CodeOf(err) != sft.Invalid || !strings.Contains(err.Error(), "by a newer version") {

@@ -31,7 +31,7 @@ func TestHold(t *testing.T) {
 		t.Errorf("shared beside one that is alone: %v", err)
 	}
 	// Another schema of the same database is another platform.
-	must1(raw(t, url).Exec(`CREATE SCHEMA other`))
+	must1(testdb.Raw(t, url).Exec(`CREATE SCHEMA other`))
 	must1(store.HoldAlone(ctx, url+"&search_path=other", "restore")).Release()
 	alone.Release()
 	must1(store.HoldShared(ctx, url, "serve")).Release()
@@ -48,7 +48,7 @@ func TestHoldIsKept(t *testing.T) {
 	go func() {
 		kept <- h.Keep(ctx, errEnough, func(context.Context) error { n++; asked <- n; return <-answers })
 	}()
-	db := raw(t, url)
+	db := testdb.Raw(t, url)
 	lose := func() {
 		t.Helper()
 		var gone int

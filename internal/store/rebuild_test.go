@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"database/sql"
 	"errors"
 	"slices"
 	"strings"
@@ -11,21 +10,6 @@ import (
 	"sft/internal/store"
 	"sft/internal/testdb"
 )
-
-// raw opens a database without the rules of the package.
-func raw(t *testing.T, url string) *sql.DB {
-	t.Helper()
-	driver, name := "pgx", url
-	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
-		driver, name = "sqlite", path
-	}
-	db, err := sql.Open(driver, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
-}
 
 // schema describes a database: tables, columns, types, keys, indexes, and the
 // versions that were applied.
@@ -41,7 +25,7 @@ func schema(t *testing.T, url string) string {
 	}
 	var all []string
 	for _, q := range append(queries, `SELECT 'version ' || version_id || ' ' || is_applied FROM goose_db_version`) {
-		rows, err := raw(t, url).Query(q)
+		rows, err := testdb.Raw(t, url).Query(q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +74,7 @@ func TestRebuild(t *testing.T) {
 		"same":  func(t *testing.T, url string) { open(t, url).Close() },
 		"newer": func(t *testing.T, url string) {
 			open(t, url).Close()
-			db := raw(t, url)
+			db := testdb.Raw(t, url)
 			for _, q := range []string{`CREATE TABLE later (id text PRIMARY KEY, x real, team text NOT NULL REFERENCES teams (id))`,
 				`ALTER TABLE settings ADD COLUMN more text`, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`} {
 				must1(db.Exec(q))
@@ -101,13 +85,13 @@ func TestRebuild(t *testing.T) {
 			testdb.Each(t, func(t *testing.T, url string) {
 				ready(t, url)
 				if name != "none" {
-					must1(raw(t, url).Exec(`INSERT INTO settings (name, value) VALUES ('url', 'x')`))
+					must1(testdb.Raw(t, url).Exec(`INSERT INTO settings (name, value) VALUES ('url', 'x')`))
 					before := schema(t, url)
 					if err := rebuild(t, url, errEnough); !errors.Is(err, errEnough) {
 						t.Fatal(err)
 					}
 					var n int
-					if err := raw(t, url).QueryRow(`SELECT count(*) FROM settings`).Scan(&n); err != nil || n != 1 || schema(t, url) != before {
+					if err := testdb.Raw(t, url).QueryRow(`SELECT count(*) FROM settings`).Scan(&n); err != nil || n != 1 || schema(t, url) != before {
 						t.Errorf("what was undone has left %d rows, %v, and\n%s\nwant\n%s", n, err, schema(t, url), before)
 					}
 				}
@@ -128,7 +112,7 @@ func TestRebuild(t *testing.T) {
 	t.Run("of somebody else", func(t *testing.T) {
 		testdb.Each(t, func(t *testing.T, url string) {
 			reach(t, url)
-			must1(raw(t, url).Exec(`CREATE TABLE invoices (id bigint)`))
+			must1(testdb.Raw(t, url).Exec(`CREATE TABLE invoices (id bigint)`))
 			if err := rebuild(t, url, nil); sft.CodeOf(err) != sft.Exists || !strings.Contains(err.Error(), "invoices") {
 				t.Errorf("tables of somebody else: %v", err)
 			}
