@@ -28,8 +28,9 @@ var mayImport = map[string]string{
 	"internal/rdpsign":     ".",
 	"internal/ca":          ". internal/conf internal/frame internal/rdpsign",
 	"internal/cloudid":     ".",
+	"internal/acme":        "",
 	"internal/store":       ". internal/api internal/audit",
-	"internal/platform":    ". internal/api internal/audit internal/ca internal/cloudid internal/frame internal/policy internal/store",
+	"internal/platform":    ". internal/acme internal/api internal/audit internal/ca internal/cloudid internal/frame internal/policy internal/store",
 	"internal/webapi":      ". internal/api internal/frame internal/platform",
 	"internal/export":      ". internal/audit internal/conf",
 	"internal/accounts":    ". internal/conf",
@@ -44,7 +45,7 @@ var mayImport = map[string]string{
 	"internal/client":      ". internal/api internal/audit internal/conf internal/doctor internal/frame internal/loopback internal/tunnel",
 	"cmd/sft":              ". internal/api internal/client internal/conf internal/doctor internal/frame internal/launch internal/loopback internal/rdp internal/sshagent internal/tunnel",
 	"cmd/sftd":             ". internal/accounts internal/agent internal/api internal/broker internal/conf internal/daemon internal/privsep",
-	"cmd/sft-platform":     ". internal/api internal/ca internal/cloudid internal/conf internal/daemon internal/doctor internal/export internal/platform internal/store internal/webapi",
+	"cmd/sft-platform":     ". internal/acme internal/api internal/ca internal/cloudid internal/conf internal/daemon internal/doctor internal/export internal/platform internal/store internal/webapi",
 	"e2e/lab":              "",
 	"e2e/stage":            ". e2e/lab internal/api internal/audit",
 	"e2e/demo":             "e2e/lab e2e/stage internal/audit",
@@ -63,8 +64,8 @@ var mayImport = map[string]string{
 // mustNotLink says what must not be in a program, by whatever way: it would
 // be reach that the program has no use for.
 var mustNotLink = map[string][]string{
-	"cmd/sft":          {"internal/store", "internal/ca", "internal/policy", "internal/platform", "internal/accounts", "internal/broker", "database/sql", "k8s.io/apimachinery/pkg/labels"},
-	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "internal/sshagent", "database/sql", "k8s.io/apimachinery/pkg/labels"},
+	"cmd/sft":          {"internal/store", "internal/ca", "internal/policy", "internal/platform", "internal/accounts", "internal/broker", "internal/acme", "database/sql", "k8s.io/apimachinery/pkg/labels"},
+	"cmd/sftd":         {"internal/ca", "internal/cloudid", "internal/store", "internal/policy", "internal/platform", "internal/tunnel", "internal/client", "internal/sshagent", "internal/acme", "database/sql", "k8s.io/apimachinery/pkg/labels"},
 	"cmd/sft-platform": {"internal/accounts", "internal/privsep", "internal/tunnel", "internal/client"},
 }
 

@@ -93,6 +93,7 @@ var licenses = map[string]string{
 	"github.com/jackc/puddle/v2":                    "MIT",
 	"github.com/landlock-lsm/go-landlock":           "MIT",
 	"github.com/mfridman/interpolate":               "MIT",
+	"github.com/mholt/acmez/v3":                     "Apache-2.0",
 	"github.com/munnerz/goautoneg":                  "BSD-3-Clause",
 	"github.com/pressly/goose/v3":                   "MIT",
 	"github.com/prometheus/client_golang":           "Apache-2.0",
