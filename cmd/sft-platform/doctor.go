@@ -240,6 +240,10 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 		return
 	}
 	file, key := x.value("tls-cert"), x.value("tls-key")
+	if file == "" && x.value("acme") == "true" {
+		x.acme(ctx, p, u)
+		return
+	}
 	if file == "" {
 		if _, err := p.Certificate(ctx); err != nil {
 			x.fail(step, err, "")
@@ -253,14 +257,7 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 		x.fail(step, err, "give the chain and the private key that belong together, PEM")
 		return
 	}
-	rest := x509.NewCertPool()
-	for _, der := range pair.Certificate[1:] {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			rest.AddCert(c)
-		}
-	}
-	leaf, now := pair.Leaf, time.Now()
-	_, untrusted := leaf.Verify(x509.VerifyOptions{Intermediates: rest})
+	leaf, now, untrusted := pair.Leaf, time.Now(), distrust(pair)
 	i, err := os.Stat(key)
 	good := fmt.Sprintf("for %s, good until %s", u.Hostname(), leaf.NotAfter.UTC().Format(time.RFC3339))
 	switch {
@@ -277,6 +274,18 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 	default:
 		x.ok(step, good)
 	}
+}
+
+// distrust is why this machine does not trust a certificate, or nil.
+func distrust(pair tls.Certificate) error {
+	rest := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			rest.AddCert(c)
+		}
+	}
+	_, err := pair.Leaf.Verify(x509.VerifyOptions{Intermediates: rest})
+	return err
 }
 
 // maxAge is how old the last backup may be.

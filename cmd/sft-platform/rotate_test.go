@@ -43,6 +43,14 @@ func keep(t *testing.T, url string) *keptPlatform {
 	k.Platform, err = k.d.open(t.Context(), slog.New(slog.DiscardHandler))
 	must(t, err)
 	t.Cleanup(func() { k.DB.Close() })
+	// As if it had a certificate by ACME, whose keys are sealed as others are.
+	must(t, k.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+		e := audit.Event{ID: audit.NewID(), Time: time.Now(), Kind: audit.PlatformCertificate, Team: "main", Actor: audit.Actor{Kind: "platform", Name: "test"}, Target: "sft.example.com", Outcome: audit.Success}
+		account, err := k.Sealer.Seal("acme_account", []byte("a"))
+		key, kerr := k.Sealer.Seal("acme_certificate", []byte("c"))
+		return e, errors.Join(err, kerr, tx.AddACME("https://acme.example.com/new", account), tx.AddACME("https://acme.example.com/dir", account),
+			tx.SetACMECertificate(store.ACME{Directory: "https://acme.example.com/dir", Chain: []byte("chain"), ChainKey: key}))
+	}))
 	must(t, k.DB.Read(t.Context(), func(tx *store.Tx) error {
 		team, err := tx.Team("main")
 		if err != nil {
@@ -69,6 +77,18 @@ func (k *keptPlatform) opens(what string, s ca.Sealer, none bool) {
 		for _, c := range list {
 			_, err := ca.Open(ca.Sealed{Kind: ca.Kind(c.Kind), Public: c.Public, Key: c.Sealed, NotAfter: c.NotAfter}, c.ID, s)
 			try(c.Kind, err)
+		}
+		if err != nil {
+			return err
+		}
+		acmes, err := tx.ACMEs()
+		for _, a := range acmes {
+			_, err := s.Open("acme_account", a.AccountKey)
+			try("acme_account", err)
+			if a.ChainKey != nil {
+				_, err = s.Open("acme_certificate", a.ChainKey)
+				try("acme_certificate", err)
+			}
 		}
 		if err != nil {
 			return err

@@ -33,11 +33,12 @@ func serveCommand(s *settings) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the platform until it is told to stop",
 		Long: `Serve runs the platform. It listens with TLS: with the certificate that it is
-given, or with one by its own CA, whose fingerprint is in enrollment tokens
-and in the line that init printed. On SIGTERM or Ctrl-C it finishes the
-requests under way and ends. Under systemd its socket stays open meanwhile, so
-that "systemctl restart" loses no request; a socket unit works as well, and its
-address is used instead of --listen.
+given, with one that it gets and renews by itself from an ACME authority such as
+Let's Encrypt (--acme), or with one by its own CA, whose fingerprint is in
+enrollment tokens and in the line that init printed. On SIGTERM or Ctrl-C it
+finishes the requests under way and ends. Under systemd its socket stays open
+meanwhile, so that "systemctl restart" loses no request; a socket unit works as
+well, and its address is used instead of --listen.
 
 Its flags are the settings of the platform, and the keys of the file of them.
 
@@ -66,6 +67,7 @@ work: see docs/metrics.md, also for metrics and limits.`,
 	f.StringVar(&o.listen, "listen", ":443", "address to listen on")
 	f.StringVar(&o.cert, "tls-cert", "", "certificate chain, PEM, for a platform made with --public-certificate")
 	f.StringVar(&o.key, "tls-key", "", "its private key, PEM")
+	o.acme.flags(cmd)
 	f.StringVar(&o.aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
 	o.exports.flags(cmd)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -91,6 +93,7 @@ type serving struct {
 	delay                 time.Duration
 	limits                webapi.Limits
 	exports               exportFlags
+	acme                  acmeFlags
 }
 
 // check refuses what cannot be served so.
@@ -98,6 +101,9 @@ func (o serving) check() error {
 	l := o.limits
 	if !(l.Rate >= 0.1 && l.Anonymous >= 0.1 && l.Rate <= 1e6 && l.Anonymous <= 1e6) || l.Requests < 4 || l.Agents < 1 || l.Connections < 4 {
 		return errors.New("a limit is too low or too high: rates are 0.1 to 1000000, --max-requests and --max-connections 4 at least, --max-agents 1")
+	}
+	if err := o.acme.check(o.cert != ""); err != nil {
+		return err
 	}
 	if o.delay < 0 || o.delay > 15*time.Second {
 		return fmt.Errorf("--shutdown-delay is %v; use 0 to 15s", o.delay)
@@ -198,6 +204,16 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 			return fmt.Errorf("read the certificate: %w", err)
 		}
 		tlsConf.Certificates = []tls.Certificate{pair}
+	} else if o.acme.on {
+		authority, err := o.acme.open()
+		if err != nil {
+			return err
+		}
+		certificate, err := p.UseACME(ctx, authority)
+		if err != nil {
+			return err
+		}
+		tlsConf = certificate.TLSConfig()
 	} else if tlsConf.GetCertificate, err = p.Certificate(ctx); err != nil {
 		return err
 	}
@@ -251,6 +267,9 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 			done <- err
 		}
 	}()
+	if p.ACME != nil {
+		go p.ACME.Run(base)
+	}
 	if err := daemon.Notify("READY=1"); err != nil {
 		logger.Warn("tell systemd", "error", err)
 	}

@@ -64,6 +64,20 @@ func opensAll(tx *store.Tx, s ca.Sealer, want func(store.CARecord) bool) error {
 			return fmt.Errorf("open the setting %s: %w", name, err)
 		}
 	}
+	acmes, err := tx.ACMEs()
+	if err != nil {
+		return err
+	}
+	for _, r := range acmes {
+		if _, err := openECKey(s, acmeAccount, r.AccountKey); err != nil {
+			return fmt.Errorf("the key of the account at %s: %w", r.Directory, err)
+		}
+		if len(r.Chain) > 0 {
+			if _, err := openACME(s, r); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -48,7 +48,28 @@ func (p *Platform) ResealKeys(ctx context.Context, next ca.Sealer) (int, error) 
 				return none, err
 			}
 		}
+		authorities, err := tx.ACMEs()
+		if err != nil {
+			return none, err
+		}
 		n = len(list) + len(sealedSettings)
+		for _, a := range authorities {
+			account, err := ca.Reseal(acmeAccount, a.AccountKey, p.Sealer, next)
+			if err != nil {
+				return none, fmt.Errorf("open the key of the account at %s: %w", a.Directory, err)
+			}
+			n++
+			key := a.ChainKey
+			if len(a.Chain) > 0 {
+				if key, err = ca.Reseal(acmeCertificate, a.ChainKey, p.Sealer, next); err != nil {
+					return none, fmt.Errorf("open the key of the certificate by %s: %w", a.Directory, err)
+				}
+				n++
+			}
+			if err := tx.SetACMESealed(a.Directory, account, key); err != nil {
+				return none, err
+			}
+		}
 		team, err := tx.Setting("first_team")
 		e := p.event(Actor{}, audit.MasterKeyRotate, team, "", "master key")
 		e.Actor = audit.Actor{Kind: "platform", Name: "rotate"}

@@ -19,7 +19,8 @@ var errStopping = errors.New("the platform is stopping")
 
 // Ready reports whether the platform can do its work: it is not stopping, the
 // database answers, keeps what is written and has the schema of this program,
-// and the master key opens what is sealed in it.
+// the master key opens what is sealed in it, and a certificate by ACME, where
+// it has to be one, is there and has not ended.
 func (p *Platform) Ready(ctx context.Context) error {
 	if p.Stopping() {
 		return errStopping
@@ -40,6 +41,9 @@ func (p *Platform) Ready(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("the master key: %w", err)
+	}
+	if p.ACME != nil {
+		return p.ACME.ready()
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ type Platform struct {
 	SealEvery time.Duration // how often Run seals audit events; New says a second
 	PollEvery time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
 	Exports   []Sink        // where Run sends what is sealed; names differ
+	ACME      *ACME         // by UseACME: where its certificate comes from; nil: from elsewhere
 	Instance  string        // this platform among those on one database, the same after a restart; New makes one up
 
 	limits  Limits

@@ -41,7 +41,7 @@ func (p *Platform) Certificate(ctx context.Context) (func(*tls.ClientHelloInfo) 
 		var a *ca.Authority
 		if err := p.DB.Read(ctx, func(tx *store.Tx) error {
 			if f, err := p.caFingerprint(tx); err != nil || f == "" {
-				return errors.Join(err, errors.New("the platform has no CA of its own; give --tls-cert and --tls-key"))
+				return errors.Join(err, errors.New("the platform has no CA of its own; give --tls-cert and --tls-key, or --acme"))
 			}
 			list, err := p.authorities(tx, "", ca.Platform)
 			if err == nil {

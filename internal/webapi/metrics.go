@@ -85,7 +85,7 @@ func newMetrics(s *Server) *metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "1; the labels tell what runs.",
 		ConstLabels: prometheus.Labels{"version": sft.Version, "goversion": runtime.Version()}})
 	build.Set(1)
-	r.MustRegister(build, &pools{s: s}, &servers{s: s}, &audits{s: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(build, &pools{s: s}, &servers{s: s}, &audits{s: s}, &acmes{s: s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -255,6 +255,31 @@ func (c *audits) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	ch <- prometheus.MustNewConstMetric(descUnsealed, prometheus.GaugeValue, float64(n))
+}
+
+// acmes tells of the certificate by an ACME authority, where it is by one.
+type acmes struct{ s *Server }
+
+var (
+	descEnd      = prometheus.NewDesc(namespace+"_certificate_not_after_timestamp_seconds", "When the certificate by the ACME authority ends; 0 before there is one.", nil, nil)
+	descFailures = prometheus.NewDesc(namespace+"_acme_failures_total", "Tries of this process to get a certificate that failed.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *acmes) Describe(ch chan<- *prometheus.Desc) { ch <- descEnd; ch <- descFailures }
+
+// Collect implements prometheus.Collector.
+func (c *acmes) Collect(ch chan<- prometheus.Metric) {
+	a := c.s.p.ACME
+	if a == nil {
+		return
+	}
+	end := 0.0
+	if t := a.End(); !t.IsZero() {
+		end = float64(t.Unix())
+	}
+	ch <- prometheus.MustNewConstMetric(descEnd, prometheus.GaugeValue, end)
+	ch <- prometheus.MustNewConstMetric(descFailures, prometheus.CounterValue, float64(a.Failures()))
 }
 
 // metricsHandler shows the metrics, one reader at a time. One that cannot be
