@@ -342,18 +342,6 @@ func TestSSHSessionsEnd(t *testing.T) {
 	until(t, "the others have ended", func() bool { return is(second) && is(third) && is(forged) })
 	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
 
-	// What a CA has let in that is dropped, though it names nobody, and what it
-	// lets in at that very moment.
-	drop := func(st *api.State) { st.SSHUserCAs, st.DroppedCAs = nil, []string{ssh.FingerprintSHA256(key)} }
-	h.mem.Begin("ann", h.machine())
-	first, forged = in("ses-3"), in("../..")
-	restart()
-	say(drop)
-	until(t, "what the dropped CA had let in has ended", func() bool { return is(first) && is(forged) })
-	late := in("ses-4")
-	until(t, "what it let in since has ended", func() bool { return is(late) })
-	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
-
 	// One that ends by itself is told, too, when nothing of the session is left;
 	// and one that was over before the log was read.
 	fourth, fifth := in("ses-4"), in("ses-4")
@@ -388,6 +376,18 @@ func TestSSHSessionsEnd(t *testing.T) {
 	if want := []string{"ann ssh ended: it lasted as long as the project allows", "ann ssh ended: the platform has ended the session", "ann ssh the connection was closed", "ann ssh the connection was closed"}; !slices.Equal(ends, want) {
 		t.Errorf("they are told as %q, want %q", ends, want)
 	}
+
+	// What a CA has let in that is dropped, though it names nobody, and what it
+	// lets in at that very moment.
+	drop := func(st *api.State) { st.SSHUserCAs, st.DroppedCAs = nil, []string{ssh.FingerprintSHA256(key)} }
+	h.mem.Begin("ann", h.machine())
+	first, forged = in("ses-6"), in("../..")
+	restart()
+	say(drop)
+	until(t, "what the dropped CA had let in has ended", func() bool { return is(first) && is(forged) })
+	late := in("ses-7")
+	until(t, "what it let in since has ended", func() bool { return is(late) })
+	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
 }
 
 func (h *host) userID(login string) string {
