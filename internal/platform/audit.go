@@ -27,30 +27,60 @@ type AuditsRequest struct {
 }
 
 // ListEvents returns a page of what happened in a team, oldest first, in the
-// order in which it was recorded: a page goes on where the one before ended.
-// What is recorded at the same time becomes visible in any order, so who must
-// not miss anything of the last seconds takes an export, which goes by numbers.
+// order of the numbers by which it is sealed: a page goes on where the one
+// before ended, and whoever goes on from page to page is given each event once
+// and misses none, whenever it became visible. What was stored before a page
+// was asked for is sealed for it. Descending, or with to, pages are in the order
+// of ids, which is that of when it was recorded: what was under way when a page
+// was read may be missing.
 func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) ([]audit.Event, error) {
-	return read(ctx, p, a, r.Team, policy.ReadAudit, func(tx *store.Tx, k asker) ([]audit.Event, error) {
-		if r.Count == 0 {
-			r.Count = 100
-		}
-		if r.Count < 1 || r.Count > 1000 {
-			return nil, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("count is %d", r.Count), Hint: "use 1 to 1000"}
-		}
-		if _, err := uuid.Parse(r.Offset); r.Offset != "" && err != nil {
-			return nil, &sft.Error{Code: sft.Invalid, Msg: "offset is " + sft.Quote(r.Offset), Hint: "use the id of the last event of the page before"}
-		}
-		q := store.EventQuery{Team: k.team.Name, Kind: audit.Kind(r.Kind), Who: r.User, Target: r.Target, After: r.Offset, Count: r.Count, Descending: r.Descending == "true"}
-		var err error
-		if q.From, err = moment("from", r.From); err != nil {
-			return nil, err
-		}
-		if q.Before, err = moment("to", r.To); err != nil {
-			return nil, err
-		}
-		return tx.FindEvents(q)
-	})
+	whole := false // as of the moment when it was read
+	page := func() ([]audit.Event, error) {
+		return read(ctx, p, a, r.Team, policy.ReadAudit, func(tx *store.Tx, k asker) ([]audit.Event, error) {
+			q, err := r.query(k.team.Name)
+			if err != nil {
+				return nil, err
+			}
+			list, err := tx.FindEvents(q)
+			if whole = len(list) == q.Count || !q.Numbered; err != nil || whole {
+				return list, err
+			}
+			more, err := tx.Unsealed()
+			whole = !more
+			return list, err
+		})
+	}
+	list, err := page()
+	if err != nil || whole {
+		return list, err
+	}
+	// Another platform may have sealed them by now. Where sealing fails Run says
+	// so, and there is nothing to add to the page.
+	if _, err := p.Seal(ctx); err != nil {
+		return list, nil
+	}
+	return page()
+}
+
+// query is what is asked of the store.
+func (r AuditsRequest) query(team string) (store.EventQuery, error) {
+	q := store.EventQuery{Team: team, Kind: audit.Kind(r.Kind), Who: r.User, Target: r.Target, After: r.Offset, Count: r.Count, Descending: r.Descending == "true"}
+	if q.Count == 0 {
+		q.Count = 100
+	}
+	if q.Count < 1 || q.Count > 1000 {
+		return q, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("count is %d", q.Count), Hint: "use 1 to 1000"}
+	}
+	if _, err := uuid.Parse(r.Offset); r.Offset != "" && err != nil {
+		return q, &sft.Error{Code: sft.Invalid, Msg: "offset is " + sft.Quote(r.Offset), Hint: "use the id of the last event of the page before"}
+	}
+	var err error
+	if q.From, err = moment("from", r.From); err != nil {
+		return q, err
+	}
+	q.Before, err = moment("to", r.To)
+	q.Numbered = !q.Descending && q.Before.IsZero()
+	return q, err
 }
 
 func moment(name, s string) (time.Time, error) {

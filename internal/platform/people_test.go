@@ -332,6 +332,7 @@ func TestClientOptions(t *testing.T) {
 // The audit is read in pages, both ways, by whoever may.
 func TestReadingTheAudit(t *testing.T) {
 	e := testenv.New(t)
+	sealAll(t, e.Platform) // and no key is made while it is read
 	all := e.Events()
 	page := func(query string) (list api.List[audit.Event], err error) {
 		return list, e.Service.Do(t.Context(), "GET", base+"/auditsV2"+query, nil, &list)

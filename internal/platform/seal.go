@@ -77,7 +77,7 @@ func (p *Platform) Seal(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.DB.Seal(ctx, sealBatch, func(last string, list []audit.Record) (audit.Note, error) {
+	n, err := p.DB.Seal(ctx, sealBatch, func(last string, list []audit.Record) (audit.Note, error) {
 		var from audit.Note
 		if last != "" {
 			// A note that somebody else wrote is not made good by going on from it.
@@ -94,6 +94,10 @@ func (p *Platform) Seal(ctx context.Context) (int, error) {
 		}
 		return p.sign(key, audit.Checkpoint, from, from.Last+int64(len(list)), from.Hash.Chain(from.Last+1, entries))
 	})
+	if n > 0 {
+		p.sealed.news.tell("")
+	}
+	return n, err
 }
 
 // auditKeys returns the public keys that have signed the audit, old ones too.
@@ -172,9 +176,6 @@ func (p *Platform) seal(ctx context.Context) {
 			p.Log.Error("seal audit events", "error", err)
 		case err == nil && said != "":
 			p.Log.Info("audit events are sealed again", "seq", head)
-		}
-		if n > 0 {
-			p.sealed.news.tell("")
 		}
 		if n < sealBatch && !wait.sleep(ctx, nil, err != nil) {
 			return

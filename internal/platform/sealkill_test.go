@@ -163,7 +163,7 @@ func TestKilledWhileSealing(t *testing.T) {
 			}
 			began := size()
 			killed := make(chan struct{})
-			kill := sync.OnceFunc(func() { cmd.Process.Kill(); close(killed) })
+			kill := sync.OnceFunc(func() { close(killed); cmd.Process.Kill() })
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}

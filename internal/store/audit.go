@@ -62,11 +62,16 @@ type EventQuery struct {
 	After        string    // the id of the last event of the page before
 	Count        int       // at most so many
 	Descending   bool      // the newest first
+	// Numbered leaves out what is not sealed, and puts the rest in the order of
+	// its numbers: nothing is ever added but at the end. It is for reading
+	// forward, and not with Before or Descending.
+	Numbered bool
+	after    int64 // the number to go on from, if Numbered
 }
 
 // sql is the text of the query and its arguments. A page costs what is in it,
 // however many events there are: each of the three filters has an index in
-// the order of pages, and "|| ”" keeps the databases from a worse one.
+// each order of pages, and "|| ”" keeps the databases from a worse one.
 func (q EventQuery) sql() (string, []any) {
 	args := []any{q.Team}
 	where := `team = $1`
@@ -80,6 +85,14 @@ func (q EventQuery) sql() (string, []any) {
 			add(c.column+other+" =", c.value)
 			other = ` || ''`
 		}
+	}
+	if q.Numbered {
+		if !q.From.IsZero() {
+			add("id || '' >=", idFrom(q.From))
+		}
+		add("seq >", q.after)
+		args = append(args, q.Count)
+		return fmt.Sprintf(`SELECT body FROM events WHERE %s ORDER BY seq LIMIT $%d`, where, len(args)), args
 	}
 	if !q.From.IsZero() {
 		add("id >=", idFrom(q.From))
@@ -106,8 +119,15 @@ func idFrom(t time.Time) string {
 	return fmt.Sprintf("%08x-%04x", ms>>16, ms&0xffff)
 }
 
-// FindEvents returns a page of events, in the order of their ids.
+// FindEvents returns a page of events, in the order of their ids or, where that
+// is asked for, of their numbers.
 func (n Notes) FindEvents(q EventQuery) ([]audit.Event, error) {
+	if q.Numbered {
+		var err error
+		if q.after, err = n.numberBefore(q); err != nil || q.after < 0 {
+			return []audit.Event{}, err
+		}
+	}
 	text, args := q.sql()
 	return all(n, func(s scanner) (e audit.Event, err error) {
 		var body string
@@ -116,6 +136,32 @@ func (n Notes) FindEvents(q EventQuery) ([]audit.Event, error) {
 		}
 		return e, err
 	}, text, args...)
+}
+
+// maxUnderWay is more events than are stored and not visible yet at any time:
+// each is of a connection to the database that is in use.
+const maxUnderWay = 1000
+
+// numberBefore is the number after which a page begins. It is negative where
+// nothing that is sealed can be in the page.
+func (n Notes) numberBefore(q EventQuery) (int64, error) {
+	if q.After != "" {
+		// What has no number yet gets one behind all that are given.
+		seq, err := one(n, scanCount, `SELECT coalesce(seq, -1) FROM events WHERE id = $1 AND team = $2`, q.After, q.Team)
+		if !errors.Is(err, ErrNotFound) {
+			return seq, err
+		}
+		// It was removed since, as all before it were, or lost by a restore.
+	}
+	if q.From.IsZero() {
+		return 0, nil
+	}
+	// An event has a smaller number than one with a smaller id only if that one
+	// was not visible when it was sealed. So the first number of those from a
+	// moment on is one of their first by id.
+	first, err := one(n, scanCount, `SELECT coalesce(min(seq), 0) FROM (SELECT seq FROM events WHERE team = $1 AND id >= $2 ORDER BY id LIMIT $3) AS f`,
+		q.Team, idFrom(q.From), maxUnderWay)
+	return first - 1, err
 }
 
 // Events returns up to count events of a team after the event with the id
@@ -304,7 +350,7 @@ func (n Notes) NextCheckpoint(after int64) (SealedBatch, error) {
 // CheckpointBefore returns the newest checkpoint that was made before t and
 // ends no later than the event with the number most.
 func (n Notes) CheckpointBefore(t time.Time, most int64) (SealedBatch, error) {
-	return one(n, scanBatch, `SELECT last_seq, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY last_seq DESC LIMIT 1`, micros(t), most)
+	return one(n, scanBatch, `SELECT last_seq, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY at DESC, last_seq DESC LIMIT 1`, micros(t), most)
 }
 
 // Records returns the events with the numbers from first to last.
@@ -333,14 +379,17 @@ func (tx *Tx) Retain(n audit.Note) error {
 }
 
 // DropRetained removes up to max of the events that a retention note says are
-// removed, the oldest first, and then their checkpoints. It returns how many
-// events it removed.
+// removed, the oldest first, or, when there are none left, of their
+// checkpoints. It returns how many rows went: none is the end.
 func (n Notes) DropRetained(max int) (int64, error) {
-	rows, err := n.exec(`DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= (SELECT max(last_seq) FROM retention) ORDER BY seq LIMIT $1)`, max)
-	if err == nil && rows == 0 {
-		_, err = n.exec(`DELETE FROM checkpoints WHERE last_seq <= (SELECT max(last_seq) FROM retention)`)
+	const gone = `<= (SELECT max(last_seq) FROM retention)`
+	rows, err := n.exec(`DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq `+gone+` ORDER BY seq LIMIT $1)`, max)
+	if err != nil || rows > 0 {
+		return rows, err
 	}
-	return rows, err
+	// Another platform may be at it, too: then there are events left.
+	return n.exec(`DELETE FROM checkpoints WHERE last_seq IN (SELECT last_seq FROM checkpoints WHERE last_seq `+gone+` ORDER BY last_seq LIMIT $1)
+		AND NOT EXISTS (SELECT 1 FROM events WHERE seq `+gone+`)`, max)
 }
 
 // An Export is how far an export has come.

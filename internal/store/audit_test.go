@@ -97,6 +97,58 @@ func TestFindEvents(t *testing.T) {
 	})
 }
 
+// A page by number begins behind the number of an event, and where a moment is
+// given with what was sealed first of what is later.
+func TestFindEventsByNumber(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		at := func(n int) time.Time { return t0.Truncate(time.Second).Add(time.Duration(n) * time.Second) }
+		s.change(func(tx *store.Tx) error {
+			for i := range 10 {
+				e := event([]audit.Kind{audit.UserCreate, audit.UserUpdate}[i%2])
+				e.ID, e.Team, e.Session = idAt(at(i), i), "found", fmt.Sprint(i)
+				if _, err := tx.AddEvent(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		// 2, 5 and 3 were seen late, in this order; 9 and 7 are not sealed yet.
+		for seq, i := range []int{0, 1, 4, 6, 2, 8, 5, 3} {
+			if _, err := s.raw().Exec(`UPDATE events SET seq = $1 WHERE id = $2`, seq+1, idAt(at(i), i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, tt := range []struct {
+			name string
+			q    store.EventQuery
+			want string
+		}{
+			{"all", store.EventQuery{}, "0 1 4 6 2 8 5 3"},
+			{"after one", store.EventQuery{After: idAt(at(2), 2)}, "8 5 3"},
+			{"a page after one", store.EventQuery{After: idAt(at(6), 6), Count: 2}, "2 8"},
+			{"after the last", store.EventQuery{After: idAt(at(3), 3)}, ""},
+			{"after one that is not sealed", store.EventQuery{After: idAt(at(7), 7)}, ""},
+			{"after one that was removed", store.EventQuery{After: idAt(at(0), 77), Count: 2}, "0 1"},
+			{"after another team's", store.EventQuery{After: idAt(at(11), 11), Count: 1}, "0"},
+			{"of a kind", store.EventQuery{Kind: audit.UserUpdate}, "1 5 3"},
+			{"from a moment", store.EventQuery{From: at(3)}, "4 6 8 5 3"},
+			{"from a moment, after one", store.EventQuery{From: at(3), After: idAt(at(2), 2)}, "8 5 3"},
+			{"from a moment of which nothing is sealed", store.EventQuery{From: at(9)}, ""},
+			{"from a moment, after one that was removed", store.EventQuery{From: at(5), After: idAt(at(0), 77)}, "6 8 5"},
+		} {
+			tt.q.Team, tt.q.Numbered = "found", true
+			if tt.q.Count == 0 {
+				tt.q.Count = 100
+			}
+			var got []string
+			for _, e := range get(s, func(tx *store.Tx) ([]audit.Event, error) { return tx.FindEvents(tt.q) }) {
+				got = append(got, e.Session)
+			}
+			s.same(tt.name, strings.Join(got, " "), tt.want)
+		}
+	})
+}
+
 // However many events there are, a page costs what is in it: SQLite reads along
 // an index that has them in order, PostgreSQL looks at few.
 func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
@@ -158,6 +210,11 @@ func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
 			{"events_who", store.EventQuery{Who: "p7", From: when}},
 			{"events_who", store.EventQuery{Who: "p7", Kind: "else", After: after}},
 			{"events_target", store.EventQuery{Target: "t7", Kind: "else", Who: "p7", After: after}},
+			{"events_team_seq", store.EventQuery{Numbered: true}},
+			{"events_team_seq", store.EventQuery{Numbered: true, From: when}},
+			{"events_kind_seq", store.EventQuery{Numbered: true, Kind: "rare", From: when}},
+			{"events_who_seq", store.EventQuery{Numbered: true, Who: "p7", Kind: "else"}},
+			{"events_target_seq", store.EventQuery{Numbered: true, Target: "t7", Kind: "else", Who: "p7"}},
 		} {
 			tt.q.Team, tt.q.Count = "big", 10
 			plan := explain(tt.q.SQL())
@@ -173,10 +230,12 @@ func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
 		}
 		// What is to be sealed is found without looking at what is.
 		for query, index := range map[string]string{
-			`SELECT body FROM events WHERE seq IS NULL ORDER BY id LIMIT 500`:           "events_unsealed",
-			`SELECT body FROM events WHERE seq >= 5000 AND seq <= 5010 ORDER BY seq`:    "events_seq",
-			`SELECT body FROM events WHERE seq > 19990 ORDER BY seq LIMIT 1`:            "events_seq",
-			`SELECT note FROM checkpoints WHERE last_seq > 5 ORDER BY last_seq LIMIT 1`: "",
+			`SELECT body FROM events WHERE seq IS NULL ORDER BY id LIMIT 500`:                                                                               "events_unsealed",
+			`SELECT body FROM events WHERE seq >= 5000 AND seq <= 5010 ORDER BY seq`:                                                                        "events_seq",
+			`SELECT body FROM events WHERE seq > 19990 ORDER BY seq LIMIT 1`:                                                                                "events_seq",
+			`SELECT note FROM checkpoints WHERE last_seq > 5 ORDER BY last_seq LIMIT 1`:                                                                     "",
+			`SELECT note FROM checkpoints WHERE at < 5 AND last_seq <= 9 ORDER BY at DESC, last_seq DESC LIMIT 1`:                                           "checkpoints_at",
+			`SELECT min(seq) FROM (SELECT seq FROM events WHERE team = 'big' AND id >= '019caaaa-0000-7000-8000-000000002000' ORDER BY id LIMIT 1000) AS f`: "events_",
 		} {
 			if plan := explain(query, nil); !strings.Contains(plan, index) {
 				t.Errorf("%s is read by\n%s", query, plan)

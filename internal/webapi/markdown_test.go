@@ -36,8 +36,9 @@ const preface = "# The REST API\n\n" +
 	"        curl -fsS -D head -H \"Authorization: Bearer $TOKEN\" \"$url\" | jq -c '.list[]'\n" +
 	"        url=$(tr -d '\\r' <head | sed -n 's/^[Ll]ink: <\\(.*\\)>; rel=\"next\"$/\\1/p')\n" +
 	"    done\n\n" +
-	"The audit events have no such header: the id of a page's last one is the `offset` of the next, until a page is empty. What is there all the time while somebody\n" +
-	"reads is on exactly one page, whatever comes and goes meanwhile.\n\n" +
+	"The audit events have no such header: the id of a page's last one is the `offset` of the next. After an empty page ask again with the same `offset`, and you have\n" +
+	"what came since: each event once, and none is missed ([audit.md](audit.md#reading)). Of all other lists, what is there all the time while somebody reads is on\n" +
+	"exactly one page, whatever comes and goes meanwhile.\n\n" +
 	"## What is common to all\n\n" +
 	"Bodies are JSON with `Content-Type: application/json`, up to 1 MiB. A field that is not known is ignored, on both sides. Times are RFC 3339, durations seconds,\n" +
 	"`bytes` are base64 (RFC 4648, section 4). Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n"
