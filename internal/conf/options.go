@@ -27,15 +27,16 @@ type Options struct {
 }
 
 const (
-	notSetting = "not-a-setting"
-	secret     = "secret"
+	notSetting   = "not-a-setting"
+	secretInURLs = "secret-in-urls"
 )
 
 // NotSetting marks flags that are for one call only, and in no file.
 func NotSetting(flags *pflag.FlagSet, names ...string) { mark(flags, notSetting, names) }
 
-// SecretSetting marks flags whose value is shown nowhere.
-func SecretSetting(flags *pflag.FlagSet, names ...string) { mark(flags, secret, names) }
+// SecretInURLs marks flags whose values may be URLs that are a secret as a
+// whole, as those of webhooks often are: of them only scheme and host are shown.
+func SecretInURLs(flags *pflag.FlagSet, names ...string) { mark(flags, secretInURLs, names) }
 
 func mark(flags *pflag.FlagSet, as string, names []string) {
 	for _, n := range names {
@@ -167,23 +168,25 @@ func Where(file, key string) string {
 // from as Fill said. What is secret is left out.
 func (o Options) Print(w io.Writer, from map[string]string) error {
 	for _, f := range o.settings() {
+		redact := Redact
+		if f.Annotations[secretInURLs] != nil {
+			redact = Origin
+		}
 		var v any = f.Value.String()
+		hidden, isText := false, true
 		if list, ok := f.Value.(pflag.SliceValue); ok {
 			shown := append([]string{}, list.GetSlice()...) // not null
-			for i := range shown {
-				shown[i] = Redact(shown[i])
+			for i, s := range shown {
+				shown[i] = redact(s)
+				hidden = hidden || shown[i] != s
 			}
-			v = shown
+			v, isText = shown, false
+		} else if s := f.Value.String(); redact(s) != s {
+			v, hidden = redact(s), true
 		}
 		note := from[f.Name]
-		s, isText := v.(string)
-		switch {
-		case isText && s != "" && f.Annotations[secret] != nil:
-			v, note = "", note+"; the value is secret and left out"
-		case isText:
-			if shown := Redact(s); shown != s {
-				v, note = shown, note+"; what is secret in it is left out"
-			}
+		if hidden {
+			note += "; what is secret in it is left out"
 		}
 		if _, text := kindOf(f).(*string); text || !isText {
 			var b strings.Builder // JSON is YAML, too
@@ -226,6 +229,18 @@ func Redact(s string) string {
 	}
 	u.RawQuery = strings.Join(kept, "&")
 	return u.String()
+}
+
+// Origin returns of a URL its scheme and host alone, and what is none as it is.
+func Origin(s string) string {
+	if !strings.Contains(s, "://") {
+		return s
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return "unreadable"
+	}
+	return u.Scheme + "://" + u.Host
 }
 
 // Table is the settings as a table of Markdown, for the manual.

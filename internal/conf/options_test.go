@@ -18,9 +18,9 @@ func flagsOf() *pflag.FlagSet {
 	f.Int("count", 3, "a number")
 	f.Duration("every", time.Minute, "a time")
 	f.StringSlice("to", nil, "some names")
-	f.String("word", "", "a secret")
+	f.String("word", "", "an address")
 	f.Bool("once", false, "for one call")
-	SecretSetting(f, "word")
+	SecretInURLs(f, "to", "word")
 	NotSetting(f, "once")
 	return f
 }
@@ -34,8 +34,8 @@ func TestOptions(t *testing.T) {
 		want       string // what Print says, or an error
 	}{
 		{"nothing", "", nil, nil, "count: 3 # default\nevery: \"1m0s\" # default\nname: \"n\" # default\non: false # default\nto: [] # default\nword: \"\" # default\n"},
-		{"all by the file", "count: 7\nevery: 5m\nname: \"x & y\"\non: true\nto: [a, \"b,c\"]\nword: hunter2\n", nil, nil,
-			"count: 7 # file F line 1\nevery: \"5m0s\" # file F line 2\nname: \"x & y\" # file F line 3\non: true # file F line 4\nto: [\"a\",\"b,c\"] # file F line 5\nword: \"\" # file F line 6; the value is secret and left out\n"},
+		{"all by the file", "count: 7\nevery: 5m\nname: \"x & y\"\non: true\nto: [a, \"b,c\", \"https://h.example.com/hunter2\"]\nword: https://u@h:1/x?hunter2\n", nil, nil,
+			"count: 7 # file F line 1\nevery: \"5m0s\" # file F line 2\nname: \"x & y\" # file F line 3\non: true # file F line 4\nto: [\"a\",\"b,c\",\"https://h.example.com\"] # file F line 5; what is secret in it is left out\nword: \"https://h:1\" # file F line 6; what is secret in it is left out\n"},
 		{"flag, variable, file", "count: 7\nname: x\non: true\n", map[string]string{"T_COUNT": "8", "T_NAME": "y"}, []string{"--name=z"},
 			"count: 8 # variable T_COUNT\nevery: \"1m0s\" # default\nname: \"z\" # flag\non: true # file F line 3\nto: [] # default\nword: \"\" # default\n"},
 		{"a flag for one call has a variable", "", map[string]string{"T_ONCE": "maybe"}, nil, "T_ONCE: invalid syntax"},
@@ -69,6 +69,21 @@ func TestOptions(t *testing.T) {
 	}
 	if got, want := (Options{Prefix: "T", Flags: flagsOf()}).Table(), "| `--on` | `T_ON` | `on` | `false` | a \\| switch |\n"; !strings.Contains(got, want) || strings.Contains(got, "once") {
 		t.Errorf("the table is\n%s", got)
+	}
+}
+
+func TestOrigin(t *testing.T) {
+	for in, want := range map[string]string{
+		"file:/var/log/audit.jsonl":              "file:/var/log/audit.jsonl",
+		"syslog+tls://siem.example.com:6514":     "syslog+tls://siem.example.com:6514",
+		"https://hooks.example.com/T1/B2/c3?k=v": "https://hooks.example.com",
+		"https://u:p@[2001:db8::1]:8443/#x":      "https://[2001:db8::1]:8443",
+		"https://hunter2:%zz/":                   "unreadable",
+		"https:///hunter2":                       "unreadable",
+	} {
+		if got := Origin(in); got != want {
+			t.Errorf("Origin(%q) = %q, want %q", in, got, want)
+		}
 	}
 }
 
