@@ -14,14 +14,17 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"sft"
 	"sft/internal/audit"
+	"sft/internal/conf"
 )
 
 // A Sink is what Open returns; see platform.Sink.
@@ -36,6 +39,9 @@ type Options struct {
 	Roots  *x509.CertPool // who may say which receiver it is; nil: whom the machine trusts
 	Secret sft.Secret     // signs webhooks: "whsec_" and base64 of 24 to 64 bytes
 	Now    func() time.Time
+	// Certificate is what a receiver is shown that asks who we are, read for each
+	// connection. nil: nothing.
+	Certificate func() (*tls.Certificate, error)
 }
 
 // ParseRoots reads the CA certificates of a PEM file.
@@ -45,6 +51,25 @@ func ParseRoots(pem []byte) (*x509.CertPool, error) {
 		return nil, &sft.Error{Code: sft.Invalid, Msg: "the file of CA certificates has none", Hint: "give certificates as PEM"}
 	}
 	return p, nil
+}
+
+// ReadKeyPair reads a certificate chain and its key, both PEM. The key's file is
+// private.
+func ReadKeyPair(certificate, key string) (*tls.Certificate, error) {
+	c, err := os.ReadFile(certificate)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate for the receivers of exports: %w", err)
+	}
+	k, err := conf.ReadPrivate(key)
+	if err != nil {
+		return nil, fmt.Errorf("read the key for the receivers of exports: %w", err)
+	}
+	pair, err := tls.X509KeyPair(c, k)
+	if err != nil {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the certificate %s and the key %s are not a pair: %v", certificate, key, err),
+			Hint: "give the chain, its own certificate first, and the key that this one was made for, without a passphrase, both as PEM"}
+	}
+	return &pair, nil
 }
 
 // Open returns the sink that to names: file:PATH, syslog+tls://HOST[:PORT] or
@@ -61,7 +86,10 @@ func Open(to string, o Options) (Sink, error) {
 		// Not shown: it may hold a password.
 		return nil, &sft.Error{Code: sft.Invalid, Msg: "an audit export is not readable", Hint: "use file:PATH, syslog+tls://HOST:PORT or https://HOST/PATH, without a user"}
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.Roots, ServerName: u.Hostname()}
+	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.Roots, ServerName: u.Hostname()}
+	if o.Certificate != nil {
+		tlsConf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Certificate() }
+	}
 	switch u.Scheme {
 	case "syslog+tls":
 		if u.Path != "" || u.RawQuery != "" {
@@ -71,13 +99,13 @@ func Open(to string, o Options) (Sink, error) {
 		if port == "" {
 			port = "6514" // RFC 5425, 4.1
 		}
-		return &syslog{net.JoinHostPort(u.Hostname(), port), printable(o.Host, 255), conf}, nil
+		return &syslog{net.JoinHostPort(u.Hostname(), port), printable(o.Host, 255), tlsConf}, nil
 	case "https":
 		key, err := secretKey(o.Secret)
 		if err != nil {
 			return nil, err
 		}
-		return newWebhook(u, key, conf, o.Now), nil
+		return newWebhook(u, key, tlsConf, o.Now), nil
 	}
 	return nil, &sft.Error{Code: sft.Invalid, Msg: "an audit export goes to " + sft.Quote(u.Scheme) + ", which there is not", Hint: "use file:PATH, syslog+tls://HOST:PORT or https://HOST/PATH"}
 }

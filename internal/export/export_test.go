@@ -4,15 +4,22 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +34,7 @@ import (
 
 	"sft"
 	"sft/internal/audit"
+	"sft/internal/conf"
 )
 
 const secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
@@ -454,4 +462,83 @@ func TestWebhookReceiversThatMisbehave(t *testing.T) {
 			}
 		})
 	}
+}
+
+// keyPair writes NAME.pem and NAME.key into dir.
+func keyPair(t *testing.T, dir, name string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ext, b := range map[string]*pem.Block{"pem": {Type: "CERTIFICATE", Bytes: der}, "key": {Type: "PRIVATE KEY", Bytes: k}} {
+		if err := conf.WriteSecret(filepath.Join(dir, name+"."+ext), pem.EncodeToMemory(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A receiver that asks sees the certificate that is in the files now, and
+// nothing is sent with files that are not a pair.
+func TestTheCertificateIsReadForEachConnection(t *testing.T) {
+	seen := make(chan string, 10)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.TLS.PeerCertificates[0].Subject.CommonName
+	}))
+	srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	roots, dir := x509.NewCertPool(), t.TempDir()
+	roots.AddCert(srv.Certificate())
+	keyPair(t, dir, "a")
+	keyPair(t, dir, "b")
+	file := func(name string) string { return filepath.Join(dir, name) }
+	o := Options{Roots: roots, Secret: sft.NewSecret(secret), Certificate: func() (*tls.Certificate, error) { return ReadKeyPair(file("a.pem"), file("a.key")) }}
+	hook, err := Open(srv.URL+"/hook", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(want, refusal string) {
+		t.Helper()
+		hook.(*webhook).client.CloseIdleConnections()
+		err := hook.Send(t.Context(), batch(1, 2))
+		if refusal != "" {
+			if err == nil || !strings.Contains(err.Error(), refusal) || len(seen) > 0 {
+				t.Errorf("Send = %v, want %q", err, refusal)
+			}
+		} else if err != nil {
+			t.Error(err)
+		} else if got := <-seen; got != want {
+			t.Errorf("the receiver sees %q, want %q", got, want)
+		}
+	}
+	send("a", "")
+	if err := os.Rename(file("b.pem"), file("a.pem")); err != nil {
+		t.Fatal(err)
+	}
+	send("", "are not a pair")
+	if err := os.Rename(file("b.key"), file("a.key")); err != nil {
+		t.Fatal(err)
+	}
+	send("b", "")
+	if runtime.GOOS != "windows" {
+		if err := os.Chmod(file("a.key"), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		send("", "can be read by others")
+	}
+	if hook, err = Open(srv.URL+"/hook", Options{Roots: roots, Secret: sft.NewSecret(secret)}); err != nil {
+		t.Fatal(err)
+	}
+	send("", "certificate required")
 }
