@@ -34,7 +34,7 @@ const (
 type ExportStatus struct {
 	Name  string
 	Seq   int64  // the number of the last event that has arrived
-	Lag   int64  // how many sealed events wait
+	Lag   int64  // how many sealed events wait: of those that are there
 	Error string // why the last try failed, or empty
 
 	Since time.Time // when the first that waits was sealed; of ListExports alone
@@ -63,13 +63,15 @@ func (x *exports) begin(sinks []Sink) []*exporting {
 
 // AuditExports tells how each export goes.
 func (p *Platform) AuditExports() []ExportStatus {
-	head := p.AuditSeal().Seq
+	p.sealed.mu.Lock()
+	head, gone := p.sealed.Seq, p.sealed.gone
+	p.sealed.mu.Unlock()
 	p.exports.mu.Lock()
 	defer p.exports.mu.Unlock()
 	var list []ExportStatus
 	for _, x := range p.exports.list {
 		s := x.status
-		s.Lag = max(head-s.Seq, 0)
+		s.Lag = max(head-max(s.Seq, gone), 0)
 		list = append(list, s)
 	}
 	return list
@@ -101,6 +103,8 @@ func (p *Platform) export(ctx context.Context, x *exporting) {
 		}
 		if err != nil {
 			news = nil // what is new does not make the sink any better
+		} else {
+			wait.next = 0 // also where more follows at once
 		}
 		if (err != nil || !more) && !wait.sleep(ctx, news, err != nil) {
 			return
@@ -159,15 +163,11 @@ func (p *Platform) exportOnce(ctx context.Context, to Sink) (seq int64, more boo
 func (p *Platform) nextBatch(ctx context.Context, seq int64) (audit.Batch, error) {
 	var b audit.Batch
 	err := p.DB.Read(ctx, func(tx *store.Tx) error {
-		if gone, err := tx.Retention(); err != nil {
+		gone, err := retained(tx)
+		if err != nil {
 			return err
-		} else if gone != "" {
-			n, err := audit.ParseNote(gone)
-			if err != nil {
-				return err
-			}
-			seq = max(seq, n.Last)
 		}
+		seq = max(seq, gone.Last)
 		for size := 0; size < exportSize && len(b.Records) < exportCount; {
 			next, err := tx.NextCheckpoint(seq)
 			if errors.Is(err, store.ErrNotFound) {
@@ -241,20 +241,23 @@ func (p *Platform) ListExports(ctx context.Context) ([]ExportStatus, error) {
 		if err != nil {
 			return err
 		}
+		gone, err := retained(tx)
+		if err != nil {
+			return err
+		}
 		all, err := tx.Exports()
 		for _, e := range all {
-			s := ExportStatus{Name: e.Name, Seq: e.Seq, Lag: max(head-e.Seq, 0)}
+			s := ExportStatus{Name: e.Name, Seq: e.Seq, Lag: max(head-max(e.Seq, gone.Last), 0)}
 			if s.Lag > 0 {
-				next, err := tx.NextCheckpoint(e.Seq)
-				var n audit.Note
-				if err == nil {
-					n, err = audit.ParseNote(next.Note)
-				}
-				if s.Since = n.Time; errors.Is(err, store.ErrNotFound) {
-					s.Lag = 0 // what was not sent was removed on purpose
-				} else if err != nil {
+				next, err := tx.NextCheckpoint(max(e.Seq, gone.Last))
+				if err != nil {
 					return err
 				}
+				n, err := audit.ParseNote(next.Note)
+				if err != nil {
+					return err
+				}
+				s.Since = n.Time
 			}
 			list = append(list, s)
 		}

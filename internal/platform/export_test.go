@@ -183,9 +183,18 @@ func TestAnExportAfterPrune(t *testing.T) {
 	}
 	addEvents(t, e.DB, 2)
 	var c collector
-	run(t, e.Platform, &sink{"file:/new", c.take})
+	run(t, e.Platform, &sink{"file:/new", c.take}, &sink{"https://hangs/", func(ctx context.Context, _ audit.Batch) error { <-ctx.Done(); return ctx.Err() }})
 	until(t, "the rest arrives", func() bool { return len(c.got()) >= 3 })
 	if got := fmt.Sprint(c.got()); got != fmt.Sprint([]int64{r.Last + 1, r.Last + 2, r.Last + 3}) {
 		t.Errorf("%s, after %d", got, r.Last)
 	}
+	// What was removed does not wait for anybody.
+	until(t, "three wait", func() bool {
+		list, err := e.Platform.ListExports(t.Context())
+		if err != nil || len(list) != 2 {
+			return false
+		}
+		own := e.Platform.AuditExports()
+		return own[0].Lag == 0 && list[0].Lag == 0 && own[1].Lag == 3 && list[1].Lag == 3 && own[1].Seq == 0
+	})
 }

@@ -41,6 +41,7 @@ type Platform struct {
 	PollEvery time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
 	Exports   []Sink        // where Run sends what is sealed; names differ
 	ACME      *ACME         // by UseACME: where its certificate comes from; nil: from elsewhere
+	Retention time.Duration // after which Run removes sealed events; 0: never
 	Instance  string        // this platform among those on one database, the same after a restart; New makes one up
 
 	limits  Limits
@@ -308,11 +309,14 @@ func (p *Platform) Housekeep(ctx context.Context) {
 }
 
 // Run does the platform's housekeeping until ctx ends: it seals audit events
-// and exports them, and sweeps the database.
+// and exports them, removes those that are too old, and sweeps the database.
 func (p *Platform) Run(ctx context.Context) {
 	go p.seal(ctx)
 	for _, x := range p.exports.begin(p.Exports) {
 		go p.export(ctx, x)
+	}
+	if p.Retention > 0 {
+		go p.retain(ctx)
 	}
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -139,6 +140,7 @@ type SealStatus struct {
 // sealing is what Run knows of the sealing, and whom it wakes.
 type sealing struct {
 	SealStatus
+	gone int64 // the number of the last event that was removed on purpose
 	mu   sync.Mutex
 	news news // of "", the one chain
 }
@@ -159,8 +161,14 @@ func (p *Platform) seal(ctx context.Context) {
 			return
 		}
 		var head int64
+		var gone audit.Note
 		if err == nil {
-			err = p.DB.Read(ctx, func(tx *store.Tx) (err error) { head, err = sealedTo(tx); return err })
+			err = p.DB.Read(ctx, func(tx *store.Tx) (err error) {
+				if head, err = sealedTo(tx); err == nil {
+					gone, err = retained(tx)
+				}
+				return err
+			})
 		}
 		p.sealed.mu.Lock()
 		said := p.sealed.Error
@@ -168,7 +176,7 @@ func (p *Platform) seal(ctx context.Context) {
 		if err != nil {
 			p.sealed.Error = err.Error()
 		} else {
-			p.sealed.Seq = head
+			p.sealed.Seq, p.sealed.gone = head, gone.Last
 		}
 		p.sealed.mu.Unlock()
 		switch {
@@ -198,6 +206,7 @@ type Verified struct {
 	First, Last int64 // the events that are there and as they were sealed; Last is 0 without any
 	Checkpoints int
 	Newest      string // the newest checkpoint
+	Leaving     int64  // events that are removed on purpose and are still there, as they were sealed
 	Unsealed    int64  // events that are stored and not sealed yet, of which nothing is known
 }
 
@@ -238,6 +247,11 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 		}
 		v.First = c.Last + 1
 		begin := c.Last
+		lowest, err := p.verifyLeaving(tx, c)
+		if err != nil {
+			return err
+		}
+		v.Leaving = v.First - lowest
 		for {
 			if mark != nil && mark.Last == c.Last && mark.Hash != c.Hash {
 				return &audit.Break{Seq: mark.Last, Why: "the chain is not the one that the kept checkpoint is of: it was made anew"}
@@ -249,7 +263,7 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 			if err != nil {
 				return err
 			}
-			if err := p.verifyBatch(tx, &c, b, mark); err != nil {
+			if err := p.verifyBatch(tx, &c, b, 1, mark); err != nil {
 				return err
 			}
 			v.Checkpoints++
@@ -259,12 +273,10 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 			return &audit.Break{Seq: c.Last + 1, Why: fmt.Sprintf("everything from here was removed; the kept checkpoint is of event %d", mark.Last)}
 		}
 		// Numbers that no checkpoint has given.
-		switch r, err := tx.Outlier(v.First, c.Last); {
+		switch r, err := tx.Outlier(lowest, c.Last); {
 		case errors.Is(err, store.ErrNotFound):
 		case err != nil:
 			return err
-		case r.Seq > 0 && r.Seq <= begin:
-			return &audit.Break{Seq: r.Seq, ID: r.ID, Why: "it was removed on purpose and is there; if \"audit prune\" was interrupted, run it again"}
 		default:
 			return p.broken(tx, r.Seq, nil, &r)
 		}
@@ -277,8 +289,48 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 	return v, err
 }
 
-// verifyBatch checks the next checkpoint and its events.
-func (p *Platform) verifyBatch(tx *store.Tx, c *audit.Chain, b store.SealedBatch, mark *audit.Note) error {
+// verifyLeaving checks the events before the beginning of the chain, which a
+// removal that is under way or was interrupted has not come to yet. It takes
+// the oldest first, and their checkpoints when all are gone. verifyLeaving
+// returns the number of the first that is there.
+func (p *Platform) verifyLeaving(tx *store.Tx, c audit.Chain) (int64, error) {
+	r, err := tx.Outlier(c.Last+1, math.MaxInt64)
+	if errors.Is(err, store.ErrNotFound) || err == nil && r.Seq < 1 {
+		return c.Last + 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	there := &audit.Break{Seq: r.Seq, ID: r.ID, Why: "it was removed on purpose and is there"}
+	before := audit.Chain{Keys: c.Keys, Last: r.Seq - 1}
+	for begun := false; before.Last < c.Last; begun = true {
+		b, err := tx.NextCheckpoint(before.Last)
+		if errors.Is(err, store.ErrNotFound) {
+			return 0, there
+		}
+		if err != nil {
+			return 0, err
+		}
+		if !begun { // in the middle of a checkpoint
+			n, err := audit.ParseNote(b.Note)
+			if err != nil || n.First > r.Seq {
+				return 0, there
+			}
+			before.Last, before.Hash = n.First-1, n.Previous
+		}
+		if err := p.verifyBatch(tx, &before, b, r.Seq, nil); err != nil {
+			return 0, err
+		}
+	}
+	if before.Last != c.Last || before.Hash != c.Hash {
+		return 0, there
+	}
+	return r.Seq, nil
+}
+
+// verifyBatch checks the next checkpoint and its events, of which those with
+// numbers below lowest are gone.
+func (p *Platform) verifyBatch(tx *store.Tx, c *audit.Chain, b store.SealedBatch, lowest int64, mark *audit.Note) error {
 	entries, err := audit.UnpackEntries(b.Entries)
 	if err != nil {
 		return &audit.Break{Seq: c.Last + 1, Why: "the next checkpoint was changed: " + err.Error()}
@@ -291,11 +343,15 @@ func (p *Platform) verifyBatch(tx *store.Tx, c *audit.Chain, b store.SealedBatch
 	if b.Last != n.Last {
 		return &audit.Break{Seq: n.First, Why: fmt.Sprintf("the checkpoint of events %d to %d was changed: it is kept as that of %d", n.First, n.Last, b.Last)}
 	}
-	records, err := tx.Records(n.First, n.Last)
+	if !b.At.Equal(n.Time) {
+		return &audit.Break{Seq: n.First, Why: fmt.Sprintf("the checkpoint of events %d to %d was changed: it is kept as of another time", n.First, n.Last)}
+	}
+	lowest = max(lowest, n.First)
+	records, err := tx.Records(lowest, n.Last)
 	if err != nil {
 		return err
 	}
-	if seq, now := audit.Compare(n.First, entries, records); seq != 0 {
+	if seq, now := audit.Compare(lowest, entries[lowest-n.First:], records); seq != 0 {
 		return p.broken(tx, seq, &entries[seq-n.First], now)
 	}
 	// The kept checkpoint may end inside this batch of another chain.
@@ -369,101 +425,4 @@ func (p *Platform) AuditCheckpoint(ctx context.Context) (string, error) {
 		err = &sft.Error{Code: sft.NotFound, Msg: "nothing is sealed yet", Hint: "start the platform: it seals each second"}
 	}
 	return text, err
-}
-
-// Pruned is what PruneAudit removed.
-type Pruned struct {
-	First, Last int64 // the events, by number; Last is 0 if there were none
-	Kept        string
-}
-
-// PruneAudit removes the events that were sealed before t and that every
-// export has sent, up to the end of a checkpoint. What is left stays
-// verifiable from the note that is signed of it, and a chain that does not hold
-// is not touched. One event tells of it.
-func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) {
-	var r Pruned
-	// What a crash left of the last time.
-	if err := p.dropRetained(ctx); err != nil {
-		return r, err
-	}
-	if _, err := p.VerifyAudit(ctx, ""); err != nil {
-		return r, fmt.Errorf("nothing is removed from a chain that does not hold: %w", err)
-	}
-	key, err := p.auditKey(ctx)
-	if err != nil {
-		return r, err
-	}
-	nothing := errors.New("nothing to remove")
-	err = p.DB.Change(ctx, func(tx *store.Tx) (audit.Event, error) {
-		most, by, err := exportedTo(tx)
-		if err != nil {
-			return audit.Event{}, err
-		}
-		r.Kept = by
-		b, err := tx.CheckpointBefore(t, most)
-		if errors.Is(err, store.ErrNotFound) {
-			return audit.Event{}, nothing
-		}
-		if err != nil {
-			return audit.Event{}, err
-		}
-		last, err := audit.ParseNote(b.Note)
-		if err != nil {
-			return audit.Event{}, err
-		}
-		var from audit.Note
-		if gone, err := tx.Retention(); err != nil {
-			return audit.Event{}, err
-		} else if gone != "" {
-			if from, err = audit.ParseNote(gone); err != nil {
-				return audit.Event{}, err
-			}
-		}
-		if last.Last <= from.Last {
-			return audit.Event{}, nothing
-		}
-		n, err := p.sign(key, audit.Retention, from, last.Last, last.Hash)
-		if err != nil {
-			return audit.Event{}, err
-		}
-		r.First, r.Last = n.First, n.Last
-		if err := tx.Retain(n); err != nil {
-			return audit.Event{}, err
-		}
-		e, err := p.ownEvent(tx, audit.AuditPrune, "")
-		e.Detail = map[string]string{"first": fmt.Sprint(n.First), "last": fmt.Sprint(n.Last), "before": t.UTC().Format(time.RFC3339), "hash": fmt.Sprintf("%x", n.Hash)}
-		return e, err
-	})
-	if err != nil && !errors.Is(err, nothing) {
-		return Pruned{}, err
-	}
-	return r, p.dropRetained(ctx)
-}
-
-// dropRetained removes what the retention note says, in small steps, so that
-// nobody waits.
-func (p *Platform) dropRetained(ctx context.Context) error {
-	for {
-		var n int64
-		if err := p.DB.Note(ctx, func(tx store.Notes) (err error) { n, err = tx.DropRetained(2000); return err }); err != nil || n == 0 {
-			return err
-		}
-	}
-}
-
-// exportedTo is the number up to which every export has sent, and which of
-// them is the last.
-func exportedTo(tx *store.Tx) (most int64, by string, err error) {
-	most, err = sealedTo(tx)
-	if err != nil {
-		return 0, "", err
-	}
-	list, err := tx.Exports()
-	for _, e := range list {
-		if e.Seq < most {
-			most, by = e.Seq, e.Name
-		}
-	}
-	return most, by, err
 }

@@ -230,6 +230,17 @@ func TestWhatIsDoneToSealedEventsIsFound(t *testing.T) {
 				do(`DELETE FROM checkpoints WHERE last_seq = $1`, last)
 				return nth(first) + "it was inserted: it was never sealed"
 			}, fmt.Sprintf("at event %d: everything from here was removed; the kept checkpoint is of event %d", first, last)},
+			{"a checkpoint is made older", func() string {
+				do(`UPDATE checkpoints SET at = 1 WHERE last_seq = $1`, first-1)
+				if r, err := p.PruneAudit(t.Context(), time.Unix(1e9, 0)); err == nil || r.Last != 0 {
+					t.Errorf("it is removed: %+v, %v", r, err)
+				}
+				p.Retention = 24 * time.Hour
+				if r, err := p.RetainAudit(t.Context()); err == nil || r.Last != 0 {
+					t.Errorf("it goes by itself: %+v, %v", r, err)
+				}
+				return fmt.Sprintf("at event %d: the checkpoint of events %d to %d was changed: it is kept as of another time", first-3, first-3, first-1)
+			}, ""},
 			{"a checkpoint's list is changed", func() string {
 				do(`UPDATE checkpoints SET entries = (SELECT entries FROM checkpoints WHERE last_seq = $1) WHERE last_seq = $2`, last, first-1)
 				return fmt.Sprintf("at event %d: the list of the checkpoint of events %d to %d was changed", first-3, first-3, first-1)
@@ -523,4 +534,175 @@ func TestPruneAll(t *testing.T) {
 	if err != nil || v.First != r.Last+1 || v.Last != v.First {
 		t.Errorf("%+v, %v", v, err)
 	}
+}
+
+// What is too old goes by itself, once for all platforms, and what an export
+// has not sent or a chain that does not hold does not.
+func TestRetention(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		const day = 24 * time.Hour
+		both := []*platform.Platform{e.Platform, secondPlatform(t, e)}
+		for _, p := range both {
+			p.Retention = 2 * day
+		}
+		retain := func(what string, want platform.Pruned) {
+			t.Helper()
+			list := make([]platform.Pruned, len(both))
+			var g sync.WaitGroup
+			for i, p := range both {
+				g.Go(func() {
+					var err error
+					if list[i], err = p.RetainAudit(t.Context()); err != nil {
+						t.Errorf("%s: %v", what, err)
+					}
+				})
+			}
+			g.Wait()
+			if got := list[0]; got.Last == 0 {
+				list[0], list[1] = list[1], list[0]
+			}
+			if list[0] != want || list[1] != (platform.Pruned{Kept: want.Kept}) {
+				t.Errorf("%s: %+v, want %+v", what, list, want)
+			}
+			if got := verify(t, e.Platform, ""); got != "" {
+				t.Errorf("%s: afterwards %s", what, got)
+			}
+		}
+		sealAll(t, e.Platform)
+		var last []int64 // of each batch
+		for range 3 {
+			addEvents(t, e.DB, 4)
+			sealAll(t, e.Platform)
+			v, err := e.Platform.VerifyAudit(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = append(last, v.Last)
+			e.Clock.Advance(day)
+		}
+		retain("the first batch", platform.Pruned{First: 1, Last: last[0]})
+		sealAll(t, e.Platform) // with the event of it
+		e.Clock.Advance(30 * time.Minute)
+		retain("too early", platform.Pruned{})
+		e.Clock.Advance(23 * time.Hour)
+		retain("the second batch", platform.Pruned{First: last[0] + 1, Last: last[1]})
+		if n := strings.Count(told(e.Events()), "audit.prune"); n != 2 {
+			t.Errorf("%d events tell of it", n)
+		}
+
+		// An export keeps what it has not sent.
+		export := func(seq int64) {
+			if err := e.DB.Note(t.Context(), func(tx store.Notes) error { return errors.Join(tx.AddExport("file:/x"), tx.Exported("file:/x", seq)) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		export(last[1])
+		sealAll(t, e.Platform)
+		e.Clock.Advance(day)
+		retain("what is kept", platform.Pruned{Kept: "file:/x"})
+		export(last[2])
+		retain("what is sent", platform.Pruned{First: last[1] + 1, Last: last[2]})
+
+		// Run does so, too, and a chain that does not hold stays.
+		if err := e.Platform.RemoveExport(t.Context(), "file:/x"); err != nil {
+			t.Fatal(err)
+		}
+		sealAll(t, e.Platform)
+		e.Clock.Advance(3 * day)
+		first := last[2] + 1
+		if _, err := rawDB(t, e.DBURL).Exec(`UPDATE events SET body = body || ' ' WHERE seq = $1`, first); err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, e.Platform)
+		until(t, "it is said", func() bool { return strings.Contains(e.Log.String(), `"msg":"remove old audit events"`) })
+		stop()
+		if _, err := rawDB(t, e.DBURL).Exec(`UPDATE events SET body = trim(body) WHERE seq = $1`, first); err != nil {
+			t.Fatal(err)
+		}
+		stop = run(t, e.Platform)
+		until(t, "it is removed", func() bool { return strings.Contains(e.Log.String(), `"msg":"old audit events are removed"`) })
+		stop()
+		if v, err := e.Platform.VerifyAudit(t.Context(), ""); err != nil || v.First <= first {
+			t.Errorf("afterwards %+v, %v", v, err)
+		}
+	})
+}
+
+// In the middle of a removal, and after one that was interrupted, the chain
+// holds, what is still there is checked, and nothing can be put beside it.
+func TestARemovalUnderWay(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		p, db := e.Platform, rawDB(t, e.DBURL)
+		sealAll(t, p)
+		for range 3 {
+			addEvents(t, e.DB, 3)
+			sealAll(t, p)
+		}
+		do := func(query string, args ...any) {
+			t.Helper()
+			if _, err := db.Exec(query, args...); err != nil {
+				t.Fatalf("%s: %v", query, err)
+			}
+		}
+		do(`CREATE TABLE kept_events AS SELECT * FROM events`)
+		do(`CREATE TABLE kept_checkpoints AS SELECT * FROM checkpoints`)
+		r, err := p.PruneAudit(t.Context(), e.Clock.Now().Add(time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealAll(t, p)
+		// The removal has come to the middle of the last but one.
+		first := r.Last - 4
+		back := func() {
+			do(`DELETE FROM events WHERE seq <= $1`, r.Last)
+			do(`DELETE FROM checkpoints WHERE last_seq <= $1`, r.Last)
+			do(`INSERT INTO events SELECT * FROM kept_events WHERE seq >= $1`, first)
+			do(`INSERT INTO checkpoints SELECT * FROM kept_checkpoints`)
+		}
+		var id string
+		if err := db.QueryRow(`SELECT id FROM kept_events WHERE seq = $1`, first).Scan(&id); err != nil {
+			t.Fatal(err)
+		}
+		is := func(why string) string { return fmt.Sprintf("event %d (%s): %s", first, id, why) }
+		for _, tt := range []struct {
+			name string
+			do   func()
+			want string
+		}{
+			{"nothing", func() {}, ""},
+			{"the checkpoints are left", func() { do(`DELETE FROM events WHERE seq <= $1`, r.Last) }, ""},
+			{"some checkpoints are left", func() {
+				do(`DELETE FROM events WHERE seq <= $1`, r.Last)
+				do(`DELETE FROM checkpoints WHERE last_seq < $1`, first)
+			}, ""},
+			{"one is changed", func() { do(`UPDATE events SET body = body || ' ' WHERE seq = $1`, first) }, is("it was changed")},
+			{"their checkpoints are not there", func() { do(`DELETE FROM checkpoints WHERE last_seq <= $1`, r.Last) }, is("it was removed on purpose and is there")},
+			{"the last one's is not there", func() { do(`DELETE FROM checkpoints WHERE last_seq = $1`, r.Last) },
+				fmt.Sprintf("at event %d: the checkpoint that begins here was removed; the next begins at %d", r.Last-2, r.Last+1)},
+		} {
+			back()
+			tt.do()
+			if got := verify(t, p, ""); got != tt.want {
+				t.Errorf("%s: %q is found, want %q", tt.name, got, tt.want)
+			}
+		}
+		back()
+		v := someEvent()
+		addOne(t, e.DB, v)
+		do(`UPDATE events SET seq = 2 WHERE id = $1`, v.ID)
+		if got := verify(t, p, ""); got != fmt.Sprintf("event 2 (%s): it was inserted: it was never sealed", v.ID) {
+			t.Errorf("one is put before them: %q is found", got)
+		}
+		back()
+		if v, err := p.VerifyAudit(t.Context(), ""); err != nil || v.Leaving != 5 || v.First != r.Last+1 {
+			t.Errorf("%+v, %v", v, err)
+		}
+		p.Retention = 1000 * time.Hour
+		if _, err := p.RetainAudit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := p.VerifyAudit(t.Context(), ""); err != nil || v.Leaving != 0 {
+			t.Errorf("after the next: %+v, %v", v, err)
+		}
+	})
 }

@@ -331,26 +331,29 @@ func scanText(s scanner) (t string, err error) {
 
 // A SealedBatch is a checkpoint as it is stored.
 type SealedBatch struct {
-	Last    int64 // the number of its last event, as its row says
+	Last    int64     // the number of its last event, as its row says
+	At      time.Time // when it was made, as its row says
 	Note    string
 	Entries []byte // audit.UnpackEntries reads them
 }
 
 func scanBatch(s scanner) (b SealedBatch, err error) {
-	err = s.Scan(&b.Last, &b.Note, &b.Entries)
+	var at int64
+	err = s.Scan(&b.Last, &at, &b.Note, &b.Entries)
+	b.At = fromMicros(at)
 	return b, err
 }
 
 // NextCheckpoint returns the first checkpoint that ends after the event with
 // the number after.
 func (n Notes) NextCheckpoint(after int64) (SealedBatch, error) {
-	return one(n, scanBatch, `SELECT last_seq, note, entries FROM checkpoints WHERE last_seq > $1 ORDER BY last_seq LIMIT 1`, after)
+	return one(n, scanBatch, `SELECT last_seq, at, note, entries FROM checkpoints WHERE last_seq > $1 ORDER BY last_seq LIMIT 1`, after)
 }
 
 // CheckpointBefore returns the newest checkpoint that was made before t and
 // ends no later than the event with the number most.
 func (n Notes) CheckpointBefore(t time.Time, most int64) (SealedBatch, error) {
-	return one(n, scanBatch, `SELECT last_seq, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY at DESC, last_seq DESC LIMIT 1`, micros(t), most)
+	return one(n, scanBatch, `SELECT last_seq, at, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY at DESC, last_seq DESC LIMIT 1`, micros(t), most)
 }
 
 // Records returns the events with the numbers from first to last.
@@ -380,16 +383,21 @@ func (tx *Tx) Retain(n audit.Note) error {
 
 // DropRetained removes up to max of the events that a retention note says are
 // removed, the oldest first, or, when there are none left, of their
-// checkpoints. It returns how many rows went: none is the end.
-func (n Notes) DropRetained(max int) (int64, error) {
-	const gone = `<= (SELECT max(last_seq) FROM retention)`
-	rows, err := n.exec(`DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq `+gone+` ORDER BY seq LIMIT $1)`, max)
-	if err != nil || rows > 0 {
-		return rows, err
-	}
-	// Another platform may be at it, too: then there are events left.
-	return n.exec(`DELETE FROM checkpoints WHERE last_seq IN (SELECT last_seq FROM checkpoints WHERE last_seq `+gone+` ORDER BY last_seq LIMIT $1)
-		AND NOT EXISTS (SELECT 1 FROM events WHERE seq `+gone+`)`, max)
+// checkpoints. It returns how many rows went: none is the end. Nobody seals or
+// removes at the same time.
+func (db *DB) DropRetained(ctx context.Context, max int) (rows int64, err error) {
+	err = db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "seal", db.d.seal, func(n Notes) error {
+		for _, query := range []string{
+			`DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= (SELECT max(last_seq) FROM retention) ORDER BY seq LIMIT $1)`,
+			`DELETE FROM checkpoints WHERE last_seq IN (SELECT last_seq FROM checkpoints WHERE last_seq <= (SELECT max(last_seq) FROM retention) ORDER BY last_seq LIMIT $1)`,
+		} {
+			if rows, err = n.exec(query, max); err != nil || rows > 0 {
+				return err
+			}
+		}
+		return nil
+	})
+	return rows, err
 }
 
 // An Export is how far an export has come.
