@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,21 +22,78 @@ import (
 	"sft/internal/platform"
 )
 
-// exportFlags say where audit events are sent.
-type exportFlags struct {
-	to         []string
-	ca, secret string
+// auditFlags say where audit events are sent, and how long they are kept.
+type auditFlags struct {
+	to        []string
+	ca        string // file
+	cert, key string // files
+	secret    string // file
+	retention retention
 }
 
-func (x *exportFlags) flags(cmd *cobra.Command) {
+func (x *auditFlags) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringSliceVar(&x.to, "audit-export", nil, "also send audit events to file:PATH, syslog+tls://HOST:PORT or https://HOST/PATH; more than once, or with commas, for several")
 	f.StringVar(&x.ca, "audit-export-ca", "", "PEM file with the CA of the receivers (default: the machine's trust store)")
+	f.StringVar(&x.cert, "audit-export-certificate", "", "certificate chain, PEM, for receivers that ask who sends; read for each connection")
+	f.StringVar(&x.key, "audit-export-key", "", "private file with its key, PEM")
 	f.StringVar(&x.secret, "audit-export-secret", "", "private file with the secret that signs webhooks, whsec_…")
+	f.Var(&x.retention, "audit-retention", "remove audit events that were sealed so long ago and that every export has sent, as in 400d (default: never)")
+	conf.SecretInURLs(f, "audit-export")
 }
 
+// check refuses what does not go together.
+func (x *auditFlags) check() error {
+	if (x.cert == "") != (x.key == "") {
+		return errors.New("--audit-export-certificate and --audit-export-key go together")
+	}
+	return nil
+}
+
+// A retention is how long events are kept; 0 is for ever. A "d" is 24 hours.
+type retention time.Duration
+
+const (
+	day          = 24 * time.Hour
+	minRetention = day
+	maxRetention = 36500 * day
+)
+
+func (r retention) String() string {
+	switch d := time.Duration(r); {
+	case d == 0:
+		return ""
+	case d%day == 0:
+		return fmt.Sprintf("%dd", d/day)
+	default:
+		return d.String()
+	}
+}
+
+// Set implements pflag.Value.
+func (r *retention) Set(s string) error {
+	if s == "" {
+		*r = 0
+		return nil
+	}
+	d, err := time.ParseDuration(s)
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		var days uint64
+		days, err = strconv.ParseUint(n, 10, 16)
+		d = time.Duration(days) * day
+	}
+	if err != nil || d < minRetention || d > maxRetention {
+		return errors.New("use 1d to 36500d, or 24h and more; nothing keeps events for ever")
+	}
+	*r = retention(d)
+	return nil
+}
+
+// Type implements pflag.Value.
+func (*retention) Type() string { return "duration" }
+
 // open returns the sinks. They connect to nothing before they are used.
-func (x exportFlags) open(platformURL string) ([]platform.Sink, error) {
+func (x *auditFlags) open(platformURL string) ([]platform.Sink, error) {
 	u, err := url.Parse(platformURL)
 	if err != nil {
 		return nil, err
@@ -46,6 +105,12 @@ func (x exportFlags) open(platformURL string) ([]platform.Sink, error) {
 			return nil, fmt.Errorf("read the CA of the audit exports: %w", err)
 		}
 		if o.Roots, err = export.ParseRoots(b); err != nil {
+			return nil, err
+		}
+	}
+	if x.cert != "" {
+		o.Certificate = func() (*tls.Certificate, error) { return export.ReadKeyPair(x.cert, x.key) }
+		if _, err := o.Certificate(); err != nil {
 			return nil, err
 		}
 	}
@@ -129,6 +194,9 @@ exported.`,
 				}
 				if v.First > 1 {
 					fmt.Fprintf(w, "events 1 to %d were removed on purpose, which is signed\n", v.First-1)
+				}
+				if v.Leaving > 0 {
+					fmt.Fprintf(w, "%d of those are still there: they go with what removes them, or with the next that does\n", v.Leaving)
 				}
 				if v.Unsealed > 0 {
 					fmt.Fprintf(w, "%d events are not sealed yet; nothing is known of them\n", v.Unsealed)

@@ -69,7 +69,7 @@ work: see docs/metrics.md, also for metrics and limits.`,
 	f.StringVar(&o.key, "tls-key", "", "its private key, PEM")
 	o.acme.flags(cmd)
 	f.StringVar(&o.aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
-	o.exports.flags(cmd)
+	o.audit.flags(cmd)
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.metrics, "metrics-listen", "", "loopback address to show metrics on, without TLS, as in 127.0.0.1:9464")
 	f.StringVar(&o.metricsToken, "metrics-token-file", "", "file with the token that opens /metrics on the platform's own port")
@@ -92,7 +92,7 @@ type serving struct {
 	metrics, metricsToken string // address; file
 	delay                 time.Duration
 	limits                webapi.Limits
-	exports               exportFlags
+	audit                 auditFlags
 	acme                  acmeFlags
 }
 
@@ -103,6 +103,9 @@ func (o serving) check() error {
 		return errors.New("a limit is too low or too high: rates are 0.1 to 1000000, --max-requests and --max-connections 4 at least, --max-agents 1")
 	}
 	if err := o.acme.check(o.cert != ""); err != nil {
+		return err
+	}
+	if err := o.audit.check(); err != nil {
 		return err
 	}
 	if o.delay < 0 || o.delay > 15*time.Second {
@@ -182,9 +185,10 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if p.Exports, err = o.exports.open(p.URL); err != nil {
+	if p.Exports, err = o.audit.open(p.URL); err != nil {
 		return err
 	}
+	p.Retention = time.Duration(o.audit.retention)
 	if host, err := os.Hostname(); err == nil {
 		p.Instance = host + ":" + d.dir
 	}
