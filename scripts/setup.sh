@@ -22,11 +22,11 @@ packages="
 	xrdp xorgxrdp freerdp2-x11 freerdp2-shadow-x11 winpr-utils
 	rdesktop remmina remmina-plugin-rdp stunnel4
 	xvfb openbox xterm imagemagick x11-utils x11-apps x11-xserver-utils xdotool xclip fuse3 fonts-dejavu-core
-	openssh-server openssh-client netcat-openbsd rsync ansible-core systemd dbus postgresql libnss3-tools
+	openssh-server openssh-client netcat-openbsd rsync ansible-core systemd dbus postgresql libnss3-tools rsyslog rsyslog-gnutls
 	mmdebstrap bubblewrap debian-archive-keyring gcc-mingw-w64-x86-64-win32 osslsigncode rpm zip
 "
 # What would run on this machine if nobody took care, by package.
-services="xrdp:xrdp.service xrdp:xrdp-sesman.service openssh-server:ssh.service openssh-server:ssh.socket postgresql:postgresql.service stunnel4:stunnel4.service"
+services="xrdp:xrdp.service xrdp:xrdp-sesman.service openssh-server:ssh.service openssh-server:ssh.socket postgresql:postgresql.service stunnel4:stunnel4.service rsyslog:rsyslog.service"
 
 os=$(system)
 case $os in
