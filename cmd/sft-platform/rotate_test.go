@@ -2,10 +2,15 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -46,10 +51,17 @@ func keep(t *testing.T, url string) *keptPlatform {
 	// As if it had a certificate by ACME, whose keys are sealed as others are.
 	must(t, k.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
 		e := audit.Event{ID: audit.NewID(), Time: time.Now(), Kind: audit.PlatformCertificate, Team: "main", Actor: audit.Actor{Kind: "platform", Name: "test"}, Target: "sft.example.com", Outcome: audit.Success}
-		account, err := k.Sealer.Seal("acme_account", []byte("a"))
-		key, kerr := k.Sealer.Seal("acme_certificate", []byte("c"))
+		private, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+		must(t, err)
+		der, err := x509.MarshalPKCS8PrivateKey(private)
+		must(t, err)
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"sft.example.com"}, NotAfter: time.Now().Add(time.Hour)}
+		chain, err := x509.CreateCertificate(crand.Reader, template, template, &private.PublicKey, private)
+		must(t, err)
+		account, err := k.Sealer.Seal("acme_account", der)
+		key, kerr := k.Sealer.Seal("acme_certificate", der)
 		return e, errors.Join(err, kerr, tx.AddACME("https://acme.example.com/new", account), tx.AddACME("https://acme.example.com/dir", account),
-			tx.SetACMECertificate(store.ACME{Directory: "https://acme.example.com/dir", Chain: []byte("chain"), ChainKey: key}))
+			tx.SetACMECertificate(store.ACME{Directory: "https://acme.example.com/dir", Chain: chain, ChainKey: key}))
 	}))
 	must(t, k.DB.Read(t.Context(), func(tx *store.Tx) error {
 		team, err := tx.Team("main")

@@ -155,6 +155,9 @@ func (a *ACME) takeOrLog(r store.ACME) bool {
 // openACME opens the certificate of a record.
 func openACME(s ca.Sealer, r store.ACME) (*tls.Certificate, error) {
 	list, err := x509.ParseCertificates(r.Chain)
+	if err == nil && len(list) == 0 {
+		err = errors.New("there is none")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate by %s: %w", r.Directory, err)
 	}
