@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -167,9 +168,16 @@ const linger = time.Second
 // to stop. The unit's TimeoutStopSec is longer.
 const grace = 15 * time.Second
 
+// gcPercent lets the heap grow to three times what is in use: requests leave
+// much behind and keep little. GOGC overrules it.
+const gcPercent = 200
+
 func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	if _, err := d.sealer(); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	using, err := d.use(ctx) // before the schema is brought up to date
 	if err != nil {

@@ -74,7 +74,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 	// Checked here, and not while other writers wait.
 	csr, csrErr := ca.RequestKey(r.CSR)
 	err := p.add(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		k, err := p.as(tx, a, r.Team, policy.OwnClient)
+		k, reach, err := p.asReaching(tx, a, r.Team, policy.OwnClient)
 		refused.Team = k.team.Name // the asker's own, whatever was asked for
 		if err != nil {
 			return audit.Event{}, err
@@ -86,10 +86,7 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 		if err != nil {
 			return audit.Event{}, err
 		}
-		router, err := p.router(tx, k)
-		if err != nil {
-			return audit.Event{}, err
-		}
+		router := p.routerOf(tx, k, reach)
 		target, err := router.target(r.Target)
 		if err != nil {
 			return audit.Event{}, err

@@ -181,6 +181,10 @@ var errNobody = &sft.Error{Code: sft.SignIn, Msg: "nobody is signed in", Hint: "
 // as finds out who asks, and whether they may do the action in the team. A
 // team of others reads as one that does not exist.
 func (p *Platform) as(tx *store.Tx, a Actor, teamName string, action policy.Action) (asker, error) {
+	return p.asBy(tx, a, teamName, action, tx.GroupsOf)
+}
+
+func (p *Platform) asBy(tx *store.Tx, a Actor, teamName string, action policy.Action, groupsOf func(store.UserRecord) ([]store.GroupRecord, error)) (asker, error) {
 	var k asker
 	if a.User == "" {
 		return k, errNobody
@@ -202,7 +206,7 @@ func (p *Platform) as(tx *store.Tx, a Actor, teamName string, action policy.Acti
 	if k.user.Status != sft.StatusActive {
 		return k, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " is not active", Hint: "ask an administrator of the team"}
 	}
-	groups, err := tx.GroupsOf(k.user)
+	groups, err := groupsOf(k.user)
 	if err != nil {
 		return k, err
 	}

@@ -21,11 +21,29 @@ type reach struct {
 }
 
 func (p *Platform) reachOf(tx *store.Tx, u store.UserRecord) (reach, error) {
-	r := reach{tx: tx, user: u, grants: map[string][]policy.Grant{}, now: p.Now()}
 	places, err := tx.ProjectGroupsOf(u)
 	if err != nil {
-		return r, err
+		return reach{}, err
 	}
+	return p.reachBy(tx, u, places)
+}
+
+// asReaching is as, with what the asker may reach: read at once.
+func (p *Platform) asReaching(tx *store.Tx, a Actor, team string, action policy.Action) (asker, reach, error) {
+	var places []store.ProjectGroupRecord
+	k, err := p.asBy(tx, a, team, action, func(u store.UserRecord) (groups []store.GroupRecord, err error) {
+		groups, places, err = tx.PlacesOf(u)
+		return groups, err
+	})
+	if err != nil {
+		return k, reach{}, err
+	}
+	r, err := p.reachBy(tx, k.user, places)
+	return k, r, err
+}
+
+func (p *Platform) reachBy(tx *store.Tx, u store.UserRecord, places []store.ProjectGroupRecord) (reach, error) {
+	r := reach{tx: tx, user: u, grants: map[string][]policy.Grant{}, now: p.Now()}
 	if u.Type == sft.Service { // nobody else has any
 		bindings, err := tx.Bindings(u.ID)
 		if err != nil {

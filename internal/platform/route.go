@@ -21,15 +21,20 @@ const maxHops = 10
 // returns was decided: every server of a route is one that the asker may
 // reach.
 type router struct {
-	p     *Platform
-	tx    *store.Tx
-	k     asker
-	reach reach
+	p        *Platform
+	tx       *store.Tx
+	k        asker
+	reach    reach
+	projects map[string]store.ProjectRecord // of the servers that were found
 }
 
 func (p *Platform) router(tx *store.Tx, k asker) (router, error) {
 	reach, err := p.reachOf(tx, k.user)
-	return router{p, tx, k, reach}, err
+	return p.routerOf(tx, k, reach), err
+}
+
+func (p *Platform) routerOf(tx *store.Tx, k asker, reach reach) router {
+	return router{p, tx, k, reach, map[string]store.ProjectRecord{}}
 }
 
 // A step is one host of a route: a record of the team, or, without one, a host
@@ -56,9 +61,12 @@ func (s step) sameHost(b step) bool {
 
 // step is a server that the asker may reach, as a step.
 func (r router) step(s store.ServerRecord) (step, error) {
-	pr, err := r.tx.ProjectByID(s.ProjectID)
-	if err != nil {
-		return step{}, err
+	pr, ok := r.projects[s.ProjectID]
+	if !ok {
+		var err error
+		if pr, err = r.tx.ProjectByID(s.ProjectID); err != nil {
+			return step{}, err
+		}
 	}
 	f, err := r.reach.all(s, pr)
 	return step{name: s.Server(r.p.Now()).Name(), server: &s, project: pr, decision: policy.Decide(f)}, err
@@ -115,9 +123,14 @@ func (r router) named(target string) ([]store.ServerRecord, error) {
 	if ip, err := netip.ParseAddr(name); err == nil {
 		name = ip.String() // as it is held, however it was typed
 	}
-	found, err := r.tx.ServersNamed(r.k.team.ID, name)
+	named, err := r.tx.ServersNamed(r.k.team.ID, name)
 	if err != nil {
 		return nil, err
+	}
+	var found []store.ServerRecord
+	for _, n := range named {
+		r.projects[n.In.ID] = n.In
+		found = append(found, n.ServerRecord)
 	}
 	// A name that looks like the id of another server takes nobody there.
 	if i := slices.IndexFunc(found, func(s store.ServerRecord) bool { return s.ID == name }); i >= 0 {

@@ -280,14 +280,30 @@ type GroupRecord struct {
 
 const groupCols = `id, team_id, name, roles, gid, server_group, created_at`
 
-func scanGroup(s scanner) (g GroupRecord, err error) {
-	var at int64
-	var roles string
-	if err = s.Scan(&g.ID, &g.TeamID, &g.Name, &roles, &g.GID, &g.ServerGroup, &at); err == nil {
-		err = json.Unmarshal([]byte(roles), &g.Roles)
+// A groupRow is groupCols on the way to a record.
+type groupRow struct {
+	g     GroupRecord
+	at    int64
+	roles string
+}
+
+func (r *groupRow) cols() []any {
+	g := &r.g
+	return []any{&g.ID, &g.TeamID, &g.Name, &r.roles, &g.GID, &g.ServerGroup, &r.at}
+}
+
+func (r *groupRow) record() (GroupRecord, error) {
+	r.g.CreatedAt = fromMicros(r.at)
+	err := json.Unmarshal([]byte(r.roles), &r.g.Roles)
+	return r.g, err
+}
+
+func scanGroup(s scanner) (GroupRecord, error) {
+	var r groupRow
+	if err := s.Scan(r.cols()...); err != nil {
+		return r.g, err
 	}
-	g.CreatedAt = fromMicros(at)
-	return g, err
+	return r.record()
 }
 
 // AddGroup stores a new group.

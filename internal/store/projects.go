@@ -19,18 +19,33 @@ type ProjectRecord struct {
 	TeamID string
 }
 
-const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected,
-	channel_clipboard, channel_devices, channel_audio, channel_other_dynamic,
-	ssh_port_forward, ssh_forward_agent, user_on_demand, require_preauth, name_reuse_after`
+const projectCols = `id, team_id, name, created_at, revision, create_users, delete_users, max_session, disconnected, ` +
+	`channel_clipboard, channel_devices, channel_audio, channel_other_dynamic, ` +
+	`ssh_port_forward, ssh_forward_agent, user_on_demand, require_preauth, name_reuse_after`
 
-func scanProject(s scanner) (p ProjectRecord, err error) {
-	var at int64
-	err = s.Scan(&p.ID, &p.TeamID, &p.Name, &at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
+// A projectRow is projectCols on the way to a record.
+type projectRow struct {
+	p  ProjectRecord
+	at int64
+}
+
+func (r *projectRow) cols() []any {
+	p := &r.p
+	return []any{&p.ID, &p.TeamID, &p.Name, &r.at, &p.Revision, &p.CreateServerUsers, &p.DeleteServerUsers,
 		&p.MaxSession, &p.DisconnectedSession,
 		&p.Channels.Clipboard, &p.Channels.Devices, &p.Channels.Audio, &p.Channels.OtherDynamic,
-		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand, &p.RequirePreauth, &p.NameReuseAfter)
-	p.CreatedAt = fromMicros(at)
-	return p, err
+		&p.ClientOptions.PortForward, &p.ClientOptions.ForwardAgent, &p.UserOnDemand, &p.RequirePreauth, &p.NameReuseAfter}
+}
+
+func (r *projectRow) record() ProjectRecord {
+	r.p.CreatedAt = fromMicros(r.at)
+	return r.p
+}
+
+func scanProject(s scanner) (ProjectRecord, error) {
+	var r projectRow
+	err := s.Scan(r.cols()...)
+	return r.record(), err
 }
 
 // AddProject stores a new project.
@@ -168,6 +183,38 @@ func (n Notes) ProjectGroupsOf(u UserRecord) ([]ProjectGroupRecord, error) {
 		AND (g.name = 'everyone' OR g.id IN (SELECT group_id FROM members WHERE user_id = $2))`, u.TeamID, u.ID)
 }
 
+// PlacesOf is GroupsOf and ProjectGroupsOf at once.
+func (n Notes) PlacesOf(u UserRecord) (groups []GroupRecord, places []ProjectGroupRecord, err error) {
+	type row struct {
+		g  GroupRecord
+		pg ProjectGroupRecord
+	}
+	rows, err := all(n, func(s scanner) (v row, err error) {
+		var w groupRow
+		var at int64
+		pg := &v.pg
+		err = s.Scan(append(w.cols(), &pg.ProjectID, &pg.ServerAccess, &pg.ServerAdmin, &pg.ServersSelector, &pg.ServerGroupName, &at)...)
+		if err == nil {
+			v.g, err = w.record()
+		}
+		pg.GroupID, pg.Group, pg.GID = v.g.ID, v.g.Name, v.g.GID
+		pg.CreatedAt, pg.CreateServerGroup = fromMicros(at), pg.ServerGroupName != ""
+		return v, err
+	}, `SELECT `+prefixed("g.", groupCols)+`, coalesce(pg.project_id, ''), coalesce(pg.server_access, false), coalesce(pg.server_admin, false),
+		coalesce(pg.servers_selector, ''), coalesce(pg.server_group, ''), coalesce(pg.created_at, 0)
+		FROM groups g LEFT JOIN project_groups pg ON pg.group_id = g.id
+		WHERE g.team_id = $1 AND (g.name = 'everyone' OR g.id IN (SELECT group_id FROM members WHERE user_id = $2)) ORDER BY g.id`, u.TeamID, u.ID)
+	for i, v := range rows {
+		if i == 0 || rows[i-1].g.ID != v.g.ID {
+			groups = append(groups, v.g)
+		}
+		if v.pg.ProjectID != "" {
+			places = append(places, v.pg)
+		}
+	}
+	return groups, places, err
+}
+
 // A TokenRecord is an enrollment token with what only the platform knows.
 type TokenRecord struct {
 	sft.EnrollmentToken
@@ -302,28 +349,44 @@ const serverCols = `s.id, s.team_id, s.project_id, p.name, s.device_key, s.facts
 	s.cloud_provider, s.cloud_details, s.reenroll_allowed, s.unmanaged, s.key_conflict, s.labels, s.revision, s.device_key_since, s.rotate_device_key, s.agent_revision, s.joined_revision`
 const serverFrom = ` FROM servers s JOIN projects p ON p.id = s.project_id `
 
-func scanServer(s scanner) (r ServerRecord, err error) {
-	var at, since int64
-	var seen, deleted sql.NullInt64
-	var facts, conflict, details, labels string
-	if err = s.Scan(&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &facts, &conflict, &r.HostKey, &r.HostKeyOld,
-		&at, &seen, &r.LastSeq, &deleted, &r.Provider, &details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &labels, &r.Revision, &since, &r.RotateKey, &r.AgentRevision, &r.JoinedRevision); err != nil {
-		return r, err
-	}
+// A serverRow is serverCols on the way to a record.
+type serverRow struct {
+	r                                ServerRecord
+	at, since                        int64
+	seen, deleted                    sql.NullInt64
+	facts, conflict, details, labels string
+}
+
+func (w *serverRow) cols() []any {
+	r := &w.r
+	return []any{&r.ID, &r.TeamID, &r.ProjectID, &r.Project, &r.DeviceKey, &w.facts, &w.conflict, &r.HostKey, &r.HostKeyOld,
+		&w.at, &w.seen, &r.LastSeq, &w.deleted, &r.Provider, &w.details, &r.ReenrollAllowed, &r.Unmanaged, &r.KeyConflict, &w.labels, &r.Revision, &w.since, &r.RotateKey, &r.AgentRevision, &r.JoinedRevision}
+}
+
+func (w *serverRow) record() (r ServerRecord, err error) {
+	r = w.r
 	if r.Unmanaged {
 		r.DeviceKey = nil
 	}
-	r.RegisteredAt, r.LastSeen, r.DeletedAt, r.DeviceKeySince = fromMicros(at), optTime(seen), optTime(deleted), fromMicros(since)
-	if err = json.Unmarshal([]byte(facts), &r.Facts); err == nil {
-		err = json.Unmarshal([]byte(conflict), &r.NameConflict)
+	r.RegisteredAt, r.LastSeen, r.DeletedAt, r.DeviceKeySince = fromMicros(w.at), optTime(w.seen), optTime(w.deleted), fromMicros(w.since)
+	if err = json.Unmarshal([]byte(w.facts), &r.Facts); err == nil {
+		err = json.Unmarshal([]byte(w.conflict), &r.NameConflict)
 	}
-	if err == nil && details != "" {
-		err = json.Unmarshal([]byte(details), &r.Instance)
+	if err == nil && w.details != "" {
+		err = json.Unmarshal([]byte(w.details), &r.Instance)
 	}
-	if err == nil && labels != "" {
-		err = json.Unmarshal([]byte(labels), &r.Given)
+	if err == nil && w.labels != "" {
+		err = json.Unmarshal([]byte(w.labels), &r.Given)
 	}
 	return r, err
+}
+
+func scanServer(s scanner) (ServerRecord, error) {
+	var w serverRow
+	if err := s.Scan(w.cols()...); err != nil {
+		return w.r, err
+	}
+	return w.record()
 }
 
 // cloud are the columns of a server that its cloud has signed.
@@ -535,11 +598,28 @@ func (n Notes) Servers(projectID string) ([]ServerRecord, error) {
 	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.project_id = $1 AND s.deleted_at IS NULL`, projectID)
 }
 
+// A NamedServer is a server with its project.
+type NamedServer struct {
+	ServerRecord
+	In ProjectRecord
+}
+
 // ServersNamed returns the servers of a team that hold a name, or have it as
 // their id.
-func (n Notes) ServersNamed(teamID, name string) ([]ServerRecord, error) {
-	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.team_id = $1 AND s.deleted_at IS NULL
-		AND s.id IN (SELECT id FROM servers WHERE id = $2 UNION SELECT server_id FROM server_names WHERE name_fold = $3)`, teamID, name, sft.HostFold(name))
+func (n Notes) ServersNamed(teamID, name string) ([]NamedServer, error) {
+	return all(n, func(s scanner) (v NamedServer, err error) {
+		var w serverRow
+		var p projectRow
+		if err = s.Scan(append(w.cols(), p.cols()...)...); err != nil {
+			return v, err
+		}
+		v.ServerRecord, err = w.record()
+		v.In = p.record()
+		return v, err
+	}, `SELECT `+serverCols+`, `+prefixed("p.", projectCols)+` FROM
+		(SELECT id FROM servers WHERE id = $2 UNION SELECT server_id FROM server_names WHERE name_fold = $3) n
+		JOIN servers s ON s.id = n.id JOIN projects p ON p.id = s.project_id
+		WHERE s.team_id = $1 AND s.deleted_at IS NULL`, teamID, name, sft.HostFold(name))
 }
 
 // TakeNames gives a server those of the names that no other server of its

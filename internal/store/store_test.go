@@ -358,7 +358,19 @@ func TestGroups(t *testing.T) {
 		s.change(func(tx *store.Tx) error { return tx.SaveProjectGroup(pg) })
 		places := func(u store.UserRecord) []store.ProjectGroupRecord {
 			list := get(s, func(tx *store.Tx) ([]store.ProjectGroupRecord, error) { return tx.ProjectGroupsOf(u) })
-			slices.SortFunc(list, func(a, b store.ProjectGroupRecord) int { return strings.Compare(a.Group, b.Group) })
+			byGroup := func(a, b store.ProjectGroupRecord) int { return strings.Compare(a.Group, b.Group) }
+			slices.SortFunc(list, byGroup)
+			byName := func(a, b store.GroupRecord) int { return strings.Compare(a.Name, b.Name) }
+			groups := slices.SortedFunc(slices.Values(get(s, func(tx *store.Tx) ([]store.GroupRecord, error) { return tx.GroupsOf(u) })), byName)
+			var both []store.GroupRecord
+			also := get(s, func(tx *store.Tx) (places []store.ProjectGroupRecord, err error) {
+				both, places, err = tx.PlacesOf(u)
+				return places, err
+			})
+			slices.SortFunc(also, byGroup)
+			slices.SortFunc(both, byName)
+			s.same("groups and places at once: the places", also, list)
+			s.same("groups and places at once: the groups", both, groups)
 			return list
 		}
 		s.same("ann's places", places(ann), []store.ProjectGroupRecord{pg, all})
@@ -489,6 +501,20 @@ func TestAProjectFromBeforeThereWereChannels(t *testing.T) {
 	})
 }
 
+// named is ServersNamed, without the projects: each is the one that it should
+// be.
+func named(tx *store.Tx, teamID, name string) (list []store.ServerRecord, err error) {
+	found, err := tx.ServersNamed(teamID, name)
+	for _, f := range found {
+		pr, perr := tx.ProjectByID(f.ProjectID)
+		if perr != nil || pr != f.In {
+			err = errors.Join(err, perr, fmt.Errorf("server %s is in %+v, and its project is %+v", f.ID, f.In, pr))
+		}
+		list = append(list, f.ServerRecord)
+	}
+	return list, err
+}
+
 func TestServers(t *testing.T) {
 	both(t, func(t *testing.T, s *suite) {
 		prod, lab := s.project("prod"), s.project("lab")
@@ -503,7 +529,7 @@ func TestServers(t *testing.T) {
 			return taken
 		}
 		named := func(name string) []string {
-			list := get(s, func(tx *store.Tx) ([]store.ServerRecord, error) { return tx.ServersNamed(s.team.ID, name) })
+			list := get(s, func(tx *store.Tx) ([]store.ServerRecord, error) { return named(tx, s.team.ID, name) })
 			return ids(list, func(r store.ServerRecord) string { return r.ID })
 		}
 		sorted := func(id ...string) []string { slices.Sort(id); return id }
@@ -1195,7 +1221,7 @@ func TestTextThatCannotBeStored(t *testing.T) {
 			}
 			_, err = peek(s, func(tx *store.Tx) (store.UserRecord, error) { return tx.User(s.team.ID, bad) })
 			s.is("looking for it", err, store.ErrNotFound)
-			s.same("listing by it", get(s, func(tx *store.Tx) ([]store.ServerRecord, error) { return tx.ServersNamed(s.team.ID, bad) }), []store.ServerRecord{})
+			s.same("listing by it", get(s, func(tx *store.Tx) ([]store.ServerRecord, error) { return named(tx, s.team.ID, bad) }), []store.ServerRecord(nil))
 			s.is("removing it", s.try(func(tx *store.Tx) error { return tx.RemoveKey(bad, bad) }), store.ErrNotFound)
 		}
 	})

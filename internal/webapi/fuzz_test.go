@@ -29,7 +29,7 @@ import (
 // fuzzed is how many requests are sent, and those of them that SQLite gets:
 // with the race detector it takes seven times as long as PostgreSQL, being C in
 // the clothes of Go.
-const fuzzed, fuzzedSQLite = 5000, 500
+const fuzzed, fuzzedSQLite = 10000, 1500
 
 // Whatever anybody sends, the platform does not fail, answers as its document
 // says, and what it refuses has changed nothing. The requests are made from the
