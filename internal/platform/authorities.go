@@ -232,6 +232,9 @@ func (p *Platform) forgetCAs(ids ...string) {
 	for _, id := range ids {
 		delete(p.opened, id)
 	}
+	if len(ids) > 0 {
+		clear(p.trusted) // which is read again by who needs it
+	}
 }
 
 // dropCAs takes all CAs of these kinds out of trust, and puts one that signs at
