@@ -4,7 +4,7 @@
 # for packages, and a private Debian with Wine (wine-setup.sh).
 #
 # It only installs packages. Nothing that it brings is started, now or at the
-# next boot, no database is made, and a machine that has everything is left
+# next boot, nothing is removed, no database is made, and a machine that has everything is left
 # alone: that takes well under a second.
 set -eu
 
@@ -82,8 +82,8 @@ echo "create_main_cluster = false" >"$nocluster"
 say "installing ${missing% }"
 export DEBIAN_FRONTEND=noninteractive
 try=1
-until apt-get update -qq && apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 $missing >&2; do
-	[ $try -lt 4 ] || die "packages could not be installed; see what apt-get says above, then run make setup again"
+until apt-get update -qq && apt-get install -y -qq --no-install-recommends --no-remove -o DPkg::Lock::Timeout=120 $missing >&2; do
+	[ $try -lt 4 ] || die "packages could not be installed; see what apt-get says above, then run make setup again (nothing is removed for them: rsyslog needs the place of another system-log-daemon)"
 	say "apt-get failed; trying again in $((try * 5)) s"
 	sleep $((try * 5))
 	try=$((try + 1))

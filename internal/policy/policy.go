@@ -299,7 +299,8 @@ func Raises(grants []Grant, before, after map[string]string) string {
 	for _, g := range grants {
 		more := !had.Access || g.ServerAdmin || len(g.SudoEntitlements) > 0 || g.CreateServerGroup
 		said := g.selector.of(sft.LabelAPI)
-		if g.ServerAccess && g.bad == nil && more && !had.Admin && !said.Matches(before) && said.Matches(after) {
+		gives := g.ServerAccess || g.CreateServerGroup // whoever has an account is in the local group
+		if gives && g.bad == nil && more && !had.Admin && !said.Matches(before) && said.Matches(after) {
 			return g.Group
 		}
 	}

@@ -320,6 +320,7 @@ func TestRaises(t *testing.T) {
 	plain := func(selector string) sft.ProjectGroup {
 		return sft.ProjectGroup{Group: "plain", ServerAccess: true, ServersSelector: selector}
 	}
+	only := sft.ProjectGroup{Group: "only", CreateServerGroup: true, ServersSelector: "env=prod"}
 	type labels = map[string]string
 	lab, prod := labels{"api.env": "lab", "sftd.role": "web"}, labels{"api.env": "prod", "sftd.role": "web"}
 	for _, tt := range []struct {
@@ -338,6 +339,7 @@ func TestRaises(t *testing.T) {
 		{"admin rights beside access", places{plain(""), on(sre, "env=prod")}, lab, prod, "sre"},
 		{"sudo beside access", places{plain(""), on(dev, "env=prod")}, lab, prod, "dev"},
 		{"a local group beside access", places{plain(""), local}, lab, prod, "local"},
+		{"a local group whose members have access by another", places{plain(""), only}, lab, prod, "only"},
 		{"an administrator has all of it", places{sre, local, on(dev, "env=prod")}, lab, prod, ""},
 		{"a group without server_access gives nothing", places{on(odd, "env=prod")}, lab, prod, ""},
 		{"a selector that cannot be read gives nothing", places{on(dev, "env in prod")}, lab, prod, ""},
