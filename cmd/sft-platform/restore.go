@@ -108,7 +108,11 @@ func restore(ctx context.Context, d data, file, passphrase string, force bool) (
 		return nil, nil, err
 	}
 	defer db.Close()
-	rows, err := b.Restore(ctx, db, platform.RestoreRequest{Sealer: s, Replace: force, Scratch: scratch, Name: filepath.Base(file)})
+	var rows store.Rows
+	err = alone.db.While(ctx, func(ctx context.Context) (err error) {
+		rows, err = b.Restore(ctx, db, platform.RestoreRequest{Sealer: s, Replace: force, Scratch: scratch, Name: filepath.Base(file)})
+		return err
+	})
 	return b, rows, err
 }
 

@@ -121,13 +121,15 @@ func (p *Platform) state(tx *store.Tx, s store.ServerRecord, pr store.ProjectRec
 	if err != nil {
 		return err
 	}
-	cas, err := p.trustedBy(tx, pr)
+	by, err := p.trustedBy(tx, pr)
 	if err != nil {
 		return err
 	}
+	p.trust(by) // this transaction sees what is stored
+	cas := by.of
 	st.AccessCAs, st.HostCAs = certificates(cas[ca.Access]), certificates(cas[ca.Host])
 	st.SSHUserCAs, st.SSHHostCAs = sshKeys(cas[ca.SSHUser]), sshKeys(cas[ca.SSHHost])
-	if st.DroppedCAs, err = tx.DroppedCAs(pr.ID, string(ca.Access), string(ca.SSHUser)); err != nil {
+	if st.DroppedCAs, err = tx.DroppedCAs(s, string(ca.Access), string(ca.SSHUser)); err != nil {
 		return err
 	}
 	if st.EndedSessions, err = tx.RevokedSessions(s.ID, p.Now()); err != nil {

@@ -313,6 +313,7 @@ func TestServerGroupName(t *testing.T) {
 		if u := e.User("developers"); u.Login == "developers" {
 			t.Error("a user got the name of a group as login")
 		}
+		wantCode(t, "a project's name for another group", e.Service.Do(t.Context(), "POST", base+"/projects/lab/groups", m{"name": "ops", "create_server_group": true, "server_group_name": "developers"}, nil), sft.Exists)
 		wantCode(t, "as it was", put("dev", "sft_dev"), "")
 		is("as it was", "sft_dev", "lab-dev")
 		wantCode(t, "a name that is free again", put("ops", "developers"), "")

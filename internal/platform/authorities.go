@@ -264,7 +264,7 @@ func (p *Platform) dropCAs(tx *store.Tx, a Actor, team string, pr store.ProjectR
 	}
 	slices.Sort(gone)
 	e.Detail["kinds"], e.Detail["dropped"] = strings.Join(names, " "), strings.Join(gone, ", ")
-	return e, ids, tx.Revise(pr.ID)
+	return e, ids, errors.Join(tx.Revise(pr.ID), tx.ReviseMoved(pr.ID))
 }
 
 // beginCAs makes the next CAs of a project.

@@ -256,6 +256,18 @@ func TestDroppedCAs(t *testing.T) {
 			t.Errorf("the host is told that %q are dropped", st.DroppedCAs)
 		}
 		r.housekeep("")
+
+		// What they let in may still go on where the server is now.
+		moved := e.Server(testenv.Project, testenv.Facts("web02"))
+		e.Project("lab")
+		e.Do("PUT", "/projects/prod/servers/"+moved.ID, map[string]any{"project_name": "lab"}, nil)
+		was := e.State(moved)
+		if _, err := e.Platform.RotateAuthoritiesHere(t.Context(), platform.AuthoritiesRequest{Project: "prod", Kinds: []string{"ssh_user"}, Compromised: true}); err != nil {
+			t.Fatal(err)
+		}
+		if st := e.State(moved); st.Revision <= was.Revision || len(st.DroppedCAs) != len(was.DroppedCAs)+1 {
+			t.Errorf("a server that was moved hears that %q are dropped, at revision %d, and before %q at %d", st.DroppedCAs, st.Revision, was.DroppedCAs, was.Revision)
+		}
 		_, err = e.Platform.RotateAuthoritiesHere(t.Context(), platform.AuthoritiesRequest{Project: "none", Compromised: true})
 		wantCode(t, "no project", err, sft.NotFound)
 		// Each server is told of its own project's alone.

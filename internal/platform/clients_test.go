@@ -291,6 +291,24 @@ func TestSessionsEndOnTheHopsToo(t *testing.T) {
 	})
 }
 
+// What waited while its client was held back is not done.
+func TestAChangeOfAClientThatIsHeldBack(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		c := e.Client(testenv.Owner)
+		u := e.User(testenv.Owner)
+		a := platform.Actor{User: u.ID, Client: c.ID, Name: u.Name} // as it was found out before
+		make := func(name string) error {
+			_, err := e.Platform.CreateGroup(t.Context(), a, platform.GroupRequest{Team: "main", Name: name})
+			return err
+		}
+		wantCode(t, "before", make("one"), "")
+		e.Do("PUT", "/clients/"+c.ID, m{"state": "PENDING"}, nil)
+		wantCode(t, "held back", make("two"), sft.Denied)
+		e.Do("DELETE", "/clients/"+c.ID, nil, nil)
+		wantCode(t, "deleted", make("three"), sft.Revoked)
+	})
+}
+
 // When a client was last seen is kept to the minute: no request waits for the
 // disk to know it better.
 func TestWhenAClientWasLastSeen(t *testing.T) {

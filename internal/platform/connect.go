@@ -123,6 +123,9 @@ func (p *Platform) Connect(ctx context.Context, a Actor, r ConnectRequest) (api.
 	if err != nil {
 		return api.ConnectReply{}, err
 	}
+	for _, t := range found.by {
+		p.trust(t)
+	}
 	return found.sign()
 }
 
@@ -202,6 +205,7 @@ type way struct {
 	reply  api.ConnectReply
 	ssh    map[int]ca.SSHDraft // by the hop that they are for
 	broker *ca.Draft
+	by     []trusted // whose they are
 }
 
 // sign completes the answer.
@@ -296,9 +300,16 @@ func (i *issuer) issue(hops []step, target step) (way, error) {
 	return i.way, nil
 }
 
+// authorities are those of a host's project.
+func (i *issuer) authorities(s step) (authorities, error) {
+	t, err := i.p.trustedBy(i.tx, s.project)
+	i.way.by = append(i.way.by, t)
+	return t.of, err
+}
+
 // ssh decides on a certificate for an SSH server, and says in h how to reach it.
 func (i *issuer) ssh(h *api.Hop, s step, target bool) (ca.SSHDraft, error) {
-	cas, err := i.p.trustedBy(i.tx, s.project)
+	cas, err := i.authorities(s)
 	if err != nil {
 		return ca.SSHDraft{}, err
 	}
@@ -318,7 +329,7 @@ func (i *issuer) ssh(h *api.Hop, s step, target bool) (ca.SSHDraft, error) {
 // broker decides on a certificate for the target's broker, and says in h what
 // proves it.
 func (i *issuer) broker(h *api.Hop, s step) error {
-	cas, err := i.p.trustedBy(i.tx, s.project)
+	cas, err := i.authorities(s)
 	if err != nil {
 		return err
 	}

@@ -304,6 +304,13 @@ func serverGroup(tx *store.Tx, pr store.ProjectRecord, g store.GroupRecord, r Pr
 			return "", &sft.Error{Code: sft.Exists, Msg: "the group " + sft.Quote(other.Group) + " is " + sft.Quote(name) + " on the project's servers already", Hint: "give another server_group_name"}
 		}
 	}
+	given, err := tx.ServerGroupGiven(pr.TeamID, name, g.ID)
+	if err != nil {
+		return "", err
+	}
+	if given {
+		return "", &sft.Error{Code: sft.Exists, Msg: sft.Quote(name) + " is the unix_group_name of another group", Hint: "give another server_group_name"}
+	}
 	// Each account has a group of its own name.
 	taken, err := tx.LoginTaken(pr.TeamID, name, "")
 	if err != nil {

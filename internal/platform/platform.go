@@ -203,6 +203,12 @@ func (p *Platform) asBy(tx *store.Tx, a Actor, teamName string, action policy.Ac
 	if sft.Fold(k.team.Name) != sft.Fold(teamName) {
 		return k, noSuch("team", teamName)
 	}
+	if a.Client != "" {
+		// It may have been held back while this waited for others to write.
+		if err := active(k.client); err != nil {
+			return k, err
+		}
+	}
 	if k.user.Status != sft.StatusActive {
 		return k, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " is not active", Hint: "ask an administrator of the team"}
 	}

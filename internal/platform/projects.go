@@ -231,25 +231,25 @@ func (p *Platform) authorities(tx *store.Tx, projectID string, kinds ...ca.Kind)
 
 // trusted are the authorities of a project at one of its revisions.
 type trusted struct {
+	project  string
 	revision int64
 	of       authorities
 	until    time.Time // when the first of them ends
 }
 
 // trustedBy is authorities of all kinds, read again when the project's revision
-// is another: each change of an authority is one.
-func (p *Platform) trustedBy(tx *store.Tx, pr store.ProjectRecord) (authorities, error) {
+// is another: each change of an authority is one. What a transaction has read is
+// for others when it is known to be stored, by trust: a revision that is undone
+// comes back with other authorities.
+func (p *Platform) trustedBy(tx *store.Tx, pr store.ProjectRecord) (trusted, error) {
 	p.mu.Lock()
 	t := p.trusted[pr.ID]
 	p.mu.Unlock()
 	if t.of != nil && t.revision == pr.Revision && p.Now().Before(t.until) {
-		return t.of, nil
+		return t, nil
 	}
 	of, err := p.authorities(tx, pr.ID, ca.ProjectKinds...)
-	if err != nil || len(tx.News()) > 0 { // not yet stored
-		return of, err
-	}
-	t = trusted{revision: pr.Revision, of: of}
+	t = trusted{project: pr.ID, revision: pr.Revision, of: of}
 	for _, list := range of {
 		for _, a := range list {
 			if t.until.IsZero() || a.Until().Before(t.until) {
@@ -257,10 +257,16 @@ func (p *Platform) trustedBy(tx *store.Tx, pr store.ProjectRecord) (authorities,
 			}
 		}
 	}
+	return t, err
+}
+
+// trust keeps what trustedBy has returned.
+func (p *Platform) trust(t trusted) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.trusted[pr.ID] = t
-	return of, nil
+	if p.trusted[t.project].revision <= t.revision {
+		p.trusted[t.project] = t
+	}
 }
 
 func certificates(list []*ca.Authority) (der [][]byte) {

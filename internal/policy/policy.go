@@ -295,7 +295,13 @@ func (g Grant) where() string {
 // none. What a selector wants of labels that others say counts as met, so that
 // it makes no difference whose label is there first.
 func Raises(grants []Grant, before, after map[string]string) string {
-	had := Decide(Facts{Status: sft.StatusActive, Kind: sft.Human, Grants: grants, Server: &Server{Labels: before}})
+	var firm []Grant // those that no host's word can take away
+	for _, g := range grants {
+		if g.bad == nil && len(g.selector.ByHost()) == 0 {
+			firm = append(firm, g)
+		}
+	}
+	had := Decide(Facts{Status: sft.StatusActive, Kind: sft.Human, Grants: firm, Server: &Server{Labels: before}})
 	for _, g := range grants {
 		more := !had.Access || g.ServerAdmin || len(g.SudoEntitlements) > 0 || g.CreateServerGroup
 		said := g.selector.of(sft.LabelAPI)

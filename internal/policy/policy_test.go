@@ -340,6 +340,8 @@ func TestRaises(t *testing.T) {
 		{"sudo beside access", places{plain(""), on(dev, "env=prod")}, lab, prod, "dev"},
 		{"a local group beside access", places{plain(""), local}, lab, prod, "local"},
 		{"a local group whose members have access by another", places{plain(""), only}, lab, prod, "only"},
+		{"access that hangs on the host's word", places{plain("sftd.role=web"), plain("env=prod")}, lab, prod, "plain"},
+		{"admin rights that hang on the host's word", places{on(sre, "sftd.role=web"), plain("env=prod")}, lab, prod, "plain"},
 		{"an administrator has all of it", places{sre, local, on(dev, "env=prod")}, lab, prod, ""},
 		{"a group without server_access gives nothing", places{on(odd, "env=prod")}, lab, prod, ""},
 		{"a selector that cannot be read gives nothing", places{on(dev, "env in prod")}, lab, prod, ""},

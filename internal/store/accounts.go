@@ -100,6 +100,13 @@ func (n Notes) ServerGroupTaken(teamID, name, except string) (bool, error) {
 	return c > 0, err
 }
 
+// ServerGroupGiven reports whether another group of the team has that name by
+// its attribute.
+func (n Notes) ServerGroupGiven(teamID, name, except string) (bool, error) {
+	c, err := one(n, scanCount, `SELECT count(*) FROM groups WHERE team_id = $1 AND server_group = $2 AND id <> $3`, teamID, name, except)
+	return c > 0, err
+}
+
 // A Binding lets one account of one server act as a service user.
 type Binding struct {
 	ID        string

@@ -145,6 +145,32 @@ func (h *Hold) Keep(ctx context.Context, stop error, still func(context.Context)
 	return nil
 }
 
+// While runs f with a context that ends when the lock is lost, and returns the
+// error of f, or that the lock was lost.
+func (h *Hold) While(ctx context.Context, f func(context.Context) error) error {
+	if h.db == nil {
+		return f(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for h.alive(ctx) {
+		}
+		if ctx.Err() == nil {
+			cancel(&sft.Error{Code: sft.Unavailable, Msg: "the connection that keeps others from the database was lost", Hint: "try again"})
+		}
+	}()
+	err := f(ctx)
+	lost := context.Cause(ctx)
+	cancel(nil)
+	<-done
+	if err != nil && lost != nil {
+		return lost
+	}
+	return err
+}
+
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

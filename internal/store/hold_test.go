@@ -37,6 +37,31 @@ func TestHold(t *testing.T) {
 	must1(store.HoldShared(ctx, url, "serve")).Release()
 }
 
+// What is done while others are kept out ends when they no longer are.
+func TestWhileHeld(t *testing.T) {
+	url := testdb.Postgres(t)
+	h := must1(store.HoldAlone(t.Context(), url, "restore here"))
+	defer h.Release()
+	if err := h.While(t.Context(), func(context.Context) error { return errEnough }); err != errEnough {
+		t.Errorf("its own error is told as %v", err)
+	}
+	db := testdb.Raw(t, url)
+	err := h.While(t.Context(), func(ctx context.Context) error {
+		if _, err := db.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'restore here'`); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Minute):
+			return errors.New("it goes on without the lock")
+		}
+	})
+	if sft.CodeOf(err) != sft.Unavailable || !strings.Contains(err.Error(), "was lost") {
+		t.Errorf("without the lock: %v", err)
+	}
+}
+
 // A hold whose connection is lost is taken again, and asks then whether what
 // happened meanwhile lets it go on. What fails otherwise does not end it.
 func TestHoldIsKept(t *testing.T) {

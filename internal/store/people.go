@@ -452,7 +452,7 @@ func (tx *Tx) ApproveClient(id string) error {
 // redeemed: it was approved before.
 func (tx *Tx) stopClient(id string) error {
 	for _, q := range []string{
-		`UPDATE sessions SET revoked = true WHERE client_id = $1`,
+		`UPDATE sessions SET revoked = true WHERE client_id = $1 AND NOT revoked`,
 		`DELETE FROM sign_ins WHERE client_id = $1`,
 		`UPDATE clients SET signed_in_until = 0 WHERE id = $1`,
 	} {

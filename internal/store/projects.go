@@ -433,6 +433,10 @@ func (tx *Tx) ReplaceServer(r ServerRecord) error {
 	if err := tx.ReplaceDeviceKey(r.ID, r.DeviceKey, r.RegisteredAt); err != nil {
 		return err
 	}
+	// What was there has another machine's keys.
+	if err := tx.add(`UPDATE former_projects SET host_key = NULL, host_key_old = NULL WHERE server_id = $1`, r.ID); err != nil {
+		return err
+	}
 	provider, instance, pending, details := r.cloud()
 	return tx.must(`UPDATE servers SET host_key = NULL, host_key_old = NULL, agent_revision = 0, last_seq = 0, registered_at = $2,
 		cloud_provider = $3, cloud_instance = $4, cloud_pending = $5, cloud_details = $6, reenroll_allowed = $7 WHERE id = $1`,
@@ -688,12 +692,12 @@ func (tx *Tx) MoveServer(id, from, to string, at time.Time) error {
 			return err
 		}
 	}
-	const touched = `(SELECT id FROM sessions WHERE server_id = $1 UNION SELECT session_id FROM session_hops WHERE server_id = $1)`
-	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE id IN `+touched, id, true); err != nil {
+	const touched = `(SELECT id FROM sessions WHERE server_id = $1 AND live_until > $2 UNION SELECT session_id FROM session_hops WHERE server_id = $1 AND expires_at > $2)`
+	if err := tx.add(`UPDATE sessions SET revoked = true WHERE id IN `+touched, id, micros(at)); err != nil {
 		return err
 	}
 	others, err := all(tx.Notes, scanID, `UPDATE servers SET revision = revision + 1 WHERE id IN (SELECT server_id FROM sessions WHERE id IN `+touched+`
-		UNION SELECT server_id FROM session_hops WHERE session_id IN `+touched+`) RETURNING id`, id)
+		UNION SELECT server_id FROM session_hops WHERE session_id IN `+touched+`) RETURNING id`, id, micros(at))
 	if err != nil {
 		return err
 	}
@@ -892,11 +896,21 @@ func (tx *Tx) DropCA(c CARecord, fingerprint string, at time.Time) error {
 // maxDropped caps how many dropped authorities are told of.
 const maxDropped = 100
 
-// DroppedCAs returns the fingerprints of a project's dropped authorities of
-// these kinds, the last ones first.
-func (n Notes) DroppedCAs(projectID, kind, other string) ([]string, error) {
+// DroppedCAs returns the fingerprints of the dropped authorities of these kinds
+// of a server's project, and of those that it was in before: what they let in
+// may still go on there. The last ones come first.
+func (n Notes) DroppedCAs(r ServerRecord, kind, other string) ([]string, error) {
 	return all(n, func(s scanner) (v string, err error) { return v, s.Scan(&v) },
-		`SELECT fingerprint FROM dropped_cas WHERE project_id = $1 AND kind IN ($2, $3) ORDER BY at DESC, fingerprint LIMIT `+strconv.Itoa(maxDropped), projectID, kind, other)
+		`SELECT fingerprint FROM dropped_cas WHERE (project_id = $1 OR project_id IN (SELECT project_id FROM former_projects WHERE server_id = $2))
+		AND kind IN ($3, $4) ORDER BY at DESC, fingerprint LIMIT `+strconv.Itoa(maxDropped), r.ProjectID, r.ID, kind, other)
+}
+
+// ReviseMoved is ReviseServer for those that were in a project before.
+func (tx *Tx) ReviseMoved(projectID string) error {
+	ids, err := all(tx.Notes, scanID, `UPDATE servers SET revision = revision + 1 WHERE project_id <> $1
+		AND id IN (SELECT server_id FROM former_projects WHERE project_id = $1) RETURNING id`, projectID)
+	tx.tell(ids...)
+	return err
 }
 
 // SetAgentRevision notes which revision of its project a server's agent has

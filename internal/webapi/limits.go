@@ -34,8 +34,8 @@ type Limits struct {
 	// Requests is how many may be under way at once, a quarter of them by one
 	// caller or from one place. Requests of agents that hang do not count. A
 	// quarter of that is how many bodies may be arriving at once, a sixteenth
-	// of them by one caller or from one place, and half of them by strangers:
-	// on a connection that nobody has proven to be theirs, from a place where
+	// of them by one caller or, by strangers, from one place, a quarter from one
+	// place by whomever, and half of them by strangers: on a connection that nobody has proven to be theirs, from a place where
 	// nobody has for long.
 	Requests int
 	// Agents is how many requests of agents may hang at once.
@@ -160,6 +160,9 @@ type pass struct {
 	gates  map[*gate]string
 }
 
+// placeOf is where a request comes from, as a key.
+func placeOf(r *http.Request) string { return "from " + platform.Source(addr(r)) }
+
 // limited is the error of a request over the limit of a name, which ends
 // after a time.
 func (s *Server) limited(w http.ResponseWriter, code sft.Code, limit, msg string, after time.Duration) error {
@@ -173,7 +176,7 @@ func (s *Server) limited(w http.ResponseWriter, code sft.Code, limit, msg string
 // header is its Authorization. Nobody has proven anything yet, so nothing is
 // taken from the bucket of who it claims to be. Who calls it calls end.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, header string) (*pass, error) {
-	place := "from " + platform.Source(addr(r))
+	place := placeOf(r)
 	p := &pass{s: s, w: w, place: place, bucket: place, gates: map[*gate]string{}}
 	if l, ok := s.links.Load(r.RemoteAddr); ok {
 		p.link = l.(*link)
@@ -223,6 +226,10 @@ func (p *pass) read(r *http.Request) error {
 // strangers leave room for those of others.
 func (p *pass) arrives(r *http.Request, c *http.ResponseController) error {
 	began := time.Now()
+	if err := p.enter(&p.s.bodies, p.place, "place_bodies"); err != nil { // whoever they are: a person may have many clients
+		return err
+	}
+	defer p.leave(&p.s.bodies)
 	key, limit := p.place, "place_bodies"
 	body := &paced{from: http.MaxBytesReader(p.w, r.Body, maxBody), c: c,
 		next: began.Add(p.s.Limits.Arrival), end: began.Add(p.s.Limits.Arrival)}
@@ -280,6 +287,8 @@ func (p *pass) enter(g *gate, key, limit string) error {
 	switch g {
 	case &p.s.hanging:
 		all, each = p.s.Limits.Agents, maxHanging
+	case &p.s.bodies:
+		all, each, inAllLimit = each, max(1, each/4), "bodies"
 	case &p.s.arriving:
 		all, each, inAllLimit = each, max(1, each/16), "bodies"
 	case &p.s.strangers:

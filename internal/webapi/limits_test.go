@@ -1,6 +1,7 @@
 package webapi_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -377,6 +378,36 @@ func TestSlowBodiesOfStrangers(t *testing.T) {
 	if got := post(moving, "u7"); got != 201 {
 		t.Errorf("after that: %d", got)
 	}
+
+	// A person may have many clients: one place has a quarter of it, whoever they are.
+	s = webapi.New(e.Platform, slog.New(slog.DiscardHandler))
+	s.Limits.Requests, s.Limits.Arrival, s.Limits.Patience = 64, time.Hour, time.Hour
+	url = listen(t, s, &http.Server{ConnState: s.Conn})
+	proven := func(addr string) net.Conn {
+		t.Helper()
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}).Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprintf(c, "GET %s/clients HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\n\r\n", base, signer(t, e.Client(testenv.Owner).Client)("GET", base+"/clients", nil))
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("a proof: %v, %v", resp, err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		fmt.Fprintf(c, "POST %s/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{", base)
+		return c
+	}
+	for range 4 {
+		proven("127.0.0.50")
+	}
+	poll(t, "four bodies arrive", func() bool { return s.Arriving() == 4 })
+	if got := status(proven("127.0.0.50")); got != 429 {
+		t.Errorf("a fifth client's of one place: %d", got)
+	}
+	proven("127.0.0.51")
+	poll(t, "one of another place arrives", func() bool { return s.Arriving() == 5 })
 
 	// Strangers have to go on, and others have their time.
 	s = webapi.New(e.Platform, slog.New(slog.DiscardHandler))

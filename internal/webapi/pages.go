@@ -109,7 +109,7 @@ func (s *Server) web(w http.ResponseWriter, r *http.Request, fresh time.Duration
 	if c, err := r.Cookie(cookieName); err == nil {
 		a, team, at, err := s.p.Web(r.Context(), sft.NewSecret(c.Value), addr(r))
 		if err == nil {
-			s.known.note(platform.Source(addr(r)), time.Now())
+			s.known.note(placeOf(r), time.Now())
 		}
 		if err == nil && (fresh == 0 || s.p.Now().Sub(at) <= fresh) {
 			return a, team, at, true

@@ -84,7 +84,8 @@ type Server struct {
 	showMetrics http.Handler
 
 	buckets     platform.Limits
-	arriving    gate // bodies, by caller or by place
+	bodies      gate // that arrive, by place
+	arriving    gate // the same, by caller or, of strangers, by place
 	strangers   gate // those of strangers among them, by place
 	requests    gate // by place
 	callers     gate
