@@ -47,6 +47,7 @@ type pfm struct {
 	url     string
 	metrics string
 	failed  atomic.Pointer[error] // in the background
+	analyze func()                // what autovacuum does within a minute
 	ca      []byte
 	pid     int
 	user    store.UserRecord // the owner
@@ -87,8 +88,9 @@ func (b *bench) newPlatform(t lab.T, kind string) *pfm {
 	p.must(err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	database := "sqlite:" + filepath.Join(dir, "platform.db")
+	p.analyze = func() {}
 	if kind == "PostgreSQL" {
-		database = b.postgres(t)
+		database, p.analyze = b.postgres(t)
 	}
 	p.must(os.WriteFile(filepath.Join(dir, "database"), []byte(database), 0o600))
 	free := func() string {
@@ -227,6 +229,7 @@ func (p *pfm) fill(run, servers, events int) {
 	if run == 1 {
 		store1000(1, func(tx *store.Tx, i int) error { return p.server(tx, "target", []byte("target"), now) })
 	}
+	p.analyze()
 }
 
 // settle waits until the platform has nothing left to do: it seals what fill
@@ -447,8 +450,9 @@ func (p *pfm) agents(idle float64) {
 	p.b.say("memory: %s MB at the start, %s MB before the agents, %s MB with %d", digits(idle), digits(before), digits(with), n)
 }
 
-// postgres runs PostgreSQL as it is installed: what is committed is on disk.
-func (b *bench) postgres(t lab.T) string {
+// postgres runs PostgreSQL as it is installed: what is committed is on disk. It
+// returns its URL, and what has it look at its tables.
+func (b *bench) postgres(t lab.T) (url string, analyze func()) {
 	programs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	as, err := user.Lookup("postgres")
 	if err != nil || len(programs) == 0 {
@@ -479,6 +483,11 @@ func (b *bench) postgres(t lab.T) string {
 		t.Fatalf("%v", err)
 	}
 	t.Cleanup(func() { server.Process.Signal(syscall.SIGINT); server.Wait() })
-	(&pfm{t: t}).wait("PostgreSQL answers", func() bool { return command("psql", "-U", "postgres", "-h", dir, "-c", "SELECT 1").Run() == nil })
-	return "postgres://postgres@/postgres?host=" + dir
+	run := func(sql string) error { return command("psql", "-U", "postgres", "-h", dir, "-c", sql).Run() }
+	(&pfm{t: t}).wait("PostgreSQL answers", func() bool { return run("SELECT 1") == nil })
+	return "postgres://postgres@/postgres?host=" + dir, func() {
+		if err := run("ANALYZE"); err != nil {
+			t.Fatalf("analyze: %v", err)
+		}
+	}
 }

@@ -736,6 +736,33 @@ func TestClientsAndSessions(t *testing.T) {
 }
 
 // A session is of every server that it goes through, each for its own time.
+// The tables of sessions were made anew: what was in them is.
+func TestSessionsFromBefore(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		db, err := store.OpenAt(t.Context(), url, 18)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &suite{T: t, DB: db, url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}}
+		s.change(func(tx *store.Tx) error { return tx.AddTeam(s.team) })
+		ann, prod := s.user("ann"), s.project("prod")
+		c, gw, web := s.client(ann), s.server(prod, "gw"), s.server(prod, "web")
+		session := store.Session{ID: "s1", ProjectID: prod.ID, ServerID: web.ID, UserID: ann.ID, ClientID: c.ID, Service: "ssh", CreatedAt: t0, ExpiresAt: t0.Add(time.Minute), LiveUntil: t0.Add(time.Hour)}
+		s.change(func(tx *store.Tx) error {
+			return errors.Join(tx.AddSession(session), tx.AddSessionHop("s1", gw.ID, t0.Add(time.Hour)), tx.RemoveClient(c.ID))
+		})
+		db.Close()
+		s.DB = open(t, url)
+		session.Revoked = true
+		s.same("the session", get(s, func(tx *store.Tx) (store.Session, error) { return tx.Session("s1") }), session)
+		for _, of := range []store.ServerRecord{gw, web} {
+			s.same("what may not live", get(s, func(tx *store.Tx) ([]string, error) { return tx.RevokedSessions(of.ID, t0) }), []string{"s1"})
+		}
+		s.is("a hop of no session", s.try(func(tx *store.Tx) error { return tx.AddSessionHop("s9", gw.ID, t0) }), errAny)
+		s.is("a hop of one", s.try(func(tx *store.Tx) error { return tx.AddSessionHop("s1", web.ID, t0) }), nil)
+	})
+}
+
 func TestSessionsThroughAServer(t *testing.T) {
 	both(t, func(t *testing.T, s *suite) {
 		ann := s.user("ann")
