@@ -17,6 +17,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -35,16 +36,22 @@ const LetsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
 // challenge.
 const ALPN = acmez.ACMETLS1Protocol
 
+// AskMost is the longest that an authority may have a platform wait before it
+// asks again when to renew (RFC 9773, section 4.3.2).
+const AskMost = 24 * time.Hour
+
 // The limits of what an authority may do.
 const (
 	requestTimeout = 30 * time.Second
 	pollTimeout    = 2 * time.Minute
-	maxReply       = 1 << 20  // bytes
-	maxChain       = 64 << 10 // bytes, PEM
-	maxCerts       = 10       // in a chain
+	pollInterval   = 500 * time.Millisecond // unless the authority says another
+	maxReply       = 1 << 20                // bytes
+	maxTalk        = 16 << 20               // bytes of all answers of a session, with their headers
+	maxRequests    = 600                    // of a session: two polls to their end are 480
+	maxChain       = 64 << 10               // bytes, PEM
+	maxCerts       = 10                     // in a chain
 	maxRefusal     = 8 * 24 * time.Hour
 	askEvery       = 6 * time.Hour
-	askMost        = 24 * time.Hour
 )
 
 // An Authority issues certificates.
@@ -90,12 +97,12 @@ type session struct {
 }
 
 func (a *Authority) begin() *session {
-	g := &guard{next: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.Roots},
+	g := &guard{left: maxTalk, next: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.Roots},
 		ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10}}
 	c := &http.Client{Transport: g, Timeout: requestTimeout, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // an authority's answers lead where they say
 	}}
-	return &session{&acme.Client{Directory: a.Directory, HTTPClient: c, UserAgent: a.UserAgent, PollTimeout: pollTimeout}, g}
+	return &session{&acme.Client{Directory: a.Directory, HTTPClient: c, UserAgent: a.UserAgent, PollInterval: pollInterval, PollTimeout: pollTimeout}, g}
 }
 
 func (s *session) end() { s.guard.next.CloseIdleConnections() }
@@ -253,7 +260,7 @@ func (a *Authority) RenewalInfo(ctx context.Context, leaf *x509.Certificate) (Wi
 	defer s.end()
 	d, err := s.directory(ctx)
 	if err == nil && d.RenewalInfo == "" {
-		return Window{Ask: time.Now().Add(askMost)}, nil
+		return Window{Ask: time.Now().Add(AskMost)}, nil
 	}
 	var r acme.RenewalInfo
 	if err == nil {
@@ -270,7 +277,7 @@ func window(r acme.RenewalInfo) Window {
 	now := time.Now()
 	w := Window{Ask: now.Add(askEvery)}
 	if r.RetryAfter != nil {
-		w.Ask = now.Add(min(max(r.RetryAfter.Sub(now), time.Minute), askMost))
+		w.Ask = now.Add(min(max(r.RetryAfter.Sub(now), time.Minute), AskMost))
 	}
 	if r.HasWindow() {
 		w.Renew, w.Start, w.End = r.SelectedTime, r.SuggestedWindow.Start, r.SuggestedWindow.End
@@ -320,13 +327,44 @@ func ChallengeCertificate(host, keyAuth string) (*tls.Certificate, error) {
 	return acmez.TLSALPN01ChallengeCert(acme.Challenge{Identifier: acme.Identifier{Type: "dns", Value: host}, KeyAuthorization: keyAuth})
 }
 
-// A guard lets through only what goes by TLS, caps answers, and keeps until
-// when the authority does not want to be asked.
+// errTalk ends a session with an authority that is never done.
+var errTalk = errors.New("it leads on and on")
+
+// A guard lets through only what goes by TLS, caps each answer and all of them
+// together, and keeps until when the authority does not want to be asked.
 type guard struct {
 	next *http.Transport
 
-	mu    sync.Mutex
-	until time.Time
+	mu       sync.Mutex
+	until    time.Time
+	requests int
+	left     int // bytes of answers
+}
+
+// spend counts what an authority was asked, and what it has said, in bytes.
+func (g *guard) spend(requests, bytes int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.requests += requests
+	if g.left -= bytes; g.left < 0 || g.requests > maxRequests {
+		return errTalk
+	}
+	return nil
+}
+
+// An answer is counted as it is read.
+type answer struct {
+	io.ReadCloser
+	guard *guard
+}
+
+// Read implements io.Reader.
+func (a answer) Read(b []byte) (int, error) {
+	n, err := a.ReadCloser.Read(b)
+	if spent := a.guard.spend(0, n); spent != nil {
+		err = spent
+	}
+	return n, err
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -334,11 +372,24 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" {
 		return nil, fmt.Errorf("the authority leads to %q, which is not https", r.URL.Redacted())
 	}
+	if err := g.spend(1, 0); err != nil {
+		return nil, err
+	}
 	resp, err := g.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = http.MaxBytesReader(nil, resp.Body, maxReply)
+	headers := 0
+	for name, values := range resp.Header {
+		for _, v := range values {
+			headers += len(name) + len(v)
+		}
+	}
+	if err := g.spend(0, headers); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	resp.Body = answer{http.MaxBytesReader(nil, resp.Body, maxReply), g}
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
 		g.mu.Lock()
 		g.until = refusal(resp.Header.Get("Retry-After"), time.Now())

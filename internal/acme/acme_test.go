@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode"
@@ -81,6 +82,55 @@ func TestWrongAuthorities(t *testing.T) {
 			f, ok := errors.AsType[*Failure](err)
 			if !ok || !strings.Contains(f.Msg, tt.msg) || !strings.Contains(f.Fix, tt.fix) || f.Fix == "" || !f.Until.IsZero() {
 				t.Errorf("it fails as %+v, want %q, to do %q", err, tt.msg, tt.fix)
+			}
+		})
+	}
+}
+
+// An authority that is never done is left, whatever it keeps the platform with.
+func TestEndlessAuthorities(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		header, order int // bytes
+		atMost        int // requests; the least that such an authority takes
+	}{
+		{"more answers than memory", 0, maxReply - 1000, 30},
+		{"headers", 60 << 10, 0, 300},
+		{"no end of authorizations", 0, 0, maxRequests},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int64
+			a := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				at := func(path string) string { return "https://" + r.Host + path }
+				w.Header().Set("Replay-Nonce", "n")
+				w.Header().Set("Content-Type", "application/json")
+				w.Header().Set("Location", at(r.URL.Path))
+				switch r.URL.Path {
+				case "/dir":
+					fmt.Fprintf(w, `{"newNonce":%q,"newAccount":%q,"newOrder":%q}`, at("/nonce"), at("/account"), at("/order"))
+				case "/account":
+					io.WriteString(w, `{"status":"valid"}`)
+				case "/order":
+					fmt.Fprintf(w, `{"status":"pending","authorizations":[%q`, at("/z"))
+					for range 2 * maxRequests {
+						fmt.Fprintf(w, ",%q", at("/z"))
+					}
+					io.WriteString(w, "]}")
+				case "/z":
+					w.Header().Set("X-Much", strings.Repeat("x", tt.header))
+					io.WriteString(w, `{"status":"valid"`+strings.Repeat(" ", tt.order)+"}")
+				}
+			})
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = a.Obtain(t.Context(), Order{Host: "sft.example.com", Account: key, Key: key})
+			f, ok := errors.AsType[*Failure](err)
+			if !ok || !strings.Contains(f.Msg, "leads on and on") || !errors.Is(err, errTalk) || asked.Load() > int64(tt.atMost) {
+				t.Errorf("after %d requests it fails as %+v", asked.Load(), err)
 			}
 		})
 	}

@@ -149,6 +149,8 @@ func (a *Authority) unsaid(err error) *Failure {
 	_, isURL := errors.AsType[*url.Error](err)
 	_, isDirectory := errors.AsType[noDirectory](err)
 	switch {
+	case errors.Is(err, errTalk):
+		return &Failure{Msg: "the authority " + host + " leads on and on, or says too much", Fix: "check --acme-directory; the log has the cause"}
 	case isInvalid && invalid.Reason == x509.Expired:
 		return &Failure{Msg: "the certificate of " + host + " is not good now: " + quoted(invalid.Error()), Fix: fixClock + "; if it is right, the authority has to renew its own certificate"}
 	case unknown || isInvalid:
