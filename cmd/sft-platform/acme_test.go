@@ -273,6 +273,12 @@ func TestACME(t *testing.T) {
 	ca.tell(ca.manage+"/set-renewal-info/", map[string]string{"ARIResponse": window,
 		"Certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: st.PeerCertificates[0].Raw}))})
 	clock.Advance(25 * time.Hour)
+	// A clock that was ahead has said when to ask.
+	plan, err := k.ACMEStatus(t.Context(), ca.directory)
+	must(t, err)
+	must(t, k.DB.Note(t.Context(), func(n store.Notes) error {
+		return n.PlanACME(ca.directory, plan.RenewAt, clock.Now().AddDate(10, 0, 0))
+	}))
 	must(t, k.ACME.Round(t.Context()))
 	renewed, err := shakes(port, acmeName, issuer)
 	must(t, err)
@@ -328,6 +334,32 @@ func TestACME(t *testing.T) {
 	want := []string{"acme_account.create " + ca.directory, issue, issue, "acme_account.create " + ca.directory + "?other", issue}
 	if strings.Join(told, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the events are %q", told)
+	}
+}
+
+// A clock that was ahead once keeps nobody from trying when it is right.
+func TestACMEClockAhead(t *testing.T) {
+	d := publicPlatform(t, testdb.SQLite(t), "https://"+acmeName)
+	clock := &testenv.Clock{}
+	now := time.Now()
+	clock.Set(now.AddDate(10, 0, 0))
+	authority := &acme.Authority{Directory: fmt.Sprintf("https://127.0.0.1:%d/dir", freePort(t)), AcceptTerms: true}
+	k := openACME(t, d, clock, authority)
+	k.fails("is not reached", "check the network")
+	var r store.ACME
+	must(t, k.DB.Read(t.Context(), func(tx *store.Tx) (err error) { r, err = tx.ACME(authority.Directory); return err }))
+	r.RefusedUntil = r.RetryAt.AddDate(0, 0, 1)
+	must(t, k.DB.Note(t.Context(), func(n store.Notes) error { return n.FailACME(r) }))
+	clock.Set(now)
+	if st, err := k.ACMEStatus(t.Context(), authority.Directory); err != nil || st.NextTry.After(now) {
+		t.Errorf("it is tried at %v, %v", st.NextTry, err)
+	}
+	k.fails("is not reached", "check the network")
+	// One that differs by minutes is no reason to ask more often.
+	clock.Advance(-9 * time.Hour)
+	clock.Advance(-5 * time.Minute)
+	if err := k.ACME.Round(t.Context()); err != nil || k.ACME.Failures() != 2 {
+		t.Errorf("by a clock that is minutes behind it is tried: %v", err)
 	}
 }
 

@@ -39,6 +39,7 @@ const (
 	acmeEvery     = time.Minute            // to look what is due, and what another platform has got
 	acmeTimeout   = 5 * time.Minute        // for one try
 	acmeHold      = 2 * acmeTimeout        // before another platform may try
+	acmeSkew      = 10 * time.Minute       // what clocks may differ by; what is later is by one that was ahead
 	acmeAsk       = 30 * time.Second       // to ask when to renew
 	acmeRetry     = 5 * time.Minute        // after a failure; then twice as long, and so on
 	acmeMost      = 4 * time.Hour          // between two tries
@@ -312,6 +313,7 @@ func (a *ACME) Round(ctx context.Context) error {
 		r.Chain = nil
 	}
 	now, first := a.p.Now(), !a.began.Swap(true)
+	r = doubted(r, now)
 	// Who starts the platform anew has mended something, perhaps.
 	if now.Before(r.RefusedUntil) || now.Before(r.RetryAt) && !(first && now.Sub(r.FailedAt) > acmeEvery) {
 		return nil
@@ -326,6 +328,18 @@ func (a *ACME) Round(ctx context.Context) error {
 		return a.order(ctx, r)
 	}
 	return err
+}
+
+// doubted is a record without the times that only a clock which was ahead can
+// have left: nobody would ask the authority until they come.
+func doubted(r store.ACME, now time.Time) store.ACME {
+	if r.FailedAt.After(now.Add(acmeSkew)) {
+		r.RetryAt, r.RefusedUntil = time.Time{}, time.Time{}
+	}
+	if r.AskAt.After(now.Add(acme.AskMost + acmeSkew)) {
+		r.AskAt = time.Time{}
+	}
+	return r
 }
 
 // due reports whether a certificate is to be ordered.
@@ -379,6 +393,9 @@ func (a *ACME) ask(ctx context.Context, r store.ACME) (store.ACME, error) {
 		w.Ask = a.p.Now().Add(time.Hour)
 		if f, ok := errors.AsType[*acme.Failure](err); ok && f.Until.After(w.Ask) {
 			w.Ask = f.Until
+			if most := a.p.Now().Add(acme.AskMost); w.Ask.After(most) {
+				w.Ask = most
+			}
 		}
 	}
 	r.RenewAt, r.AskAt = renewal(leaf, w, r.RenewAt), w.Ask
@@ -418,11 +435,11 @@ func (a *ACME) order(ctx context.Context, seen store.ACME) error {
 	var r store.ACME
 	tried := false
 	err := p.DB.Note(ctx, func(n store.Notes) (err error) {
-		if r, err = n.HoldACME(seen.Directory, p.Instance, now, now.Add(acmeHold)); err != nil {
+		if r, err = n.HoldACME(seen.Directory, p.Instance, now, acmeHold); err != nil {
 			return err
 		}
 		if tried = r.Failures != seen.Failures || !r.RenewAt.Equal(seen.RenewAt); tried {
-			_, err = n.HoldACME(seen.Directory, p.Instance, now, now)
+			err = n.ReleaseACME(seen.Directory, p.Instance)
 		}
 		return err
 	})
@@ -440,10 +457,7 @@ func (a *ACME) order(ctx context.Context, seen store.ACME) error {
 		return nil
 	}
 	if ctx.Err() != nil { // the platform stops: another may go on
-		return errors.Join(err, p.DB.Note(context.WithoutCancel(ctx), func(n store.Notes) error {
-			_, err := n.HoldACME(r.Directory, p.Instance, now, now)
-			return err
-		}))
+		return errors.Join(err, p.DB.Note(context.WithoutCancel(ctx), func(n store.Notes) error { return n.ReleaseACME(r.Directory, p.Instance) }))
 	}
 	a.failures.Add(1)
 	r.FailedAt, r.Problem, r.Fix, r.RefusedUntil = p.Now(), err.Error(), "look at the platform's log", time.Time{}
@@ -537,6 +551,7 @@ func (p *Platform) ACMEStatus(ctx context.Context, directory string) (st ACMESta
 		if err != nil {
 			return err
 		}
+		r = doubted(r, p.Now())
 		st.RenewAt, st.Problem, st.Fix, st.FailedAt, st.NextTry = r.RenewAt, r.Problem, r.Fix, r.FailedAt, r.RetryAt
 		if r.RefusedUntil.After(st.NextTry) {
 			st.NextTry = r.RefusedUntil

@@ -46,10 +46,12 @@ func (n Notes) ACMEs() ([]ACME, error) {
 	return all(n, scanACME, `SELECT `+acmeCols+` FROM acme ORDER BY directory`)
 }
 
-// HoldACME makes holder the one that orders a certificate until then, and
-// returns what there is now. While it is another, that is ErrExists.
-func (n Notes) HoldACME(directory, holder string, now, until time.Time) (ACME, error) {
-	rows, err := n.exec(`UPDATE acme SET holder = $2, until = $4 WHERE directory = $1 AND (holder = $2 OR until <= $3)`, directory, holder, micros(now), micros(until))
+// HoldACME makes holder the one that orders a certificate for so long from now,
+// and returns what there is now. While it is another, that is ErrExists; but one
+// that would hold on for more than twice as long has had a clock that was ahead.
+func (n Notes) HoldACME(directory, holder string, now time.Time, long time.Duration) (ACME, error) {
+	rows, err := n.exec(`UPDATE acme SET holder = $2, until = $4 WHERE directory = $1 AND (holder = $2 OR until <= $3 OR until > $5)`,
+		directory, holder, micros(now), micros(now.Add(long)), micros(now.Add(2*long)))
 	if err != nil {
 		return ACME{}, err
 	}
@@ -58,6 +60,12 @@ func (n Notes) HoldACME(directory, holder string, now, until time.Time) (ACME, e
 		err = ErrExists
 	}
 	return a, err
+}
+
+// ReleaseACME lets others order, if it is holder who may.
+func (n Notes) ReleaseACME(directory, holder string) error {
+	_, err := n.exec(`UPDATE acme SET holder = '', until = 0 WHERE directory = $1 AND holder = $2`, directory, holder)
+	return err
 }
 
 // ACMEChallenge returns the key authorization of the try that is under way, or

@@ -15,7 +15,7 @@ func TestACME(t *testing.T) {
 		const at = "https://acme.example.com/dir"
 		hold := func(holder string, now time.Time) error {
 			return s.Note(context.Background(), func(n store.Notes) error {
-				_, err := n.HoldACME(at, holder, now, now.Add(time.Minute))
+				_, err := n.HoldACME(at, holder, now, time.Minute)
 				return err
 			})
 		}
@@ -33,6 +33,12 @@ func TestACME(t *testing.T) {
 		s.is("holding it again", hold("p", t0.Add(30*time.Second)), nil)
 		s.is("another", hold("q", t0.Add(time.Minute)), store.ErrExists)
 		s.is("another, later", hold("q", t0.Add(90*time.Second)), nil)
+		s.note(func(n store.Notes) error { return n.ReleaseACME(at, "p") })
+		s.is("after a release that is not its own", hold("p", t0.Add(91*time.Second)), store.ErrExists)
+		s.note(func(n store.Notes) error { return n.ReleaseACME(at, "q") })
+		s.is("after a release, one whose clock is ahead", hold("p", t0.Add(time.Hour)), nil)
+		s.is("another, while it may be the clocks' difference", hold("q", t0.Add(time.Hour-time.Minute)), store.ErrExists)
+		s.is("another, by a clock that is right", hold("q", t0.Add(time.Hour-time.Minute-time.Second)), nil)
 		s.note(func(n store.Notes) error { return n.SetACMEChallenge(at, "token.thumbprint") })
 		s.same("the challenge", get(s, func(tx *store.Tx) (string, error) { return tx.ACMEChallenge(at) }), "token.thumbprint")
 		failed := want
@@ -41,13 +47,13 @@ func TestACME(t *testing.T) {
 		s.note(func(n store.Notes) error { return n.FailACME(failed) })
 		failed.Failures = 2
 		s.same("one that failed", there(), failed)
-		s.is("after a failure, another", hold("p", t0.Add(91*time.Second)), nil)
+		s.is("after a failure, another", hold("p", t0.Add(2*time.Minute)), nil)
 
 		want.Chain, want.ChainKey, want.RenewAt, want.AskAt = []byte("chain"), []byte("key"), t0.Add(time.Hour), t0.Add(time.Minute)
 		want.FailedAt = t0
 		s.change(func(tx *store.Tx) error { return tx.SetACMECertificate(want) })
 		s.same("one that went well", there(), want)
-		s.is("then, another", hold("q", t0.Add(92*time.Second)), nil)
+		s.is("then, another", hold("q", t0.Add(2*time.Minute)), nil)
 		want.RenewAt, want.AskAt = t0.Add(3*time.Hour), t0.Add(4*time.Hour)
 		s.note(func(n store.Notes) error { return n.PlanACME(at, want.RenewAt, want.AskAt) })
 		want.AccountKey, want.ChainKey = []byte("account2"), []byte("key2")
