@@ -30,6 +30,7 @@ import (
 	"sft/internal/store"
 	"sft/internal/testdb"
 	"sft/internal/testenv"
+	"sft/internal/webapi"
 )
 
 const acmeName = "sft.example.com"
@@ -395,6 +396,61 @@ func TestACMEShared(t *testing.T) {
 	if st, err := shakes(port, acmeName, ca.issuer(), "h2"); err != nil || !st.PeerCertificates[0].NotAfter.Equal(a.ACME.End()) || ca.orders() != 2 {
 		t.Errorf("they have renewed: %v, %d orders", err, ca.orders())
 	}
+}
+
+// An untilTold is a log that takes its time over one message.
+type untilTold struct {
+	slog.Handler
+	message string
+	at      chan struct{} // it was written
+	told    chan struct{}
+}
+
+// Enabled implements slog.Handler.
+func (u untilTold) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler.
+func (u untilTold) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == u.message {
+		close(u.at)
+		<-u.told
+	}
+	return nil
+}
+
+// A platform that is stopped in the middle of a try lets others try at once.
+func TestServeACMEStops(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		d := publicPlatform(t, url, "https://"+acmeName)
+		o := serving{listen: fmt.Sprintf("127.0.0.1:%d", freePort(t)), limits: webapi.DefaultLimits,
+			acme: acmeFlags{on: true, acceptTerms: true, directory: fmt.Sprintf("https://127.0.0.1:%d/dir", freePort(t))}}
+		try := untilTold{slog.DiscardHandler, "ordering a certificate", make(chan struct{}), make(chan struct{})}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		ended := make(chan error, 1)
+		go func() { ended <- serve(ctx, d, o, slog.New(try)) }()
+		select {
+		case <-try.at:
+		case err := <-ended:
+			t.Fatalf("it ends before it has begun: %v", err)
+		}
+		stop()
+		select {
+		case err := <-ended:
+			t.Errorf("it ends in the middle of a try: %v", err)
+			close(try.told)
+		case <-time.After(500 * time.Millisecond): // in which one that does not wait has ended
+			close(try.told)
+			must(t, <-ended)
+		}
+		db, err := store.Open(t.Context(), d.url())
+		must(t, err)
+		defer db.Close()
+		must(t, db.Note(t.Context(), func(n store.Notes) error {
+			_, err := n.HoldACME(o.acme.directory, "another", time.Now(), time.Minute)
+			return err
+		}))
+	})
 }
 
 // The command itself, restarted with its socket kept.

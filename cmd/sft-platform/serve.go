@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -252,8 +253,8 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	}
 	// What is under way when the grace is over ends with this context.
 	base, hangUp := context.WithCancel(context.Background())
-	kept := make(chan struct{})
-	defer func() { <-kept }()
+	var kept sync.WaitGroup
+	defer kept.Wait()
 	defer hangUp()
 	srv := &http.Server{
 		Handler:           api,
@@ -269,8 +270,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	go p.Run(base)
 	done := make(chan error, 2)
 	go func() { done <- srv.ServeTLS(ln, "", "") }()
-	go func() {
-		defer close(kept)
+	kept.Go(func() {
 		err := using.db.Keep(base, platform.ErrRestored, func(ctx context.Context) error {
 			_, err := platform.Restored(ctx, p.DB, &records)
 			return err
@@ -278,9 +278,9 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		if err != nil { // what is in memory is of other records
 			done <- err
 		}
-	}()
+	})
 	if p.ACME != nil {
-		go p.ACME.Run(base)
+		kept.Go(func() { p.ACME.Run(base) })
 	}
 	if err := daemon.Notify("READY=1"); err != nil {
 		logger.Warn("tell systemd", "error", err)

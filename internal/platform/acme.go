@@ -44,6 +44,7 @@ const (
 	acmeRetry     = 5 * time.Minute        // after a failure; then twice as long, and so on
 	acmeMost      = 4 * time.Hour          // between two tries
 	acmeSettle    = time.Hour              // the authority's wish to renew is not heard before
+	acmeStore     = 5 * time.Second        // for a platform that stops, to store what came of a try
 	challengeKept = 250 * time.Millisecond // how long a platform goes by the challenge that it has read
 )
 
@@ -457,7 +458,9 @@ func (a *ACME) order(ctx context.Context, seen store.ACME) error {
 		return nil
 	}
 	if ctx.Err() != nil { // the platform stops: another may go on
-		return errors.Join(err, p.DB.Note(context.WithoutCancel(ctx), func(n store.Notes) error { return n.ReleaseACME(r.Directory, p.Instance) }))
+		last, cancel := outlast(ctx)
+		defer cancel()
+		return errors.Join(err, p.DB.Note(last, func(n store.Notes) error { return n.ReleaseACME(r.Directory, p.Instance) }))
 	}
 	a.failures.Add(1)
 	r.FailedAt, r.Problem, r.Fix, r.RefusedUntil = p.Now(), err.Error(), "look at the platform's log", time.Time{}
@@ -467,6 +470,13 @@ func (a *ACME) order(ctx context.Context, seen store.ACME) error {
 	wait := min(acmeRetry<<min(r.Failures, 10), acmeMost)
 	r.RetryAt = r.FailedAt.Add(wait/2 + mathrand.N(wait/2))
 	return errors.Join(err, p.DB.Note(ctx, func(n store.Notes) error { return n.FailACME(r) }))
+}
+
+// outlast is a context that is good for acmeStore after the end of ctx.
+func outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(acmeStore, cancel) })
+	return last, func() { stop(); cancel() }
 }
 
 func (a *ACME) obtain(ctx context.Context, r store.ACME) error {
@@ -487,7 +497,9 @@ func (a *ACME) obtain(ctx context.Context, r store.ACME) error {
 	trying, cancel := context.WithTimeout(ctx, acmeTimeout)
 	defer cancel()
 	chain, w, err := a.authority.Obtain(trying, o)
-	if cerr := p.DB.Note(context.WithoutCancel(ctx), func(n store.Notes) error { return n.SetACMEChallenge(r.Directory, "") }); err == nil {
+	last, done := outlast(ctx)
+	defer done()
+	if cerr := p.DB.Note(last, func(n store.Notes) error { return n.SetACMEChallenge(r.Directory, "") }); err == nil {
 		err = cerr
 	}
 	if err != nil {
@@ -499,7 +511,7 @@ func (a *ACME) obtain(ctx context.Context, r store.ACME) error {
 	}
 	r.Chain, r.RenewAt, r.AskAt = slices.Concat(chain...), renewal(leaf, w, time.Time{}), w.Ask
 	// It is stored although the platform is being stopped: it has been paid for.
-	err = p.change(context.WithoutCancel(ctx), Actor{}, func(tx *store.Tx) (audit.Event, error) {
+	err = p.change(last, Actor{}, func(tx *store.Tx) (audit.Event, error) {
 		var err error
 		if r.ChainKey, err = p.Sealer.Seal(acmeCertificate, der); err != nil {
 			return audit.Event{}, err
