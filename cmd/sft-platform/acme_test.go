@@ -287,6 +287,27 @@ func TestACME(t *testing.T) {
 		t.Errorf("it was not renewed as the authority wants: %d orders", ca.orders()-before)
 	}
 
+	// The authority has closed the account. Another one registers, while the
+	// platform runs, and may renew what was of the one before.
+	before = ca.orders()
+	ca.closeAccount(k.Platform)
+	clock.Set(renewed.PeerCertificates[0].NotAfter.Add(-20 * time.Hour))
+	k.fails("refuses the account", "sft-platform rotate acme-account")
+	clock.Set(renewed.PeerCertificates[0].NotAfter.Add(-20 * time.Hour))
+	if status := run([]string{"rotate", "acme-account", "--data", d.dir, "--database", d.database, "--acme-directory", ca.directory + "?none"}); status != 1 {
+		t.Errorf("of an authority where there is none, it ends with %d", status)
+	}
+	if status := run([]string{"rotate", "acme-account", "--data", d.dir, "--database", d.database}); status != 0 {
+		t.Errorf("it ends with %d", status)
+	}
+	must(t, k.ACME.Round(t.Context()))
+	closed := renewed.PeerCertificates[0]
+	renewed, err = shakes(port, acmeName, issuer)
+	must(t, err)
+	if renewed.PeerCertificates[0].Equal(closed) || ca.orders() != before+1 {
+		t.Errorf("by another account it was not renewed: %d orders", ca.orders()-before)
+	}
+
 	// The authority is gone when the certificate is to be renewed: it is served on.
 	ca.stop()
 	clock.Set(renewed.PeerCertificates[0].NotAfter.Add(-12 * time.Hour))
@@ -325,14 +346,14 @@ func TestACME(t *testing.T) {
 	must(t, k.DB.Read(t.Context(), func(tx *store.Tx) error {
 		events, err := tx.Events("main", "", 1000, false)
 		for _, e := range events {
-			if e.Kind == audit.PlatformCertificate || e.Kind == audit.ACMEAccountCreate {
+			if e.Kind == audit.PlatformCertificate || e.Kind == audit.ACMEAccountCreate || e.Kind == audit.ACMEAccountRotate {
 				told = append(told, string(e.Kind)+" "+e.Target)
 			}
 		}
 		return err
 	}))
 	issue := "platform_certificate.issue " + acmeName
-	want := []string{"acme_account.create " + ca.directory, issue, issue, "acme_account.create " + ca.directory + "?other", issue}
+	want := []string{"acme_account.create " + ca.directory, issue, issue, "acme_account.rotate " + ca.directory, issue, "acme_account.create " + ca.directory + "?other", issue}
 	if strings.Join(told, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the events are %q", told)
 	}

@@ -22,6 +22,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mholt/acmez/v3/acme"
+
+	"sft/internal/platform"
+	"sft/internal/store"
 )
 
 // A pebble is an ACME authority, Let's Encrypt's own for tests, and the DNS by
@@ -170,6 +175,28 @@ func (p *pebble) count(text string) int {
 	b, err := os.ReadFile(filepath.Join(p.dir, "pebble.log"))
 	must(p.t, err)
 	return bytes.Count(b, []byte(text))
+}
+
+// closeAccount deactivates the account of a platform (RFC 8555, section 7.3.6).
+func (p *pebble) closeAccount(of *platform.Platform) {
+	p.t.Helper()
+	var der []byte
+	must(p.t, of.DB.Read(p.t.Context(), func(tx *store.Tx) error {
+		r, err := tx.ACME(p.directory)
+		if err != nil {
+			return err
+		}
+		der, err = of.Sealer.Open("acme_account", r.AccountKey)
+		return err
+	}))
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	must(p.t, err)
+	c := &acme.Client{Directory: p.directory, HTTPClient: p.client()}
+	account, err := c.GetAccount(p.t.Context(), acme.Account{PrivateKey: key.(*ecdsa.PrivateKey)})
+	must(p.t, err)
+	account.Status = acme.StatusDeactivated
+	_, err = c.UpdateAccount(p.t.Context(), account)
+	must(p.t, err)
 }
 
 // orders is how many certificates were ordered.

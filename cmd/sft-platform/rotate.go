@@ -23,9 +23,9 @@ import (
 
 func rotateCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "rotate", Short: "Put other keys in the place of present ones", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		return usage{errors.New("say what to rotate: master-key or authorities")}
+		return usage{errors.New("say what to rotate: master-key, authorities or acme-account")}
 	}}
-	cmd.AddCommand(rotateMasterKeyCommand(), rotateAuthoritiesCommand())
+	cmd.AddCommand(rotateMasterKeyCommand(), rotateAuthoritiesCommand(), rotateACMEAccountCommand())
 	return cmd
 }
 
@@ -145,6 +145,41 @@ POST .../projects/PROJECT/authorities.`,
 	f.StringSliceVar(&r.Kinds, "kind", nil, "access, host, ssh_user or ssh_host, more than once or with commas (default: all)")
 	f.BoolVar(&r.Compromised, "compromised", false, "others know the keys: trust the old CAs no more, from now on")
 	f.BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func rotateACMEAccountCommand() *cobra.Command {
+	var d data
+	var directory string
+	cmd := &cobra.Command{
+		Use:   "acme-account",
+		Short: "Put another account at an ACME authority in the place of the present one",
+		Long: `Acme-account makes another key for the platform's account at an ACME authority,
+for when the authority has closed the present account, or others know its key.
+The key before is forgotten; the certificate and its key stay. A serve that runs
+registers the account when it next orders a certificate: within a minute if that
+is due. Where the authority has terms, serve needs --acme-accept-terms, as at
+first.
+
+The authority is not asked. An account that it has not closed stays there as it
+is, and what it refuses for a time is left alone for that time.
+
+It needs the data folder and no sign-in, works while serve runs, and is an audit
+event. Run it as the account that the platform runs as.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
+				at, err := p.RotateACMEAccount(cmd.Context(), directory)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(w, "The account at %s has another key. It is registered there with the next certificate.\n", at)
+				return err
+			})
+		},
+	}
+	d.flags(cmd)
+	cmd.Flags().StringVar(&directory, "acme-directory", "", "the authority's directory (default: the only one)")
 	return cmd
 }
 

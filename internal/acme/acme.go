@@ -178,7 +178,7 @@ func (s *session) obtain(ctx context.Context, a *Authority, o Order) ([][]byte, 
 		return nil, w, err
 	}
 	if account.Status != acme.StatusValid {
-		return nil, w, &Failure{Msg: "the account at the authority is " + account.Status, Fix: "ask the authority why, or give another --acme-directory"}
+		return nil, w, &Failure{Msg: "the account at the authority is " + account.Status, Fix: fixAccount}
 	}
 	if contact != nil && !slices.Equal(account.Contact, contact) {
 		account = acme.Account{Status: account.Status, Contact: contact, Location: account.Location, PrivateKey: o.Account}
@@ -194,7 +194,8 @@ func (s *session) obtain(ctx context.Context, a *Authority, o Order) ([][]byte, 
 	}
 	made, err := s.NewOrder(ctx, account, order)
 	if err != nil && order.Replaces != "" && !refusedOtherwise(err) {
-		// It has been replaced already, or the authority no longer knows it.
+		// It has been replaced already, is of an account before this one, or the
+		// authority no longer knows it.
 		order.Replaces = ""
 		made, err = s.NewOrder(ctx, account, order)
 	}
@@ -231,7 +232,7 @@ func (s *session) obtain(ctx context.Context, a *Authority, o Order) ([][]byte, 
 // the certificate that it is to replace.
 func refusedOtherwise(err error) bool {
 	p, ok := problemOf(err)
-	return !ok || p.Type != acme.ProblemTypeAlreadyReplaced && p.Type != acme.ProblemTypeMalformed && p.Status != http.StatusNotFound && p.Status != http.StatusConflict
+	return !ok || p.Type != acme.ProblemTypeAlreadyReplaced && p.Type != acme.ProblemTypeMalformed && p.Type != acme.ProblemTypeUnauthorized && p.Status != http.StatusNotFound && p.Status != http.StatusConflict
 }
 
 // authorize proves that the host is this platform's.

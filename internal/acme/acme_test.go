@@ -176,7 +176,7 @@ func TestProblems(t *testing.T) {
 		{"connection", "does not reach port 443 of sft.example.com", "lead to --listen"},
 		{"tls", "gets no TLS connection", "lead to --listen"},
 		{"incorrectResponse", "does not find this platform", "IPv6"},
-		{"unauthorized", "refuses the account", "ask it why"},
+		{"unauthorized", "refuses the account", "rotate acme-account"},
 		{"caa", "CAA record", "CAA records"},
 		{"rateLimited", "has a limit", "wait"},
 		{"rejectedIdentifier", "issues nothing for sft.example.com", "URL"},

@@ -30,9 +30,10 @@ func (f *Failure) Error() string { return f.Msg }
 func (f *Failure) Unwrap() error { return f.Err }
 
 const (
-	fixClock  = "set this machine's clock, and keep it right by NTP"
-	fixReach  = "check the network, the firewall and, if there is one, HTTPS_PROXY: the platform connects to the authority by HTTPS"
-	fixReturn = "nothing here: it is tried again"
+	fixClock   = "set this machine's clock, and keep it right by NTP"
+	fixReach   = "check the network, the firewall and, if there is one, HTTPS_PROXY: the platform connects to the authority by HTTPS"
+	fixAccount = "ask the authority why; if the account does not come back, register another by \"sft-platform rotate acme-account\", or give another --acme-directory"
+	fixReturn  = "nothing here: it is tried again"
 )
 
 // maxDetail caps what is repeated of an authority's words, in bytes.
@@ -104,7 +105,7 @@ func (a *Authority) said(p acme.Problem, host string, until time.Time) *Failure 
 		if _, ok := p.Resource.(acme.Authorization); ok {
 			return f("the authority does not find this platform at "+at, port)
 		}
-		return f("the authority refuses the account", "ask it why, or give another --acme-directory")
+		return f("the authority refuses the account", fixAccount)
 	case "caa":
 		return f("a CAA record of "+host+" keeps the authority from issuing", "add the authority to the CAA records of the domain")
 	case "rateLimited":

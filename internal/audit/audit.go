@@ -95,6 +95,7 @@ const (
 	AuditPrune           Kind = "audit.prune"        // old events were removed on purpose
 	AuditExportRemove    Kind = "audit_export.remove"
 	ACMEAccountCreate    Kind = "acme_account.create"        // the key of an account at an authority was made
+	ACMEAccountRotate    Kind = "acme_account.rotate"        // another key, and so another account, in the place of that
 	PlatformCertificate  Kind = "platform_certificate.issue" // an ACME authority has issued the platform's own
 	PlatformBackup       Kind = "platform.backup"
 	PlatformRestore      Kind = "platform.restore" // what was recorded after the backup is not here

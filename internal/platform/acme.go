@@ -379,6 +379,48 @@ func (a *ACME) record(ctx context.Context) (r store.ACME, err error) {
 	return r, a.p.DB.Read(ctx, read)
 }
 
+// RotateACMEAccount makes another key for the account at an authority, so that
+// serve registers another account there, and returns the authority's directory.
+// No directory is the only one that there is. The certificate stays.
+func (p *Platform) RotateACMEAccount(ctx context.Context, directory string) (string, error) {
+	if _, err := p.tokenKey(ctx); err != nil { // it is sealed with a master key that opens the others
+		return "", err
+	}
+	_, der, err := newECKey()
+	if err != nil {
+		return "", err
+	}
+	err = p.change(ctx, Actor{}, func(tx *store.Tx) (audit.Event, error) {
+		list, err := tx.ACMEs()
+		if err != nil {
+			return audit.Event{}, err
+		}
+		var there []string
+		for _, r := range list {
+			there = append(there, r.Directory)
+		}
+		switch {
+		case directory == "" && len(there) == 1:
+			directory = there[0]
+		case len(there) == 0:
+			return audit.Event{}, &sft.Error{Code: sft.NotFound, Msg: "there is no account at an ACME authority", Hint: "\"sft-platform serve --acme\" makes one"}
+		case directory == "":
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "there are accounts at several ACME authorities: " + strings.Join(there, ", "), Hint: "give one of them to --acme-directory"}
+		case !slices.Contains(there, directory):
+			return audit.Event{}, &sft.Error{Code: sft.NotFound, Msg: "there is no account at " + sft.Printable(directory), Hint: "give to --acme-directory one of " + strings.Join(there, ", ")}
+		}
+		sealed, err := p.Sealer.Seal(acmeAccount, der)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		if err := tx.SetACMEAccount(directory, sealed); err != nil {
+			return audit.Event{}, err
+		}
+		return p.ownEvent(tx, audit.ACMEAccountRotate, directory)
+	})
+	return directory, err
+}
+
 // ask asks the authority when to renew. That it does not say is no failure of
 // the certificate.
 func (a *ACME) ask(ctx context.Context, r store.ACME) (store.ACME, error) {

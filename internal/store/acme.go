@@ -99,6 +99,12 @@ func (tx *Tx) SetACMECertificate(a ACME) error {
 		a.Directory, a.Chain, a.ChainKey, micros(a.RenewAt), micros(a.AskAt))
 }
 
+// SetACMEAccount stores another account key, by which the next try is at once,
+// unless the authority refuses all.
+func (tx *Tx) SetACMEAccount(directory string, accountKey []byte) error {
+	return tx.must(`UPDATE acme SET account_key = $2, failures = 0, problem = '', fix = '', retry_at = 0 WHERE directory = $1`, directory, accountKey)
+}
+
 // SetACMESealed stores the keys of an authority as they are sealed anew.
 func (tx *Tx) SetACMESealed(directory string, accountKey, chainKey []byte) error {
 	return tx.must(`UPDATE acme SET account_key = $2, chain_key = $3 WHERE directory = $1`, directory, accountKey, chainKey)

@@ -56,6 +56,10 @@ func TestACME(t *testing.T) {
 		s.is("then, another", hold("q", t0.Add(2*time.Minute)), nil)
 		want.RenewAt, want.AskAt = t0.Add(3*time.Hour), t0.Add(4*time.Hour)
 		s.note(func(n store.Notes) error { return n.PlanACME(at, want.RenewAt, want.AskAt) })
+		s.note(func(n store.Notes) error { return n.FailACME(failed) })
+		s.change(func(tx *store.Tx) error { return tx.SetACMEAccount(at, []byte("account1")) })
+		want.AccountKey, want.RefusedUntil = []byte("account1"), failed.RefusedUntil
+		s.same("by another account", there(), want)
 		want.AccountKey, want.ChainKey = []byte("account2"), []byte("key2")
 		s.change(func(tx *store.Tx) error { return tx.SetACMESealed(at, want.AccountKey, want.ChainKey) })
 		s.same("all of them", get(s, func(tx *store.Tx) ([]store.ACME, error) { return tx.ACMEs() }), []store.ACME{want})
