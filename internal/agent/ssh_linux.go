@@ -385,7 +385,7 @@ func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 	if byBroker && a.sessions.has(session) {
 		return true
 	}
-	p, ok := a.ssh.server.Process(l.PID)
+	p, ok := a.ssh.server.Process(l)
 	if !ok {
 		return byBroker || a.sessions.has(session) || a.sshGoesOn(session)
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -275,33 +274,9 @@ func TestSSHSessionsEnd(t *testing.T) {
 		h.mu.Unlock()
 	}
 	say(func(*api.State) {})
-	dir := t.TempDir()
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "key")).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, out)
-	}
-	in := func(session string) (ended chan struct{}) { // an SSH server stands in for the process that serves a connection
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		free := l.Addr().String()
-		l.Close()
-		cmd := exec.Command("/usr/sbin/sshd", "-D", "-f", "/dev/null", "-h", filepath.Join(dir, "key"), "-o", "PidFile=none", "-o", "ListenAddress="+free)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		until(t, "it listens", func() bool {
-			c, err := net.Dial("tcp", free)
-			if err == nil {
-				c.Close()
-			}
-			return err == nil
-		})
-		ended = make(chan struct{})
-		go func() { cmd.Wait(); close(ended) }()
-		t.Cleanup(func() { cmd.Process.Kill(); <-ended })
-		until(t, "it is there", func() bool { _, ok := h.ssh.server.Process(cmd.Process.Pid); return ok })
-		h.sshLogin(sshd.Login{PID: cmd.Process.Pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x",
+	in := func(session string) chan struct{} {
+		pid, ended := serving(t, "ann")
+		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x",
 			KeyID: "sft:session/" + session + "/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)})
 		return ended
 	}
@@ -388,6 +363,24 @@ func TestSSHSessionsEnd(t *testing.T) {
 	late := in("ses-7")
 	until(t, "what it let in since has ended", func() bool { return is(late) })
 	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
+}
+
+// serving starts what is, to all who ask, the process of the SSH server that
+// serves a connection of login: it reads its configuration, and waits for it.
+func serving(t *testing.T, login string) (pid int, ended chan struct{}) {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "config")
+	if err := syscall.Mkfifo(config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: "/usr/sbin/sshd", Args: []string{"sshd: " + login + " [priv]", "-t", "-f", config}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended = make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+	return cmd.Process.Pid, ended
 }
 
 func (h *host) userID(login string) string {

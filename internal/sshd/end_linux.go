@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Process is the part of the SSH server, with root's rights, that serves one
@@ -20,10 +22,43 @@ type Process struct {
 }
 
 // Process returns the process that a sign-in was told of; false is that it is
-// over.
-func (s *Server) Process(pid int) (Process, bool) {
-	p := Process{pid, started(pid)}
-	return p, s.Alive(p)
+// over. The log may be read long after it was written: by then a process of
+// that number can serve somebody else.
+func (s *Server) Process(l Login) (Process, bool) {
+	p := Process{l.PID, started(l.PID)}
+	return p, s.Alive(p) && serves(p.PID, l.Login) && (l.At.IsZero() || !beganAfter(p, l.At.Add(clockStep)))
+}
+
+// clockStep is by how much this machine's clock may have been set since a line
+// of the log was written. Two processes of one number and for one login are
+// further apart.
+const clockStep = time.Minute
+
+// beganAfter reports whether p began after a time by this machine's clock.
+func beganAfter(p Process, at time.Time) bool {
+	const tick = time.Second / 100 // USER_HZ, on all that Go runs on
+	n, err := strconv.ParseInt(p.Began, 10, 64)
+	var up unix.Timespec
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return false
+	}
+	age := time.Duration(up.Nano()) - time.Duration(n)*tick
+	return time.Now().Add(-age).After(at)
+}
+
+// title is what a process calls itself.
+func title(pid int) string {
+	b, _ := readCapped(fmt.Sprintf("/proc/%d/cmdline", pid))
+	t, _, _ := strings.Cut(string(b), "\x00")
+	return t
+}
+
+// serves reports whether a process of the server's is, by its title, for login.
+// For root it serves the connection itself, and names its terminals (session.c,
+// session_proctitle).
+func serves(pid int, login string) bool {
+	_, who, ok := strings.Cut(title(pid), ": ")
+	return ok && (who == login+" [priv]" || strings.HasPrefix(who, login+"@"))
 }
 
 // Alive reports whether p still serves its connection.
@@ -49,8 +84,7 @@ func (s *Server) Serving(logins ...string) (list []Process) {
 		if err != nil {
 			continue
 		}
-		b, _ := readCapped(fmt.Sprintf("/proc/%d/cmdline", pid))
-		m := servingRE.FindStringSubmatch(strings.TrimRight(string(b), "\x00"))
+		m := servingRE.FindStringSubmatch(title(pid))
 		if m == nil || !slices.Contains(logins, m[1]) {
 			continue
 		}

@@ -317,8 +317,19 @@ func testEnd(t *testing.T, b *box) {
 		t.Fatalf("for ann there are %v", list)
 	}
 	for _, p := range list {
-		if got, ok := b.s.Process(p.PID); !ok || got != p || !b.s.Alive(p) {
+		told := Login{At: time.Now(), PID: p.PID, Login: "ann"}
+		if got, ok := b.s.Process(told); !ok || got != p || !b.s.Alive(p) {
 			t.Errorf("of %v it says %v, %v", p, got, ok)
+		}
+		told.At = time.Time{}
+		if _, ok := b.s.Process(told); !ok {
+			t.Errorf("of %v, told just now, it says that it is over", p)
+		}
+		// The number was another's when the log was written.
+		for _, l := range []Login{{At: time.Now(), PID: p.PID, Login: "carl"}, {At: time.Now(), PID: p.PID, Login: "an"}, {At: time.Now().Add(-time.Hour), PID: p.PID, Login: "ann"}} {
+			if _, ok := b.s.Process(l); ok {
+				t.Errorf("%v is taken for that of %+v", p, l)
+			}
 		}
 	}
 	if b.s.Alive(Process{list[0].PID, list[0].Began + "0"}) || b.s.Alive(Process{os.Getpid(), started(os.Getpid())}) {
