@@ -69,7 +69,7 @@ const (
 // What time brings about is done by tick, which may be called at any time.
 //
 // Locks are taken in this order: op of a login, mu, and under mu those of the
-// event store and of the agent. Nothing that waits for the broker or for the
+// event store, of the agent and of its care for the SSH server. Nothing that waits for the broker or for the
 // operating system's tools is done under mu.
 type sessions struct {
 	acc   *accounts.Manager
@@ -83,11 +83,13 @@ type sessions struct {
 	kill   func()                          // ends a broker that does not obey
 	// refused tells of a stream by which nobody signed in
 	refused func(user, session string, detail map[string]string)
-	limit   func() (max, disc time.Duration)   // a session's most, and a disconnected OS session's
-	path    string                             // of sessionsFile
-	op      func(login string) (unlock func()) // one operation on an account at a time
-	wake    chan struct{}                      // a tick is worth its while now
-	looks   chan struct{}                      // holds one for each look that goes on
+	limit   func() (max, disc time.Duration) // a session's most, and a disconnected OS session's
+	// elsewhere reports whether somebody is signed in for a session past the broker
+	elsewhere func(session string) bool
+	path      string                             // of sessionsFile
+	op        func(login string) (unlock func()) // one operation on an account at a time
+	wake      chan struct{}                      // a tick is worth its while now
+	looks     chan struct{}                      // holds one for each look that goes on
 
 	mu       sync.Mutex
 	next     uint64 // stream
@@ -476,6 +478,25 @@ func (s *sessions) has(id string) bool {
 	return s.sessions[id] != nil
 }
 
+// had reports whether a session was open and could come back: its end was told.
+func (s *sessions) had(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.past[id]
+	return ok
+}
+
+// ids returns those of the sessions that are open.
+func (s *sessions) ids() map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := map[string]bool{}
+	for id := range s.sessions {
+		ids[id] = true
+	}
+	return ids
+}
+
 // logOff has everything ended that runs as a person, unless a session of
 // theirs goes on.
 func (s *sessions) logOff(login string) {
@@ -500,17 +521,18 @@ func (s *sessions) tick(ctx context.Context) {
 }
 
 // watch ends what has lasted too long, and tells of the sessions that are
-// over. It waits for nothing.
+// over: also by another way than the broker's. It waits for nothing.
 func (s *sessions) watch() {
 	now := s.now()
 	s.mu.Lock()
 	var over []*session
 	for id, ses := range s.sessions {
-		left := ses.streams == 0 && !now.Before(ses.empty.Add(s.grace))
+		idle := ses.streams == 0 && !s.elsewhere(id)
+		left := idle && !now.Before(ses.empty.Add(s.grace))
 		if !ses.over && !left && !ses.Until.After(now) {
 			s.endLocked(ses, "it lasted as long as the project allows")
 		}
-		if left || ses.streams == 0 && ses.over {
+		if left || idle && ses.over {
 			over = append(over, ses)
 			delete(s.sessions, id)
 			s.left(ses.Login, now)

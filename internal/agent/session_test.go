@@ -85,6 +85,7 @@ func (b *bench) again(path string) *sessions {
 			defer b.mu.Unlock()
 			b.told[id] = why
 		},
+		elsewhere: func(string) bool { return false },
 		kill: func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type sshCare struct {
 	others   *rate.Limiter
 	unheard  int // sign-ins of others that were not told
 	live     []sshLive
+	dropped  []string // what the platform had dropped of CAs, when live was last gone by
 }
 
 // An sshLive is a sign-in by the platform's certificate that may still go on.
@@ -46,7 +48,7 @@ type sshLive struct {
 	Login   string    `json:"login"`
 	User    string    `json:"user"` // id
 	Session string    `json:"session"`
-	CA      string    `json:"ca,omitempty"` // the fingerprint of its key
+	CA      string    `json:"ca,omitempty"` // the fingerprint of its key; empty: an agent before did not note it
 	Until   time.Time `json:"until"`
 }
 
@@ -357,6 +359,9 @@ func (a *Agent) loadLive() {
 	}
 	a.ssh.mu.Lock()
 	defer a.ssh.mu.Unlock()
+	if st, _ := a.current(); st != nil {
+		a.ssh.dropped = st.DroppedCAs
+	}
 	if err == nil {
 		err = json.Unmarshal(b, &a.ssh.live)
 	}
@@ -376,9 +381,9 @@ func (a *Agent) saveLive() {
 	}
 }
 
-// addLive notes a sign-in, and reports whether its session goes on, or whether
-// somebody else tells of its end: one by the broker, which comes from loopback.
-// What the key id says is the word of whoever has the CA's key. All of one
+// addLive notes a sign-in, and reports whether its session goes on, or somebody
+// else tells of its end, or has: one by the broker comes from loopback. What the
+// key id says is the word of whoever has the CA's key. All of one
 // session have to end when the first has to.
 func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 	byBroker := l.Remote.Addr().Unmap().IsLoopback()
@@ -387,7 +392,7 @@ func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 	}
 	p, ok := a.ssh.server.Process(l)
 	if !ok {
-		return byBroker || a.sessions.has(session) || a.sshGoesOn(session)
+		return a.sessions.has(session) || byBroker && a.sessions.had(session) || a.sshGoesOn(session)
 	}
 	most, _ := a.sessions.limit()
 	a.ssh.mu.Lock()
@@ -403,7 +408,7 @@ func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 	return true
 }
 
-// sshGoesOn reports whether another sign-in of a session does.
+// sshGoesOn reports whether a sign-in of a session to the SSH server itself does.
 func (a *Agent) sshGoesOn(session string) bool {
 	a.ssh.mu.Lock()
 	defer a.ssh.mu.Unlock()
@@ -411,12 +416,13 @@ func (a *Agent) sshGoesOn(session string) bool {
 }
 
 // dropDead forgets the sign-ins that are over, and returns one of each session
-// of which nothing goes on any more. The caller holds a.ssh.mu.
-func (a *Agent) dropDead() map[string]sshLive {
+// of which nothing goes on any more, nor was open at the broker: that is told
+// with the session's end there. The caller holds a.ssh.mu.
+func (a *Agent) dropDead(open map[string]bool) map[string]sshLive {
 	dead := map[string]sshLive{}
 	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool {
 		alive := a.ssh.server.Alive(s.Process)
-		if !alive && s.User != "" {
+		if !alive && s.User != "" && !open[s.Session] {
 			dead[s.Session] = s
 		}
 		return !alive
@@ -432,9 +438,12 @@ func (a *Agent) dropDead() map[string]sshLive {
 // lasted as long as the project allows: the connections, and all that runs as
 // the person where nothing else of theirs goes on.
 func (a *Agent) endLive(ctx context.Context) {
+	// As long as one of its sign-ins is in a.ssh.live, a session stays open at the
+	// broker: it tells of the end of those, and later than the last of either.
+	open := a.sessions.ids()
 	a.ssh.mu.Lock()
 	before := len(a.ssh.live)
-	dead := a.dropDead()
+	dead := a.dropDead(open)
 	if len(a.ssh.live) != before {
 		a.saveLive()
 	}
@@ -447,35 +456,40 @@ func (a *Agent) endLive(ctx context.Context) {
 		return
 	}
 	why := map[string]string{} // of a session
-	var over []sshLive
+	var over, rest []sshLive
 	a.ssh.mu.Lock()
-	ends := func(s sshLive) string {
+	now := a.machine()
+	anyNew := slices.ContainsFunc(st.DroppedCAs, func(ca string) bool {
+		return strings.HasPrefix(ca, "SHA256:") && !slices.Contains(a.ssh.dropped, ca)
+	})
+	a.ssh.dropped = st.DroppedCAs
+	for _, s := range a.ssh.live {
 		switch {
 		case slices.Contains(st.EndedSessions, s.Session):
-			return "ended: the platform has ended the session"
-		case slices.Contains(st.DroppedCAs, s.CA):
-			return "ended: the CA that had let it in is trusted no more"
-		case !s.Until.After(a.machine()):
-			return "ended: it lasted as long as the project allows"
+			why[s.Session] = "ended: the platform has ended the session"
+		case s.CA == "" && anyNew, slices.Contains(st.DroppedCAs, s.CA):
+			why[s.Session] = "ended: the CA that had let it in is trusted no more"
+		case !s.Until.After(now):
+			why[s.Session] = "ended: it lasted as long as the project allows"
+		default:
+			rest = append(rest, s)
+			continue
 		}
-		return ""
-	}
-	for _, s := range a.ssh.live {
-		if v := ends(s); v != "" {
-			why[s.Session] = v
-			over = append(over, s)
-		}
+		over = append(over, s)
 	}
 	if len(over) == 0 {
 		a.ssh.mu.Unlock()
 		return
 	}
-	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return ends(s) != "" })
+	a.ssh.live = rest
 	a.saveLive()
 	others := map[string]bool{}
-	for _, s := range a.ssh.live {
+	for _, s := range rest {
 		others[s.Login] = true
 		delete(why, s.Session) // it goes on by another sign-in
+	}
+	for id := range open {
+		delete(why, id)
 	}
 	a.ssh.mu.Unlock()
 	var list []sshd.Process

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 
 	"sft/internal/api"
 	"sft/internal/audit"
+	"sft/internal/frame"
 	"sft/internal/sshd"
 	"sft/internal/testenv"
 )
@@ -381,6 +383,173 @@ func serving(t *testing.T, login string) (pid int, ended chan struct{}) {
 	go func() { cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	return cmd.Process.Pid, ended
+}
+
+// A session's end is told once, when nothing of it goes on: not by the broker,
+// and not at the SSH server itself.
+func TestSSHSessionEndsOnce(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
+	const ca = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.change(func(st *api.State) { st.SSHUserCAs = []string{ca} })
+	h.waitAccount("ann")
+	user := h.userID("ann")
+	signIn := func(session, from string, pid int) {
+		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort(from), KeyID: "sft:session/" + session + "/user/" + user, CA: ssh.FingerprintSHA256(key)})
+	}
+	const direct, loopback, gone = "192.0.2.7:4000", "127.0.0.1:4000", 1 << 22
+	stream := func(session string) uint64 {
+		t.Helper()
+		id, _, err := h.sessions.open(t.Context(), api.StateUser{ID: user, Login: "ann"}, session, frame.SSH, "192.0.2.7:1", "", func() error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		signIn(session, loopback, gone)
+		return id
+	}
+	closed := func(id uint64) {
+		h.sessions.closed(id, 7, 8, "the client closed it")
+		h.env.Clock.Advance(10 * time.Minute) // beyond the grace
+		h.sessions.watch()
+	}
+	kill := func(pid int, ended chan struct{}) {
+		syscall.Kill(pid, syscall.SIGKILL)
+		<-ended
+		h.endLive(t.Context())
+	}
+
+	id := stream("ses-direct-first")
+	pid, ended := serving(t, "ann")
+	signIn("ses-direct-first", direct, pid)
+	signIn("ses-direct-first", direct, gone)
+	kill(pid, ended)
+	closed(id)
+
+	id = stream("ses-broker-first")
+	pid, ended = serving(t, "ann")
+	signIn("ses-broker-first", direct, pid)
+	closed(id)
+	if !h.sessions.has("ses-broker-first") {
+		t.Error("a session is over that goes on at the SSH server itself")
+	}
+	kill(pid, ended)
+	h.sessions.watch()
+	signIn("ses-broker-first", loopback, gone) // read from the log again
+
+	var ends []string
+	told := func() int {
+		ends = nil
+		for _, e := range h.env.Events() {
+			if e.Kind == audit.SessionEnd && e.Detail["user"] == "ann" {
+				ends = append(ends, e.Detail["why"]+" "+e.Detail["bytes_in"])
+			}
+		}
+		return len(ends)
+	}
+	id = stream("ses-ended")
+	pid, _ = serving(t, "ann")
+	signIn("ses-ended", direct, pid)
+	pid, _ = serving(t, "ann")
+	signIn("ses-ended-too", direct, pid) // which is told of after that
+	h.sessions.endWhere(func(s *session) string {
+		if s.ID == "ses-ended" {
+			return "for the test"
+		}
+		return ""
+	})
+	h.change(func(st *api.State) { st.EndedSessions = []string{"ses-ended", "ses-ended-too"} })
+	until(t, "the direct one is told", func() bool { told(); return slices.Contains(ends, "ended: the platform has ended the session ") })
+	closed(id)
+
+	// From the host itself, and not by the broker.
+	signIn("ses-loopback", loopback, gone)
+	// The process of that number is another person's by now.
+	pid, ended = serving(t, "bob")
+	signIn("ses-replayed", direct, pid)
+	h.change(func(st *api.State) { st.EndedSessions = append(st.EndedSessions, "ses-replayed") })
+	h.endLive(t.Context())
+	select {
+	case <-ended:
+		t.Error("another person's connection has ended")
+	default:
+	}
+
+	signIn("ses-last", direct, gone)
+	until(t, "the ends are told", func() bool { return told() >= 7 })
+	want := []string{"the client closed it 7", "the client closed it 7", "ended: the platform has ended the session ", "ended: for the test 7", "the connection was closed ", "the connection was closed ", "the connection was closed "}
+	if !slices.Equal(ends, want) {
+		t.Errorf("they are told as %q, want %q", ends, want)
+	}
+}
+
+// Time goes on while it is seen who has been signed in for too long: nobody is
+// forgotten without being ended.
+func TestSSHSessionsEndAsTimeGoesOn(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
+	defer h.lock.Release()
+	pid, _ := serving(t, "ann")
+	p, ok := h.ssh.server.Process(sshd.Login{PID: pid, Login: "ann"})
+	if !ok {
+		t.Fatal("the process is not the server's")
+	}
+	now := h.machine()
+	h.clock.Machine = func() time.Time { now = now.Add(time.Second); return now }
+	h.state = &api.State{}
+	const all = 20
+	for n := range all {
+		h.ssh.live = append(h.ssh.live, sshLive{Process: p, Login: "ann", User: "u", Session: fmt.Sprint("ses-", n), CA: "SHA256:x", Until: now.Add(time.Duration(n) * time.Second)})
+	}
+	h.endLive(t.Context())
+	told := 0
+	for _, e := range h.events.unsent {
+		if e.Kind == string(audit.SessionEnd) {
+			told++
+		}
+	}
+	if left := len(h.ssh.live); told == 0 || told+left != all {
+		t.Errorf("of %d, %d have ended, and %d go on", all, told, left)
+	}
+}
+
+// Of a sign-in that an agent before this one noted, the CA may not be known: it
+// ends when any is dropped from then on.
+func TestSSHSessionsOfUnknownCAsEnd(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
+	defer h.lock.Release()
+	pid, ended := serving(t, "ann")
+	p, _ := h.ssh.server.Process(sshd.Login{PID: pid, Login: "ann"})
+	h.ssh.live = []sshLive{{Process: p, Login: "ann", User: "u", Session: "ses-1", Until: h.machine().Add(time.Hour)}}
+	h.saveLive()
+	h.ssh.live = nil
+	h.state = &api.State{DroppedCAs: []string{"SHA256:of-long-ago"}}
+	h.loadLive()
+	for _, more := range [][]string{nil, {"x509-of-the-broker"}} {
+		h.state = &api.State{DroppedCAs: append(more, "SHA256:of-long-ago")}
+		if h.endLive(t.Context()); len(h.ssh.live) != 1 {
+			t.Fatalf("it ends though %v is what was dropped", more)
+		}
+	}
+	h.state = &api.State{DroppedCAs: []string{"SHA256:of-now", "SHA256:of-long-ago"}}
+	h.endLive(t.Context())
+	if len(h.ssh.live) != 0 {
+		t.Fatal("it goes on")
+	}
+	<-ended
 }
 
 func (h *host) userID(login string) string {
