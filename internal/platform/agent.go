@@ -406,13 +406,21 @@ func (p *Platform) Events(ctx context.Context, a Actor, r api.EventsRequest) (st
 			delete(e.Detail, "user")
 			delete(e.Detail, audit.ClaimedBy)
 			user := ev.User
-			if v, err := tx.Session(ev.Session); err == nil && v.ServerID == s.ID {
+			v, err := tx.Session(ev.Session)
+			here, through := err == nil && v.ServerID == s.ID, false
+			if err == nil && !here {
+				through, err = tx.GoesThrough(v.ID, s.ID)
+			}
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return audit.Event{}, err
+			}
+			if here || through {
 				e.Session, e.Client, user = v.ID, v.ClientID, v.UserID
+			}
+			if here { // its way can be through servers of other projects
 				if e.Project, err = tx.ProjectName(v.ProjectID); err != nil {
 					return audit.Event{}, err
 				}
-			} else if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return audit.Event{}, err
 			}
 			if user != "" {
 				if u, err := tx.UserByID(user); err == nil && u.TeamID == s.TeamID {

@@ -442,6 +442,24 @@ func TestSSHLoginsInTheAudit(t *testing.T) {
 				t.Errorf("by %s it is told as %+v", tt.by.ID, events)
 			}
 		}
+
+		// A host on the way has let in the same person in the same session. What it
+		// tells of is in its own project.
+		e.Grant("far", "dev", false, "ann")
+		gw := e.Server("far", testenv.SSHFacts(t, "gw01"))
+		if r, _, err = e.ConnectSSH(client, "web01", "gw01"); err != nil {
+			t.Fatal(err)
+		}
+		for n, kind := range []audit.Kind{audit.SSHLogin, audit.SessionEnd} {
+			ev := agentEvent(int64(n) + 1)
+			ev.Kind, ev.Session = string(kind), r.SessionID
+			events := since(e, func() {
+				wantCode(t, "sending it", gw.Do(t.Context(), "POST", "/v1/agent/events", api.EventsRequest{Events: []api.Event{ev}}, nil), "")
+			})
+			if len(events) != 1 || events[0].Session != r.SessionID || events[0].Client != client.ID || events[0].Detail["user"] != "ann" || events[0].Project != "far" {
+				t.Errorf("by a host on the way it is told as %+v", events)
+			}
+		}
 	})
 }
 

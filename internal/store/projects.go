@@ -812,6 +812,13 @@ func (tx *Tx) AddSessionHop(sessionID, serverID string, until time.Time) error {
 		sessionID, serverID, micros(until))
 }
 
+// GoesThrough reports whether a session goes, or went not long ago, through a
+// server to another.
+func (n Notes) GoesThrough(sessionID, serverID string) (bool, error) {
+	c, err := one(n, scanCount, `SELECT count(*) FROM session_hops WHERE session_id = $1 AND server_id = $2`, sessionID, serverID)
+	return c > 0, err
+}
+
 // RevokedSessions returns the ids of the sessions to a server and through it
 // that may no longer live and could, by their time, still do so: each counts
 // from when somebody signs in, and not from when it was issued.
