@@ -1,14 +1,17 @@
 package platform_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sft"
 	"sft/internal/api"
 	"sft/internal/platform"
+	"sft/internal/store"
 	"sft/internal/testenv"
 )
 
@@ -331,6 +334,8 @@ func TestConflicts(t *testing.T) {
 		facts.OSType = sft.Windows
 		lin, win := e.Server(testenv.Project, testenv.Facts("web01")), e.Server(testenv.Project, facts)
 		ann, bob, eve := e.User("ann"), e.User("bob"), e.User("eve")
+		e.Grant(testenv.Project, "lab", false, "bob")
+		e.Do("PUT", "/projects/"+testenv.Project+"/groups/lab", m{"server_access": true, "create_server_group": true, "servers_selector": "env=lab"}, nil)
 		report := func(s *testenv.Server, list ...api.Conflict) error {
 			return s.Do(ctx, "POST", "/v1/agent/report", api.ReportRequest{Facts: s.Facts, Conflicts: list}, nil)
 		}
@@ -362,6 +367,7 @@ func TestConflicts(t *testing.T) {
 			wantCode(t, "a report", report(lin, api.Conflict{User: ann.ID, Clash: "name", Value: "ann", Reason: "there"}, api.Conflict{User: ann.ID, Clash: "uid", Value: annUID, Reason: "in use"},
 				api.Conflict{User: ann.ID, Clash: "uid", Value: "7", Reason: "twice"}, api.Conflict{User: eve.ID, Clash: "name", Value: "eve", Reason: "not asked for"},
 				api.Conflict{User: "no", Clash: "name", Value: "no", Reason: "nobody"}, api.Conflict{Group: "nogroup", Clash: "name", Value: "nogroup", Reason: "no group"},
+				api.Conflict{Group: "sft_lab", Clash: "name", Value: "sft_lab", Reason: "a group of other servers"},
 				api.Conflict{Group: "sft_dev", Clash: "name", Value: "sft_dev", Reason: "a group"}), "")
 		})
 		if told(events) != "server.update success" || events[0].Detail["conflicts"] != "3" {
@@ -372,6 +378,7 @@ func TestConflicts(t *testing.T) {
 		want("of somebody who was not asked for", "/users/eve")
 		want("of somebody else", "/users/bob")
 		want("of a group", "/groups/dev", "unix_group_name=sft_dev web01/prod:a group")
+		want("of a group that is not on the host", "/groups/lab")
 		var v platform.Attribute
 		if e.Do("GET", "/users/ann/attributes/unix_gid", nil, &v); v.Conflicting || v.Value != fmt.Sprint(ann.GID) {
 			t.Errorf("one that is no conflict is %+v", v)
@@ -399,11 +406,81 @@ func TestConflicts(t *testing.T) {
 			"in two lines":    {{User: ann.ID, Clash: "name", Reason: "a\nb"}},
 			"in many letters": {{User: ann.ID, Clash: "name", Reason: strings.Repeat("x", 501)}},
 		} {
-			wantCode(t, what, report(lin, list...), sft.Invalid)
+			err := report(lin, list...)
+			wantCode(t, what, err, sft.Invalid)
+			if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint == "" {
+				t.Errorf("%s: the refusal has no hint", what)
+			}
 		}
 		want("after what was refused", "/users/bob", "unix_gid="+fmt.Sprint(bob.GID)+" web01/prod:in use")
 		wantCode(t, "a choice that is none", e.Service.Do(ctx, "GET", base+"/users/bob/attributes?conflicting=perhaps", nil, nil), sft.Invalid)
 		e.Do("DELETE", "/projects/"+testenv.Project+"/servers/"+lin.ID, nil, nil)
 		want("of a host that is gone", "/users/bob")
+	})
+}
+
+// What a host says of its conflicts is looked into when it says another thing,
+// and it cannot do so all the time; its certificates do not wait for that.
+func TestConflictsAreLimited(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant(testenv.Project, "dev", false, "ann")
+		s := e.Server(testenv.Project, testenv.Facts("web01"))
+		ann := e.User("ann")
+		statements := 0
+		report := func(csr []byte, reason string) (reply api.ReportReply, err error) {
+			r := api.ReportRequest{Facts: s.Facts, CSR: csr}
+			if reason != "" {
+				r.Conflicts = []api.Conflict{{User: ann.ID, Clash: "name", Value: "ann", Reason: reason}}
+			}
+			statements = 0
+			e.DB.Watch(func(v store.Span) {
+				if v.Kind == "change" {
+					statements += v.Statements
+				}
+			})
+			defer e.DB.Watch(func(store.Span) {})
+			return reply, s.Do(t.Context(), "POST", "/v1/agent/report", r, &reply)
+		}
+		is := func(when, want string) {
+			t.Helper()
+			var v platform.Attribute
+			e.Do("GET", "/users/ann/attributes/unix_user_name", nil, &v)
+			got := ""
+			for _, c := range v.Conflicts {
+				got = c.Reason
+			}
+			if got != want {
+				t.Errorf("%s the conflict is %q, want %q", when, got, want)
+			}
+		}
+		for n := range 10 {
+			_, err := report(nil, []string{"there", ""}[n%2])
+			wantCode(t, "a change", err, "")
+		}
+		_, err := report(nil, "")
+		wantCode(t, "no conflict, again", err, "")
+		none := statements
+		_, err = report(nil, "there")
+		wantCode(t, "one change more", err, sft.TooMany)
+		if statements > none+2 { // for the groups of the project
+			t.Errorf("a change that is refused takes %d statements, and none %d", statements, none)
+		}
+		is("after that", "")
+		key, _ := testenv.Key(t)
+		reply, err := report(testenv.CSR(t, key), "there")
+		if err != nil || len(reply.BrokerCertificate) == 0 {
+			t.Errorf("with a certificate to sign: %v, %d certificates", err, len(reply.BrokerCertificate))
+		}
+		is("with a certificate", "")
+		e.Clock.Advance(time.Minute)
+		_, err = report(nil, "there")
+		wantCode(t, "a minute later", err, "")
+		is("then", "there")
+		for range 20 {
+			if _, err = report(nil, "there"); err != nil || statements > none+2 {
+				t.Fatalf("the same again: %v, in %d statements, and none takes %d", err, statements, none)
+			}
+			e.Clock.Advance(time.Second)
+		}
 	})
 }

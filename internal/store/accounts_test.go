@@ -3,6 +3,8 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -288,6 +290,21 @@ func TestConflicts(t *testing.T) {
 		s.change(func(tx *store.Tx) error { return tx.SetConflicts(a.ID, []store.Conflict{group}) })
 		s.same("what one said", get(s, func(tx *store.Tx) ([]store.Conflict, error) { return tx.ConflictsOn(a.ID) }), []store.Conflict{group})
 		s.same("by one", where(name, 9), []any{int64(1), []string{told(b, "there")}})
+		var many []store.Conflict
+		for n := range 101 {
+			many = append(many, store.Conflict{Subject: fmt.Sprintf("subject-%03d", n), Attribute: "unix_uid", Value: fmt.Sprint(n), Reason: "there"})
+		}
+		statements := 0
+		s.Watch(func(v store.Span) { statements += v.Statements })
+		s.change(func(tx *store.Tx) error { return tx.SetConflicts(a.ID, many) })
+		s.Watch(func(store.Span) {})
+		got := get(s, func(tx *store.Tx) ([]store.Conflict, error) { return tx.ConflictsOn(a.ID) })
+		slices.SortFunc(got, func(a, b store.Conflict) int { return strings.Compare(a.Subject, b.Subject) })
+		s.same("many", got, many)
+		if statements > 10 {
+			t.Errorf("that took %d statements", statements)
+		}
+		s.change(func(tx *store.Tx) error { return tx.SetConflicts(a.ID, []store.Conflict{group}) })
 		q := s.project("q")
 		s.change(func(tx *store.Tx) error { return tx.MoveServer(b.ID, p.ID, q.ID, t0) })
 		s.same("by a server that was moved", where(name, 9), []any{int64(0), []string(nil)})

@@ -1,6 +1,12 @@
 package store
 
-import "sft"
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"sft"
+)
 
 // A name and ids that a user or a group had once are theirs for good, also when
 // the group is gone: what is left under them on hosts, files and an account
@@ -112,14 +118,26 @@ func (tx *Tx) SetConflicts(serverID string, list []Conflict) error {
 	if err := tx.add(`DELETE FROM account_conflicts WHERE server_id = $1`, serverID); err != nil {
 		return err
 	}
-	for _, c := range list {
-		if err := tx.add(`INSERT INTO account_conflicts (server_id, subject, attribute, value, reason) VALUES ($1, $2, $3, $4, $5)`,
-			serverID, c.Subject, c.Attribute, c.Value, c.Reason); err != nil {
+	for some := range slices.Chunk(list, maxConflictRows) {
+		var rows strings.Builder
+		args := []any{serverID}
+		for i, c := range some {
+			if i > 0 {
+				rows.WriteString(", ")
+			}
+			at := len(args)
+			fmt.Fprintf(&rows, "($1, $%d, $%d, $%d, $%d)", at+1, at+2, at+3, at+4)
+			args = append(args, c.Subject, c.Attribute, c.Value, c.Reason)
+		}
+		if err := tx.add(`INSERT INTO account_conflicts (server_id, subject, attribute, value, reason) VALUES `+rows.String(), args...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// maxConflictRows is how many conflicts one statement stores.
+const maxConflictRows = 50
 
 // A Claim is a Conflict that a server reports.
 type Claim struct {
