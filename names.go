@@ -57,7 +57,7 @@ func CheckWindowsLogin(login string) error {
 		return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " cannot be used on Windows",
 			Hint: "use up to 20 of a-z, 0-9, \"-\", \"_\" and \".\", with a letter, a digit or \"_\" first and no \".\" at the end"}
 	case slices.Contains(winReserved, first), strings.HasPrefix(login, "sft-"), strings.HasPrefix(login, "sft_"):
-		return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " is one that Windows or sftd keeps for itself", Hint: "give the person another windows_user_name"}
+		return &Error{Code: Invalid, Msg: "login name " + Quote(login) + " is one that Windows or sftd keeps for itself", Hint: "choose another, or give the person another windows_user_name first"}
 	}
 	return nil
 }
