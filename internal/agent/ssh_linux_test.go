@@ -188,18 +188,14 @@ func TestSSHLogin(t *testing.T) {
 	t.Parallel()
 	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
 	k := h.connect("ann")
-	const ca = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, fingerprint := sshCA(t)
 	st, _ := h.current()
 	next := *st
 	next.SSHUserCAs = []string{ca}
 	h.mu.Lock()
 	h.state = &next
 	h.mu.Unlock()
-	l := sshd.Login{Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x", KeyID: "sft:session/" + k.reply.SessionID + "/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)}
+	l := sshd.Login{Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x", KeyID: "sft:session/" + k.reply.SessionID + "/user/" + h.userID("ann"), CA: fingerprint}
 	h.sshLogin(l)
 	l.CA = "SHA256:of-somebody-else"
 	h.sshLogin(l)
@@ -260,11 +256,7 @@ func TestSSHSessionsEnd(t *testing.T) {
 		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
 	}
 	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
-	const ca = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, fingerprint := sshCA(t)
 	say := func(change func(*api.State)) {
 		st, _ := h.current()
 		next := *st
@@ -279,7 +271,7 @@ func TestSSHSessionsEnd(t *testing.T) {
 	in := func(session string) chan struct{} {
 		pid, ended := serving(t, "ann")
 		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x",
-			KeyID: "sft:session/" + session + "/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)})
+			KeyID: "sft:session/" + session + "/user/" + h.userID("ann"), CA: fingerprint})
 		return ended
 	}
 	is := func(ended chan struct{}) bool {
@@ -338,7 +330,7 @@ func TestSSHSessionsEnd(t *testing.T) {
 	kill(0)
 	until(t, "both have ended", func() bool { return is(fifth) })
 	h.sshLogin(sshd.Login{PID: 1 << 22, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort("192.0.2.7:4000"), Fingerprint: "SHA256:x",
-		KeyID: "sft:session/ses-5/user/" + h.userID("ann"), CA: ssh.FingerprintSHA256(key)})
+		KeyID: "sft:session/ses-5/user/" + h.userID("ann"), CA: fingerprint})
 	var ends []string
 	until(t, "the ends are told", func() bool {
 		ends = nil
@@ -356,7 +348,7 @@ func TestSSHSessionsEnd(t *testing.T) {
 
 	// What a CA has let in that is dropped, though it names nobody, and what it
 	// lets in at that very moment.
-	drop := func(st *api.State) { st.SSHUserCAs, st.DroppedCAs = nil, []string{ssh.FingerprintSHA256(key)} }
+	drop := func(st *api.State) { st.SSHUserCAs, st.DroppedCAs = nil, []string{fingerprint} }
 	h.mem.Begin("ann", h.machine())
 	first, forged = in("ses-6"), in("../..")
 	restart()
@@ -365,6 +357,17 @@ func TestSSHSessionsEnd(t *testing.T) {
 	late := in("ses-7")
 	until(t, "what it let in since has ended", func() bool { return is(late) })
 	until(t, "nothing runs as ann", func() bool { return h.mem.Sessions("ann") == 0 })
+}
+
+// sshCA is a key of the platform's, as a state has it and as the log does.
+func sshCA(t *testing.T) (line, fingerprint string) {
+	t.Helper()
+	line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return line, ssh.FingerprintSHA256(key)
 }
 
 // serving starts what is, to all who ask, the process of the SSH server that
@@ -382,6 +385,10 @@ func serving(t *testing.T, login string) (pid int, ended chan struct{}) {
 	ended = make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+	until(t, "it calls itself so", func() bool { // execve is not over yet when it has closed the files
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+		return err == nil && strings.HasPrefix(string(b), cmd.Args[0]+"\x00")
+	})
 	return cmd.Process.Pid, ended
 }
 
@@ -393,16 +400,12 @@ func TestSSHSessionEndsOnce(t *testing.T) {
 		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
 	}
 	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
-	const ca = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, fingerprint := sshCA(t)
 	h.change(func(st *api.State) { st.SSHUserCAs = []string{ca} })
 	h.waitAccount("ann")
 	user := h.userID("ann")
 	signIn := func(session, from string, pid int) {
-		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort(from), KeyID: "sft:session/" + session + "/user/" + user, CA: ssh.FingerprintSHA256(key)})
+		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort(from), KeyID: "sft:session/" + session + "/user/" + user, CA: fingerprint})
 	}
 	const direct, loopback, gone = "192.0.2.7:4000", "127.0.0.1:4000", 1 << 22
 	stream := func(session string) uint64 {
