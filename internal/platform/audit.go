@@ -22,7 +22,7 @@ type AuditsRequest struct {
 	Kind       string `query:"type" json:"-"`       // what happened, as "group.create"
 	User       string `query:"user" json:"-"`       // who did it or, of what a host tells, whose it is
 	Target     string `query:"target" json:"-"`     // what was acted on, as the event says it
-	From       string `query:"from" json:"-"`       // RFC 3339: when it was recorded, in milliseconds
+	From       string `query:"from" json:"-"`       // RFC 3339: when it was recorded, in milliseconds. Forward, what a platform recorded whose clock is over 15 minutes ahead of others' may be missing
 	To         string `query:"to" json:"-"`         // before that moment
 }
 

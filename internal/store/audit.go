@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"sft"
+	"sft/internal/api"
 	"sft/internal/audit"
 )
 
@@ -119,6 +123,16 @@ func idFrom(t time.Time) string {
 	return fmt.Sprintf("%08x-%04x", ms>>16, ms&0xffff)
 }
 
+// idTime is when an id was made, in milliseconds; of one that is no UUIDv7, the
+// beginning of 1970.
+func idTime(id string) time.Time {
+	u, err := uuid.Parse(id)
+	if err != nil {
+		return time.UnixMilli(0)
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(u[:8]) >> 16))
+}
+
 // FindEvents returns a page of events, in the order of their ids or, where that
 // is asked for, of their numbers.
 func (n Notes) FindEvents(q EventQuery) ([]audit.Event, error) {
@@ -138,10 +152,6 @@ func (n Notes) FindEvents(q EventQuery) ([]audit.Event, error) {
 	}, text, args...)
 }
 
-// maxUnderWay is more events than are stored and not visible yet at any time:
-// each is of a connection to the database that is in use.
-const maxUnderWay = 1000
-
 // numberBefore is the number after which a page begins. It is negative where
 // nothing that is sealed can be in the page.
 func (n Notes) numberBefore(q EventQuery) (int64, error) {
@@ -157,11 +167,36 @@ func (n Notes) numberBefore(q EventQuery) (int64, error) {
 		return 0, nil
 	}
 	// An event has a smaller number than one with a smaller id only if that one
-	// was not visible when it was sealed. So the first number of those from a
-	// moment on is one of their first by id.
-	first, err := one(n, scanCount, `SELECT coalesce(min(seq), 0) FROM (SELECT seq FROM events WHERE team = $1 AND id >= $2 ORDER BY id LIMIT $3) AS f`,
-		q.Team, idFrom(q.From), maxUnderWay)
+	// was not visible when it was sealed: it was under way, or is of a platform
+	// whose clock was behind. So the first number of those from a moment on is one
+	// of their first by id, as far as clocks differ.
+	text, args := firstSQL(q.Team, idFrom(q.From))
+	id, err := one(n, scanText, text, args...)
+	if errors.Is(err, ErrNotFound) {
+		return -1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	text, args = numberSQL(q.Team, id, idFrom(idTime(id).Add(maxApart)))
+	first, err := one(n, scanCount, text, args...)
 	return first - 1, err
+}
+
+// maxApart is how far apart the ids of two events may be that are sealed in the
+// other order: by the clocks of two platforms, with which clients talk that far,
+// and by how long one was under way.
+const maxApart = api.MaxSkew
+
+// firstSQL asks for the first id of a team from id on.
+func firstSQL(team, id string) (string, []any) {
+	return `SELECT id FROM events WHERE team = $1 AND id >= $2 ORDER BY id LIMIT 1`, []any{team, id}
+}
+
+// numberSQL asks for the smallest number of a team's events with ids from first
+// on and before end, 0 if none has one.
+func numberSQL(team, first, end string) (string, []any) {
+	return `SELECT coalesce(min(seq + 0), 0) FROM events WHERE team = $1 AND id >= $2 AND id < $3`, []any{team, first, end}
 }
 
 // Events returns up to count events of a team after the event with the id

@@ -149,6 +149,37 @@ func TestFindEventsByNumber(t *testing.T) {
 	})
 }
 
+// A page from a moment on has also what a platform sealed whose clock is ahead,
+// before much that others recorded.
+func TestFindEventsFromAMomentWithAClockAhead(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		from := t0.Truncate(time.Second)
+		ahead := idAt(from.Add(14*time.Minute), 1)
+		s.change(func(tx *store.Tx) error {
+			for i := range 1500 {
+				e := event(audit.UserCreate)
+				e.ID, e.Team, e.Time = idAt(from.Add(time.Duration(i)*time.Millisecond), 0), "ahead", from.Add(time.Duration(i)*time.Second)
+				if i == 0 {
+					e.ID = ahead // and is sealed first
+				}
+				if _, err := tx.AddEvent(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if _, err := s.raw().Exec(`UPDATE events SET seq = 1 + (at - $1) / 1000000 WHERE team = 'ahead'`, from.UnixMicro()); err != nil {
+			t.Fatal(err)
+		}
+		got := get(s, func(tx *store.Tx) ([]audit.Event, error) {
+			return tx.FindEvents(store.EventQuery{Team: "ahead", From: from, Count: 1, Numbered: true})
+		})
+		if len(got) != 1 || got[0].ID != ahead {
+			t.Errorf("the page is %+v, want %s", got, ahead)
+		}
+	})
+}
+
 // However many events there are, a page costs what is in it: SQLite reads along
 // an index that has them in order, PostgreSQL looks at few.
 func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
@@ -230,14 +261,21 @@ func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
 		}
 		// What is to be sealed is found without looking at what is.
 		for query, index := range map[string]string{
-			`SELECT body FROM events WHERE seq IS NULL ORDER BY id LIMIT 500`:                                                                               "events_unsealed",
-			`SELECT body FROM events WHERE seq >= 5000 AND seq <= 5010 ORDER BY seq`:                                                                        "events_seq",
-			`SELECT body FROM events WHERE seq > 19990 ORDER BY seq LIMIT 1`:                                                                                "events_seq",
-			`SELECT note FROM checkpoints WHERE last_seq > 5 ORDER BY last_seq LIMIT 1`:                                                                     "",
-			`SELECT note FROM checkpoints WHERE at < 5 AND last_seq <= 9 ORDER BY at DESC, last_seq DESC LIMIT 1`:                                           "checkpoints_at",
-			`SELECT min(seq) FROM (SELECT seq FROM events WHERE team = 'big' AND id >= '019caaaa-0000-7000-8000-000000002000' ORDER BY id LIMIT 1000) AS f`: "events_",
+			`SELECT body FROM events WHERE seq IS NULL ORDER BY id LIMIT 500`:                                     "events_unsealed",
+			`SELECT body FROM events WHERE seq >= 5000 AND seq <= 5010 ORDER BY seq`:                              "events_seq",
+			`SELECT body FROM events WHERE seq > 19990 ORDER BY seq LIMIT 1`:                                      "events_seq",
+			`SELECT note FROM checkpoints WHERE last_seq > 5 ORDER BY last_seq LIMIT 1`:                           "",
+			`SELECT note FROM checkpoints WHERE at < 5 AND last_seq <= 9 ORDER BY at DESC, last_seq DESC LIMIT 1`: "checkpoints_at",
 		} {
 			if plan := explain(query, nil); !strings.Contains(plan, index) {
+				t.Errorf("%s is read by\n%s", query, plan)
+			}
+		}
+		// Where a page from a moment on begins is found among those by id.
+		first, number, firstArgs, numberArgs := store.FromSQL("big", after, when.Add(-time.Second))
+		for query, args := range map[string][]any{first: firstArgs, number: numberArgs} {
+			plan := explain(query, args)
+			if postgres && regexp.MustCompile(`(?:rows=|Removed by Filter: )\d{4}`).MatchString(plan) || !postgres && !strings.Contains(plan, "INDEX events_team (team=? AND id>?") {
 				t.Errorf("%s is read by\n%s", query, plan)
 			}
 		}

@@ -30,6 +30,14 @@ func Alone(ctx context.Context, db *DB, fn func(*Tx) error) error {
 // SQL is the text of the query and its arguments, for the test of its plan.
 func (q EventQuery) SQL() (string, []any) { return q.sql() }
 
+// FromSQL are the texts of the two queries by which a page from a moment on
+// begins, and their arguments.
+func FromSQL(team, id string, end time.Time) (first, number string, firstArgs, numberArgs []any) {
+	first, firstArgs = firstSQL(team, id)
+	number, numberArgs = numberSQL(team, id, idFrom(end))
+	return first, number, firstArgs, numberArgs
+}
+
 // ExplainPages explains the queries of pages in the words of the database:
 // each by what it is a page of.
 func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (map[string][]string, error) {
