@@ -37,12 +37,13 @@ type Platform struct {
 	Now    func() time.Time
 	AWS    *cloudid.AWS // verifies AWS instances; New takes the certificates in the program
 
-	SealEvery time.Duration // how often Run seals audit events; New says a second
-	PollEvery time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
-	Exports   []Sink        // where Run sends what is sealed; names differ
-	ACME      *ACME         // by UseACME: where its certificate comes from; nil: from elsewhere
-	Retention time.Duration // after which Run removes sealed events; 0: never
-	Instance  string        // this platform among those on one database, the same after a restart; New makes one up
+	SealEvery   time.Duration // how often Run seals audit events; New says a second
+	PollEvery   time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
+	RetainEvery time.Duration // how often Run looks for what is older than Retention; New says an hour
+	Exports     []Sink        // where Run sends what is sealed; names differ
+	ACME        *ACME         // by UseACME: where its certificate comes from; nil: from elsewhere
+	Retention   time.Duration // after which Run removes sealed events; 0: never
+	Instance    string        // this platform among those on one database, the same after a restart; New makes one up
 
 	limits  Limits
 	news    news
@@ -61,7 +62,7 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 	if now == nil {
 		now = time.Now
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, RetainEvery: time.Hour, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
 		p.URL, err = tx.Setting("url")
 		return err

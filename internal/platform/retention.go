@@ -14,6 +14,7 @@ import (
 type Pruned struct {
 	First, Last int64  // the events, by number; Last is 0 if there were none
 	Kept        string // the export that has not sent what is as old, and keeps it
+	More        bool   // RetainAudit leaves for later what is as old
 }
 
 // PruneAudit removes the events that were sealed before t and that every
@@ -24,15 +25,36 @@ func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) 
 	return p.prune(ctx, t, 0)
 }
 
+// retainMost is how many times what comes of age between two removals one takes
+// at most: enough to catch up, and all that a clock that is ahead can cost until
+// somebody sees it.
+const retainMost = 4
+
 // RetainAudit is PruneAudit of what is older than p.Retention, unless it is too
-// early since somebody did so: platforms on one database take turns.
+// early since somebody did so: platforms on one database take turns. It removes
+// the oldest alone of much that is too old, and nothing that is not sent to
+// p.Exports, also to those that have not begun.
 func (p *Platform) RetainAudit(ctx context.Context) (Pruned, error) {
 	// Before each removal the whole chain is read. A day's events at once are
 	// enough, or fewer of what is not kept for long.
 	wait := min(max(p.Retention/24, time.Hour), 24*time.Hour)
 	t := p.Now().Add(-p.Retention)
+	err := p.DB.Note(ctx, func(n store.Notes) error {
+		for _, x := range p.Exports {
+			if err := n.AddExport(x.Name()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Pruned{}, err
+	}
 	var there removable
-	err := p.DB.Read(ctx, func(tx *store.Tx) (err error) { there, err = removableBefore(tx, t); return err })
+	err = p.DB.Read(ctx, func(tx *store.Tx) (err error) {
+		there, err = removableBefore(tx, t, p.Now(), wait)
+		return err
+	})
 	if err != nil || there.nothing(p.Now(), wait) {
 		// What a crash has left goes all the same.
 		return Pruned{Kept: there.kept}, errors.Join(err, p.dropRetained(ctx))
@@ -40,7 +62,8 @@ func (p *Platform) RetainAudit(ctx context.Context) (Pruned, error) {
 	return p.prune(ctx, t, wait)
 }
 
-// prune is PruneAudit, unless something was removed less than wait ago.
+// prune is PruneAudit or, with a wait, RetainAudit: unless something was removed
+// less than wait ago.
 func (p *Platform) prune(ctx context.Context, t time.Time, wait time.Duration) (Pruned, error) {
 	var r Pruned
 	// What a crash left of the last time.
@@ -56,11 +79,11 @@ func (p *Platform) prune(ctx context.Context, t time.Time, wait time.Duration) (
 	}
 	nothing := errors.New("nothing to remove")
 	err = p.DB.Change(ctx, func(tx *store.Tx) (audit.Event, error) {
-		there, err := removableBefore(tx, t)
+		there, err := removableBefore(tx, t, p.Now(), wait)
 		if err != nil {
 			return audit.Event{}, err
 		}
-		r.Kept = there.kept
+		r.Kept, r.More = there.kept, there.more
 		if there.nothing(p.Now(), wait) {
 			return audit.Event{}, nothing
 		}
@@ -73,7 +96,7 @@ func (p *Platform) prune(ctx context.Context, t time.Time, wait time.Duration) (
 			return audit.Event{}, err
 		}
 		e, err := p.ownEvent(tx, audit.AuditPrune, "")
-		e.Detail = map[string]string{"first": fmt.Sprint(n.First), "last": fmt.Sprint(n.Last), "before": t.UTC().Format(time.RFC3339), "hash": fmt.Sprintf("%x", n.Hash)}
+		e.Detail = map[string]string{"first": fmt.Sprint(n.First), "last": fmt.Sprint(n.Last), "before": there.before.UTC().Format(time.RFC3339), "hash": fmt.Sprintf("%x", n.Hash)}
 		return e, err
 	})
 	if err != nil && !errors.Is(err, nothing) {
@@ -82,16 +105,42 @@ func (p *Platform) prune(ctx context.Context, t time.Time, wait time.Duration) (
 	return r, p.dropRetained(ctx)
 }
 
-// retainEvery is how often Run looks for what is too old.
-const retainEvery = time.Hour
+// clockOff is how far a clock may be off for what it says to be removed.
+const clockOff = 5 * time.Minute
 
-// retain removes what is older than p.Retention until ctx ends.
+// checkClock refuses a clock that has not gone on from then as time passed,
+// because it was set or the machine slept, or that is not the database's.
+func (p *Platform) checkClock(ctx context.Context, then time.Time, passed time.Duration) error {
+	now := p.Now()
+	if d := now.Round(0).Sub(then.Round(0)); (d - passed).Abs() > clockOff { // the wall clock's
+		return fmt.Errorf("nothing is removed now: in %s the clock went on by %s, to %s", passed.Round(time.Second), d.Round(time.Second), now.UTC().Format(time.RFC3339))
+	}
+	var clock time.Time
+	err := p.DB.Read(ctx, func(tx *store.Tx) (err error) { clock, _, err = tx.Times(); return err })
+	if d := now.Sub(clock); err == nil && !clock.IsZero() && d.Abs() > clockOff {
+		err = fmt.Errorf("nothing is removed: the clock is %s from the database's; set it, and keep it right by NTP", d.Round(time.Second))
+	}
+	return err
+}
+
+// retain removes what is older than p.Retention until ctx ends. It begins when
+// it has seen the clock go on for a while: a machine may start with any time.
 func (p *Platform) retain(ctx context.Context) {
-	t := time.NewTicker(retainEvery)
+	t := time.NewTicker(p.RetainEvery)
 	defer t.Stop()
 	kept := ""
 	for {
-		r, err := p.RetainAudit(ctx)
+		then, began := p.Now(), time.Now()
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		var r Pruned
+		err := p.checkClock(ctx, then, time.Since(began))
+		if err == nil {
+			r, err = p.RetainAudit(ctx)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -100,15 +149,14 @@ func (p *Platform) retain(ctx context.Context) {
 		case r.Last > 0:
 			p.Log.Info("old audit events are removed", "first", r.First, "last", r.Last)
 		}
+		if r.More {
+			p.Log.Warn("many more audit events are too old than go at once", "clock", p.Now().UTC(),
+				"hint", "if the clock is wrong, stop the platform and set it; if it is right, they go by and by, or at once by sft-platform audit prune")
+		}
 		if err == nil && r.Kept != kept {
 			if kept = r.Kept; kept != "" {
-				p.Log.Warn("old audit events are kept for an export that has not sent them", "to", kept)
+				p.Log.Warn("old audit events are kept for an export that has not sent them", "to", kept, "hint", "if it is no longer wanted, run sft-platform audit exports --remove "+kept)
 			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
 		}
 	}
 }
@@ -125,27 +173,30 @@ func (p *Platform) dropRetained(ctx context.Context) error {
 
 // removable is what may be removed of what is old.
 type removable struct {
-	from audit.Note // what was removed before; the zero Note if nothing was
-	last audit.Note // the last checkpoint that may go; the zero Note if there is none
-	kept string     // the export for which others as old are kept
+	from   audit.Note // what was removed before; the zero Note if nothing was
+	last   audit.Note // the last checkpoint that may go; the zero Note if there is none
+	kept   string     // the export for which others as old are kept
+	before time.Time  // when all was sealed that may go
+	more   bool       // there is more that is as old
 }
 
 // nothing reports whether nothing is to be removed, or too early since the last
-// time.
+// time. A last time in the future was by a clock that was ahead.
 func (r removable) nothing(now time.Time, wait time.Duration) bool {
-	return r.last.Last <= r.from.Last || wait > 0 && now.Sub(r.from.Time) < wait
+	return r.last.Last <= r.from.Last || now.Sub(r.from.Time).Abs() < wait
 }
 
-// removableBefore finds what was sealed before t and may be removed.
-func removableBefore(tx *store.Tx, t time.Time) (r removable, err error) {
+// removableBefore finds what was sealed before t and may be removed; with a
+// wait, no more than what was sealed in the first retainMost times that.
+//
+// It ends where the first checkpoint is not as old, and not with the last that
+// says to be: one that was made while a clock was behind makes nothing older. A
+// checkpoint from the future, of a clock that was ahead, says nothing.
+func removableBefore(tx *store.Tx, t, now time.Time, wait time.Duration) (r removable, err error) {
 	if r.from, err = retained(tx); err != nil {
 		return r, err
 	}
 	most, err := sealedTo(tx)
-	if err != nil {
-		return r, err
-	}
-	old, err := checkpointBefore(tx, t, most)
 	if err != nil {
 		return r, err
 	}
@@ -154,18 +205,53 @@ func removableBefore(tx *store.Tx, t time.Time) (r removable, err error) {
 		return r, err
 	}
 	for _, e := range list {
-		if e.Seq < most && e.Seq < old.Last {
-			most, r.kept = e.Seq, e.Name
+		if seq := max(e.Seq, r.from.Last); seq < most {
+			most, r.kept = seq, e.Name
 		}
 	}
-	r.last, err = checkpointBefore(tx, t, most)
+	if r.kept != "" {
+		next, err := tx.NextCheckpoint(most)
+		if err != nil {
+			return r, err
+		}
+		if !next.At.Before(t) {
+			r.kept = ""
+		}
+	}
+	r.before = t
+	if wait > 0 {
+		switch first, err := tx.FirstCheckpoint(time.Unix(0, 0), now, most); {
+		case err == nil:
+			if end := first.At.Add(retainMost * wait); end.Before(t) {
+				r.before, r.more = end, true
+			}
+		case !errors.Is(err, store.ErrNotFound):
+			return r, err
+		}
+	}
+	switch young, err := tx.FirstCheckpoint(r.before, now, most); {
+	case err == nil:
+		n, err := audit.ParseNote(young.Note)
+		if err != nil {
+			return r, err
+		}
+		most = n.First - 1
+		if !n.Time.Before(t) {
+			r.kept, r.more = "", false
+		}
+	case errors.Is(err, store.ErrNotFound):
+		r.more = false
+	default:
+		return r, err
+	}
+	r.last, err = checkpointBefore(tx, r.before, most)
 	return r, err
 }
 
-// checkpointBefore is the newest checkpoint before t that ends at most there,
+// checkpointBefore is the last checkpoint from before t that ends at most there,
 // or the zero Note. What was signed says when that is, and not its row.
 func checkpointBefore(tx *store.Tx, t time.Time, most int64) (audit.Note, error) {
-	b, err := tx.CheckpointBefore(t, most)
+	b, err := tx.LastCheckpoint(t, most)
 	if errors.Is(err, store.ErrNotFound) {
 		return audit.Note{}, nil
 	}

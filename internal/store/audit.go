@@ -385,11 +385,24 @@ func (n Notes) NextCheckpoint(after int64) (SealedBatch, error) {
 	return one(n, scanBatch, `SELECT last_seq, at, note, entries FROM checkpoints WHERE last_seq > $1 ORDER BY last_seq LIMIT 1`, after)
 }
 
-// CheckpointBefore returns the newest checkpoint that was made before t and
-// ends no later than the event with the number most.
-func (n Notes) CheckpointBefore(t time.Time, most int64) (SealedBatch, error) {
-	return one(n, scanBatch, `SELECT last_seq, at, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY at DESC, last_seq DESC LIMIT 1`, micros(t), most)
+// FirstCheckpoint returns the first checkpoint, by number, that was made at a
+// time from first to last, of those that end no later than the event with the
+// number most.
+func (n Notes) FirstCheckpoint(first, last time.Time, most int64) (SealedBatch, error) {
+	return one(n, scanBatch, firstCheckpoint, micros(first), micros(last), most)
 }
+
+// LastCheckpoint returns the last checkpoint, by number, that was made before t
+// and ends no later than the event with the number most.
+func (n Notes) LastCheckpoint(t time.Time, most int64) (SealedBatch, error) {
+	return one(n, scanBatch, lastCheckpoint, micros(t), most)
+}
+
+// Both are read along the numbers: those of another time come first, and go.
+const (
+	firstCheckpoint = `SELECT last_seq, at, note, entries FROM checkpoints WHERE at + 0 >= $1 AND at + 0 <= $2 AND last_seq <= $3 ORDER BY last_seq LIMIT 1`
+	lastCheckpoint  = `SELECT last_seq, at, note, entries FROM checkpoints WHERE at + 0 < $1 AND last_seq <= $2 ORDER BY last_seq DESC LIMIT 1`
+)
 
 // Records returns the events with the numbers from first to last.
 func (n Notes) Records(first, last int64) ([]audit.Record, error) {
