@@ -29,6 +29,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,6 +167,12 @@ func TestFile(t *testing.T) {
 // receiver is a TLS listener on loopback that gives each connection to f.
 func receiver(t *testing.T, f func(*tls.Conn, *net.TCPConn)) (addr string, roots *x509.CertPool) {
 	t.Helper()
+	return receiverWith(t, func(conf *tls.Config, c *net.TCPConn) { f(tls.Server(c, conf), c) })
+}
+
+// receiverWith leaves TLS to f.
+func receiverWith(t *testing.T, f func(*tls.Config, *net.TCPConn)) (addr string, roots *x509.CertPool) {
+	t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.StartTLS()
 	cert, leaf := srv.TLS.Certificates[0], srv.Certificate()
@@ -183,7 +190,7 @@ func receiver(t *testing.T, f func(*tls.Conn, *net.TCPConn)) (addr string, roots
 			}
 			go func() {
 				defer c.Close()
-				f(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}}), c.(*net.TCPConn))
+				f(&tls.Config{Certificates: []tls.Certificate{cert}}, c.(*net.TCPConn))
 			}()
 		}
 	}()
@@ -301,6 +308,23 @@ func TestSyslogReceiversThatMisbehave(t *testing.T) {
 			time.Sleep(20 * time.Millisecond) // so that there is something
 			tcp.Close()
 		}, batch(1, 9), "reset|broken pipe"},
+		{"says farewell with something unread", func(c *tls.Conn, tcp *net.TCPConn) {
+			c.Handshake()
+			c.CloseWrite()
+			tcp.CloseWrite()
+			<-t.Context().Done()
+		}, batch(1, 900), "the receiver did not take the batch in time"},
+		{"says farewell with something unread and dies", func(c *tls.Conn, tcp *net.TCPConn) {
+			c.Handshake()
+			c.CloseWrite()
+			time.Sleep(20 * time.Millisecond)
+		}, batch(1, 900), "reset|broken pipe"},
+		{"says farewell with something unread, ends its side and dies", func(c *tls.Conn, tcp *net.TCPConn) {
+			c.Handshake()
+			c.CloseWrite()
+			tcp.CloseWrite()
+			time.Sleep(20 * time.Millisecond)
+		}, batch(1, 900), "reset|broken pipe"},
 		{"answers without end", func(c *tls.Conn, _ *net.TCPConn) {
 			for {
 				if _, err := c.Write(make([]byte, 1000)); err != nil {
@@ -323,6 +347,71 @@ func TestSyslogReceiversThatMisbehave(t *testing.T) {
 				t.Errorf("Send = %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// mute is a connection that drops what is written once quiet is set, but for the
+// end.
+type mute struct {
+	net.Conn
+	quiet atomic.Bool
+}
+
+func (m *mute) Write(b []byte) (int, error) {
+	if m.quiet.Load() {
+		return len(b), nil
+	}
+	return m.Conn.Write(b)
+}
+
+// A receiver that refuses our certificate has got nothing, also by TLS 1.3,
+// where our handshake ends before it has looked, and whether it says so, hangs
+// up, or ends its side first.
+func TestSyslogReceiversThatRefuseTheCertificate(t *testing.T) {
+	dir := t.TempDir()
+	keyPair(t, dir, "ours")
+	certificate := func() (*tls.Certificate, error) {
+		return ReadKeyPair(filepath.Join(dir, "ours.pem"), filepath.Join(dir, "ours.key"))
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, tt := range []struct {
+			name string
+			mute bool
+			end  func(*net.TCPConn)
+			want string
+		}{
+			{"says so", false, func(*net.TCPConn) {}, "remote error: tls: |reset|broken pipe"},
+			{"hangs up", true, func(*net.TCPConn) {}, "EOF|reset|broken pipe"},
+			{"ends its side first", true, func(c *net.TCPConn) { c.CloseWrite(); time.Sleep(20 * time.Millisecond) }, "EOF|reset|broken pipe"},
+		} {
+			t.Run(tls.VersionName(version)+" "+tt.name, func(t *testing.T) {
+				t.Parallel()
+				refused := make(chan error, 10)
+				addr, roots := receiverWith(t, func(conf *tls.Config, tcp *net.TCPConn) {
+					m := &mute{Conn: tcp}
+					conf.MinVersion, conf.MaxVersion, conf.ClientAuth = version, version, tls.RequireAnyClientCert
+					conf.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error {
+						m.quiet.Store(tt.mute)
+						return errors.New("not this one")
+					}
+					refused <- tls.Server(m, conf).Handshake()
+					tt.end(tcp)
+				})
+				s, err := Open("syslog+tls://"+addr, Options{Roots: roots, Certificate: certificate})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 10 {
+					err := s.Send(t.Context(), batch(1, 900))
+					if err == nil || !regexp.MustCompile(tt.want).MatchString(err.Error()) {
+						t.Fatalf("Send = %v, want %q", err, tt.want)
+					}
+					if err := <-refused; err == nil || err.Error() != "not this one" {
+						t.Fatalf("the receiver's handshake: %v", err)
+					}
+				}
+			})
+		}
 	}
 }
 

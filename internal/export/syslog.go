@@ -51,21 +51,46 @@ func (s *syslog) Send(ctx context.Context, b audit.Batch) (err error) {
 	if err := t.CloseWrite(); err != nil {
 		return err
 	}
-	if tcp, ok := c.(*net.TCPConn); ok { // for receivers that wait for this
-		if err := tcp.CloseWrite(); err != nil {
-			return err
-		}
+	tcp := c.(*net.TCPConn)
+	if err := tcp.CloseWrite(); err != nil { // for receivers that wait for this
+		return err
 	}
-	// An end without a farewell is taken too: some receivers know no other. A
-	// receiver that dies with something unread resets the connection.
-	n, err := io.Copy(io.Discard, io.LimitReader(t, maxReply))
+	// An end without a farewell is taken too: some receivers know no other, such
+	// as rsyslog. One that refuses our certificate says so, or hangs up; by TLS 1.3
+	// both come after our handshake.
+	if err := silence(t); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	return taken(ctx, tcp)
+}
+
+// silence reads what has nothing to say to its end.
+func silence(r io.Reader) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(r, maxReply))
 	if n == maxReply {
 		return errors.New("the receiver answers, which syslog does not")
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = nil
-	}
 	return err
+}
+
+// taken waits for the end of a connection that we have ended: until the other
+// side has ended it, too, and has all that was sent. A side that hangs up with
+// something unread resets it, at once or for what comes afterwards.
+func taken(ctx context.Context, c *net.TCPConn) error {
+	if err := silence(c); err != nil {
+		return err
+	}
+	for {
+		left, err := unacknowledged(c)
+		if err != nil || left == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // frames are the messages of a batch: length, space, message (RFC 5425, 4.3).
