@@ -82,3 +82,11 @@ func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (m
 func BeginLocked(ctx context.Context, db *DB) (*locked, error) {
 	return beginLocked(ctx, db.write, db.d.change)
 }
+
+// ExplainNamed explains on SQLite how the servers of a name are found.
+func (n Notes) ExplainNamed(teamID, name string) ([]string, error) {
+	return all(n, func(s scanner) (v string, err error) {
+		var n int
+		return v, s.Scan(&n, &n, &n, &v)
+	}, "EXPLAIN QUERY PLAN "+serversNamed, teamID, name, name)
+}

@@ -16,6 +16,7 @@ import (
 	"sft"
 	"sft/internal/api"
 	"sft/internal/store"
+	"sft/internal/testdb"
 )
 
 // ten is a page that holds whatever a test has made.
@@ -230,4 +231,16 @@ func dear(plan []string) string {
 		}
 	}
 	return ""
+}
+
+// SQLite goes from a name to its servers, and not through all of the team.
+func TestServersOfANameAreFoundByIt(t *testing.T) {
+	db := open(t, testdb.SQLite(t))
+	var plan []string
+	if err := db.Read(t.Context(), func(tx *store.Tx) (err error) { plan, err = tx.ExplainNamed("t", "web01"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(plan, "\n"); !regexp.MustCompile(`SEARCH s USING [^(]*\((team_id=\? AND )?id=\?\)`).MatchString(text) || !strings.Contains(text, "server_names USING INDEX server_names_name (name_fold=?)") {
+		t.Errorf("they are found by\n%s", text)
+	}
 }

@@ -620,11 +620,15 @@ func (n Notes) ServersNamed(teamID, name string) ([]NamedServer, error) {
 		v.ServerRecord, err = w.record()
 		v.In = p.record()
 		return v, err
-	}, `SELECT `+serverCols+`, `+prefixed("p.", projectCols)+` FROM
-		(SELECT id FROM servers WHERE id = $2 UNION SELECT server_id FROM server_names WHERE name_fold = $3) n
-		JOIN servers s ON s.id = n.id JOIN projects p ON p.id = s.project_id
-		WHERE s.team_id = $1 AND s.deleted_at IS NULL`, teamID, name, sft.HostFold(name))
+	}, serversNamed, teamID, name, sft.HostFold(name))
 }
+
+// To SQLite CROSS JOIN says what comes first: it would go through a team's
+// servers.
+var serversNamed = `SELECT ` + serverCols + `, ` + prefixed("p.", projectCols) + ` FROM
+	(SELECT id FROM servers WHERE id = $2 UNION SELECT server_id FROM server_names WHERE name_fold = $3) n
+	CROSS JOIN servers s JOIN projects p ON p.id = s.project_id
+	WHERE s.id = n.id AND s.team_id = $1 AND s.deleted_at IS NULL`
 
 // TakeNames gives a server those of the names that no other server of its
 // project holds, drops the ones it held before, and returns the names that
