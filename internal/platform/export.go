@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/url"
 	"sync"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 
 // A Sink is somewhere else that audit events are to be. Send returns nil when
 // all of a batch is there, and as soon as ctx ends; what it returns an error
-// for is sent again, all of it. A Sink's name is in the database: it says
-// where the sink leads and nothing secret.
+// for is sent again, all of it. A Sink's name is in the database, and tells one
+// from another; what the log has of it is shown.
 type Sink interface {
 	Name() string
 	Send(ctx context.Context, b audit.Batch) error
@@ -97,9 +98,9 @@ func (p *Platform) export(ctx context.Context, x *exporting) {
 		p.exports.mu.Unlock()
 		switch {
 		case err != nil && err.Error() != said:
-			p.Log.Error("export audit events", "to", x.sink.Name(), "seq", seq, "error", err)
+			p.Log.Error("export audit events", "to", shown(x.sink.Name()), "seq", seq, "error", err)
 		case err == nil && said != "":
-			p.Log.Info("audit events are exported again", "to", x.sink.Name(), "seq", seq)
+			p.Log.Info("audit events are exported again", "to", shown(x.sink.Name()), "seq", seq)
 		}
 		if err != nil {
 			news = nil // what is new does not make the sink any better
@@ -264,4 +265,13 @@ func (p *Platform) ListExports(ctx context.Context) ([]ExportStatus, error) {
 		return err
 	})
 	return list, err
+}
+
+// shown is an export's name as the log may have it: the path of a webhook's
+// address can be what lets senders in.
+func shown(name string) string {
+	if u, err := url.Parse(name); err == nil && u.Host != "" && u.Path != "" {
+		return u.Scheme + "://" + u.Host + "/…"
+	}
+	return name
 }

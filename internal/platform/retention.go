@@ -155,7 +155,7 @@ func (p *Platform) retain(ctx context.Context) {
 		}
 		if err == nil && r.Kept != kept {
 			if kept = r.Kept; kept != "" {
-				p.Log.Warn("old audit events are kept for an export that has not sent them", "to", kept, "hint", "if it is no longer wanted, run sft-platform audit exports --remove "+kept)
+				p.Log.Warn("old audit events are kept for an export that has not sent them", "to", shown(kept), "hint", "if it is no longer wanted, see sft-platform audit exports, and remove it with --remove")
 			}
 		}
 	}
