@@ -479,20 +479,8 @@ func TestServeACME(t *testing.T) {
 	port := freePort(t)
 	ca := newPebble(t, port)
 	d := publicPlatform(t, "", "https://"+acmeName)
-	m := &manager{t: t, path: filepath.Join(t.TempDir(), "notify"), args: []string{"serve", "--data", d.dir, "--listen", fmt.Sprintf("127.0.0.1:%d", port),
-		"--acme", "--acme-accept-terms", "--acme-directory", ca.directory, "--acme-ca", ca.ca, "--acme-email", "ops@example.com"}}
-	var err error
-	m.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
-	must(t, err)
-	defer m.notify.Close()
-	m.log, err = os.Create(filepath.Join(t.TempDir(), "log"))
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			b, _ := os.ReadFile(m.log.Name())
-			t.Logf("%s", b)
-		}
-	})
+	m := newManager(t, "serve", "--data", d.dir, "--listen", fmt.Sprintf("127.0.0.1:%d", port),
+		"--acme", "--acme-accept-terms", "--acme-directory", ca.directory, "--acme-ca", ca.ca, "--acme-email", "ops@example.com")
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.issuer()}, ForceAttemptHTTP2: true, DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))

@@ -37,6 +37,25 @@ type manager struct {
 	log    *os.File
 }
 
+// newManager is a manager of a command, whose log is shown if the test fails.
+func newManager(t *testing.T, args ...string) *manager {
+	t.Helper()
+	m := &manager{t: t, path: filepath.Join(t.TempDir(), "notify"), args: args}
+	var err error
+	m.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
+	must(t, err)
+	t.Cleanup(func() { m.notify.Close() })
+	m.log, err = os.Create(filepath.Join(t.TempDir(), "log"))
+	must(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, _ := os.ReadFile(m.log.Name())
+			t.Logf("%s", b)
+		}
+	})
+	return m
+}
+
 // start starts a process, and returns once it is ready.
 func (m *manager) start() *exec.Cmd {
 	m.t.Helper()
@@ -92,19 +111,7 @@ func TestRestartLosesNoRequest(t *testing.T) {
 	must(t, err)
 	must(t, db.Close())
 
-	m := &manager{t: t, path: filepath.Join(t.TempDir(), "notify"),
-		args: []string{"serve", "--data", d.dir, "--listen", listen, "--anonymous-rate", "100000", "--rate", "100000"}}
-	m.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
-	must(t, err)
-	defer m.notify.Close()
-	m.log, err = os.Create(filepath.Join(t.TempDir(), "log"))
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			b, _ := os.ReadFile(m.log.Name())
-			t.Logf("%s", b)
-		}
-	})
+	m := newManager(t, "serve", "--data", d.dir, "--listen", listen, "--anonymous-rate", "100000", "--rate", "100000")
 	process := m.start()
 	if m.kept == nil {
 		t.Fatal("the socket was not left with the manager")
