@@ -267,7 +267,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          log.New(debugWriter{logger}, "", 0),
 	}
-	go p.Run(base)
+	kept.Go(func() { p.Run(base) })
 	done := make(chan error, 2)
 	go func() { done <- srv.ServeTLS(ln, "", "") }()
 	kept.Go(func() {

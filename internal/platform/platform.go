@@ -322,12 +322,14 @@ func (p *Platform) Housekeep(ctx context.Context) {
 // Run does the platform's housekeeping until ctx ends: it seals audit events
 // and exports them, removes those that are too old, and sweeps the database.
 func (p *Platform) Run(ctx context.Context) {
-	go p.seal(ctx)
+	var under sync.WaitGroup
+	defer under.Wait()
+	under.Go(func() { p.seal(ctx) })
 	for _, x := range p.exports.begin(p.Exports) {
-		go p.export(ctx, x)
+		under.Go(func() { p.export(ctx, x) })
 	}
 	if p.Retention > 0 {
-		go p.retain(ctx)
+		under.Go(func() { p.retain(ctx) })
 	}
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()

@@ -400,8 +400,8 @@ func (n Notes) LastCheckpoint(t time.Time, most int64) (SealedBatch, error) {
 
 // Both are read along the numbers: those of another time come first, and go.
 const (
-	firstCheckpoint = `SELECT last_seq, at, note, entries FROM checkpoints WHERE at + 0 >= $1 AND at + 0 <= $2 AND last_seq <= $3 ORDER BY last_seq LIMIT 1`
-	lastCheckpoint  = `SELECT last_seq, at, note, entries FROM checkpoints WHERE at + 0 < $1 AND last_seq <= $2 ORDER BY last_seq DESC LIMIT 1`
+	firstCheckpoint = `SELECT last_seq, at, note, entries FROM checkpoints WHERE at >= $1 AND at <= $2 AND last_seq <= $3 ORDER BY last_seq LIMIT 1`
+	lastCheckpoint  = `SELECT last_seq, at, note, entries FROM checkpoints WHERE at < $1 AND last_seq <= $2 ORDER BY last_seq DESC LIMIT 1`
 )
 
 // Records returns the events with the numbers from first to last.
