@@ -46,13 +46,30 @@ func findable(s string) string {
 // AddEvent stores an event outside of what a Change returns, and reports
 // whether it was new: an agent may send its own again.
 func (tx *Tx) AddEvent(e audit.Event) (added bool, err error) {
-	if err := e.Check(); err != nil {
+	query, args, err := insertEvent(e)
+	if err != nil {
 		return false, err
 	}
-	c := columnsOf(e)
-	n, err := tx.exec(`INSERT INTO events (id, at, team, kind, source, who, target, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
-		e.ID, c.at, c.team, c.kind, c.source, c.who, c.target, toJSON(e))
+	n, err := tx.exec(query, args...)
 	return n > 0, err
+}
+
+// addEvent is AddEvent of what goes with the commit.
+func (tx *Tx) addEvent(e audit.Event, done func(rows int64)) error {
+	query, args, err := insertEvent(e)
+	if err != nil {
+		return err
+	}
+	return tx.later(done, query, args...)
+}
+
+func insertEvent(e audit.Event) (query string, args []any, err error) {
+	if err := e.Check(); err != nil {
+		return "", nil, err
+	}
+	c := columnsOf(e)
+	return `INSERT INTO events (id, at, team, kind, source, who, target, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
+		[]any{e.ID, c.at, c.team, c.kind, c.source, c.who, c.target, toJSON(e)}, nil
 }
 
 // An EventQuery says which events of a team are meant. What is empty does not

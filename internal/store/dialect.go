@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib" // also the driver "pgx"
 	"github.com/pressly/goose/v3"
@@ -66,12 +67,54 @@ var postgresDialect = dialect{
 		WHERE k.contype = 'f' AND k.connamespace = current_schema()::regnamespace`,
 }
 
-// A locked is a transaction of PostgreSQL that took its lock in the round trip
-// that began it: database/sql would make two of that.
+// A locked is a transaction of PostgreSQL that spares round trips: it took its
+// lock in that which began it, for which database/sql would make two, and what
+// nobody waits for goes with the next statement, or with the commit.
 type locked struct {
 	*sql.Conn
-	ctx  context.Context
-	over bool
+	ctx     context.Context
+	waiting pgx.Batch
+	failed  error // of what waited
+	over    bool
+}
+
+// later runs a statement no later than the next one. If it fails, all that
+// follow do. It calls done, unless that is nil, with how many rows it touched.
+func (l *locked) later(done func(rows int64), query string, args ...any) {
+	q := l.waiting.Queue(query, args...)
+	if done != nil {
+		q.Exec(func(t pgconn.CommandTag) error { done(t.RowsAffected()); return nil })
+	}
+}
+
+// send sends what waits.
+func (l *locked) send() error {
+	if l.failed == nil && l.waiting.Len() > 0 {
+		l.failed = l.Raw(func(c any) error { return c.(*stdlib.Conn).Conn().SendBatch(l.ctx, &l.waiting).Close() })
+		l.waiting = pgx.Batch{}
+	}
+	return l.failed
+}
+
+func (l *locked) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := l.send(); err != nil {
+		return nil, err
+	}
+	return l.Conn.ExecContext(ctx, query, args...)
+}
+
+func (l *locked) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := l.send(); err != nil {
+		return nil, err
+	}
+	return l.Conn.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext has no way to return an error of what waited: the server
+// refuses the query then.
+func (l *locked) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	l.send()
+	return l.Conn.QueryRowContext(ctx, query, args...)
 }
 
 func beginLocked(ctx context.Context, pool *sql.DB, lock string) (*locked, error) {
@@ -92,7 +135,8 @@ func beginLocked(ctx context.Context, pool *sql.DB, lock string) (*locked, error
 }
 
 // Commit refuses a transaction in which a statement has failed: the server
-// would undo it and call that a success.
+// would undo it and call that a success. A statement that fails on the way there
+// leaves out the rest of its message, the COMMIT too.
 func (l *locked) Commit() error {
 	err := l.Raw(func(c any) error {
 		if s := c.(*stdlib.Conn).Conn().PgConn().TxStatus(); s != 'T' {
@@ -103,9 +147,12 @@ func (l *locked) Commit() error {
 	if err != nil {
 		return err
 	}
+	l.later(nil, "COMMIT")
+	if err := l.send(); err != nil {
+		return err
+	}
 	l.over = true
-	_, err = l.ExecContext(l.ctx, "COMMIT")
-	return errors.Join(err, l.Close())
+	return l.Close()
 }
 
 // Rollback lets go of the connection. One that is still in a transaction is
@@ -117,7 +164,7 @@ func (l *locked) Rollback() error {
 	l.over = true
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 10*time.Second)
 	defer cancel()
-	_, err := l.ExecContext(ctx, "ROLLBACK")
+	_, err := l.Conn.ExecContext(ctx, "ROLLBACK")
 	return errors.Join(err, l.Close())
 }
 

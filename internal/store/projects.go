@@ -780,7 +780,7 @@ func scanSession(s scanner) (v Session, err error) {
 
 // AddSession stores a session that credentials are issued for.
 func (tx *Tx) AddSession(s Session) error {
-	return tx.add(`INSERT INTO sessions (`+sessionCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+	return tx.later(nil, `INSERT INTO sessions (`+sessionCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		s.ID, s.ProjectID, s.ServerID, s.UserID, s.ClientID, s.Service, micros(s.CreatedAt), micros(s.ExpiresAt), micros(s.LiveUntil), s.Revoked)
 }
 
@@ -811,7 +811,7 @@ func (n Notes) Session(id string) (Session, error) {
 // AddSessionHop notes that a session goes through a server, where what is
 // issued for it can keep somebody signed in until then at the latest.
 func (tx *Tx) AddSessionHop(sessionID, serverID string, until time.Time) error {
-	return tx.add(`INSERT INTO session_hops (session_id, server_id, expires_at) VALUES ($1, $2, $3)
+	return tx.later(nil, `INSERT INTO session_hops (session_id, server_id, expires_at) VALUES ($1, $2, $3)
 		ON CONFLICT (session_id, server_id) DO UPDATE SET expires_at = excluded.expires_at WHERE session_hops.expires_at < excluded.expires_at`,
 		sessionID, serverID, micros(until))
 }

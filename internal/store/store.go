@@ -254,12 +254,8 @@ func (db *DB) audited(ctx context.Context, kind, lock string, fn func(*Tx) (audi
 			return err
 		}
 		for _, e := range append(tx.events, e) {
-			added, err := tx.AddEvent(e)
-			if err != nil {
+			if err := tx.addEvent(e, func(rows int64) { tx.span.Events += int(rows) }); err != nil {
 				return err
-			}
-			if added {
-				tx.span.Events++
 			}
 		}
 		return nil
@@ -301,10 +297,15 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, l
 	}
 	defer tx.Rollback() // does nothing after Commit
 	span.Waited = time.Since(began)
-	if err := fn(Notes{ctx, tx, db.d, &span, plans}); err != nil {
-		return err
+	if err = fn(Notes{ctx, tx, db.d, &span, plans}); err == nil {
+		err = tx.Commit()
 	}
-	return tx.Commit()
+	if l, ok := tx.(*locked); ok && l.failed != nil {
+		if err = l.failed; db.d.unique(err) { // whatever came of it
+			err = ErrExists
+		}
+	}
+	return err
 }
 
 // tell hands a span to whoever watches.
@@ -378,6 +379,25 @@ func (n Notes) must(query string, args ...any) error {
 	rows, err := n.exec(query, args...)
 	if err == errText || err == nil && rows == 0 {
 		return ErrNotFound
+	}
+	return err
+}
+
+// later runs a statement of whose result nobody asks before the next one. If it
+// fails, so does what follows, at the latest the commit. It calls done, unless
+// that is nil, with how many rows it touched.
+func (n Notes) later(done func(rows int64), query string, args ...any) error {
+	if l, ok := n.tx.(*locked); ok {
+		if !storable(args) {
+			return errText
+		}
+		n.span.Statements++
+		l.later(done, query, args...)
+		return nil
+	}
+	rows, err := n.exec(query, args...)
+	if err == nil && done != nil {
+		done(rows)
 	}
 	return err
 }

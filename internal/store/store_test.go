@@ -735,6 +735,59 @@ func TestClientsAndSessions(t *testing.T) {
 	})
 }
 
+// What goes with the next statement or the commit is there for the one and
+// undone by a failure of the other.
+func TestWhatGoesLater(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		ann, prod := s.user("ann"), s.project("prod")
+		c, web := s.client(ann), s.server(prod, "web")
+		session := func(id string) store.Session {
+			return store.Session{ID: id, ProjectID: prod.ID, ServerID: web.ID, UserID: ann.ID, ClientID: c.ID, Service: "rdp", CreatedAt: t0, ExpiresAt: t0.Add(time.Hour), LiveUntil: t0.Add(time.Hour)}
+		}
+		s.change(func(tx *store.Tx) error {
+			if err := tx.AddSession(session("s1")); err != nil {
+				return err
+			}
+			got, err := tx.Session("s1")
+			s.same("in its transaction", got, session("s1"))
+			return err
+		})
+		events := func() int {
+			return len(get(s, func(tx *store.Tx) ([]audit.Event, error) { return tx.Events("main", "", 100, false) }))
+		}
+		had := events()
+		for what, fn := range map[string]func(tx *store.Tx) error{
+			"a session twice, by the commit": func(tx *store.Tx) error {
+				return errors.Join(tx.AddSession(session("s2")), tx.AddSession(session("s1")))
+			},
+			"by what follows": func(tx *store.Tx) error {
+				return errors.Join(tx.AddSession(session("s2")), tx.AddSession(session("s1")), tx.ProlongSession("s2", t0))
+			},
+			"by what reads then": func(tx *store.Tx) error {
+				err := errors.Join(tx.AddSession(session("s2")), tx.AddSession(session("s1")))
+				_, read := tx.Session("s2")
+				return errors.Join(err, read)
+			},
+			"and when nobody looks at it": func(tx *store.Tx) error {
+				if err := tx.AddSession(session("s2")); err != nil {
+					return err
+				}
+				if err := tx.AddSession(session("s1")); err != nil {
+					return err
+				}
+				tx.Session("s2")
+				return nil
+			},
+		} {
+			s.is(what, s.try(fn), store.ErrExists)
+		}
+		s.same("how many events are stored", events(), had)
+		s.is("of the rest", s.DB.Read(t.Context(), func(tx *store.Tx) error { _, err := tx.Session("s2"); return err }), store.ErrNotFound)
+		s.change(func(tx *store.Tx) error { return tx.AddSession(session("s2")) })
+		s.same("how many events there are then", events(), had+1)
+	})
+}
+
 // A session is of every server that it goes through, each for its own time.
 // The tables of sessions were made anew: what was in them is.
 func TestSessionsFromBefore(t *testing.T) {
