@@ -255,8 +255,9 @@ func auditPruneCommand() *cobra.Command {
 		Use:   "prune --before DATE",
 		Short: "Remove old events; the rest stays verifiable",
 		Long: `Prune removes the events that were sealed before a day (2026-01-31, 0:00 UTC) or
-a moment (2026-01-31T12:00:00Z), as far as every export has sent them. What it
-removes is signed, and an event; a chain that does not hold is not touched.`,
+a moment (2026-01-31T12:00:00Z) that is past, as far as every export has sent
+them. What it removes is signed, and an event; a chain that does not hold is not
+touched.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := time.Parse(time.DateOnly, before)

@@ -177,7 +177,8 @@ func TestTwoPlatformsShareAnExport(t *testing.T) {
 func TestAnExportAfterPrune(t *testing.T) {
 	e := testenv.New(t)
 	sealAll(t, e.Platform)
-	r, err := e.Platform.PruneAudit(t.Context(), e.Clock.Now().Add(time.Second))
+	e.Clock.Advance(time.Second)
+	r, err := e.Platform.PruneAudit(t.Context(), e.Clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"sft"
 	"sft/internal/audit"
 	"sft/internal/store"
 )
@@ -20,8 +21,13 @@ type Pruned struct {
 // PruneAudit removes the events that were sealed before t and that every
 // export has sent, up to the end of a checkpoint. What is left stays
 // verifiable from the note that is signed of it, and a chain that does not hold
-// is not touched. One event tells of it.
+// is not touched. One event tells of it. A t that is not past yet is refused: it
+// is everything, and more likely a mistyped year.
 func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) {
+	if now := p.Now(); t.After(now) {
+		return Pruned{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("nothing is removed: %s is in the future, now is %s", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+			Hint: "give a day or a moment that is past, or set the clock"}
+	}
 	return p.prune(ctx, t, 0)
 }
 

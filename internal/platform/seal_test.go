@@ -518,11 +518,19 @@ func TestPrune(t *testing.T) {
 	})
 }
 
-// Everything may be removed; the chain goes on.
+// Everything may be removed, but by no moment to come; the chain goes on.
 func TestPruneAll(t *testing.T) {
 	e := testenv.New(t)
 	sealAll(t, e.Platform)
-	r, err := e.Platform.PruneAudit(t.Context(), e.Clock.Now().Add(time.Second))
+	before := len(e.Events())
+	for _, to := range []time.Duration{time.Second, 24 * time.Hour, 97 * 365 * 24 * time.Hour} {
+		r, err := e.Platform.PruneAudit(t.Context(), e.Clock.Now().Add(to))
+		if wantCode(t, "to remove what is to come", err, sft.Invalid); r != (platform.Pruned{}) || len(e.Events()) != before {
+			t.Errorf("%s from now: %+v, %d events are left of %d", to, r, len(e.Events()), before)
+		}
+	}
+	e.Clock.Advance(time.Second)
+	r, err := e.Platform.PruneAudit(t.Context(), e.Clock.Now())
 	if err != nil || r.First != 1 || r.Last < 5 {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -753,7 +761,8 @@ func TestARemovalUnderWay(t *testing.T) {
 		}
 		do(`CREATE TABLE kept_events AS SELECT * FROM events`)
 		do(`CREATE TABLE kept_checkpoints AS SELECT * FROM checkpoints`)
-		r, err := p.PruneAudit(t.Context(), e.Clock.Now().Add(time.Second))
+		e.Clock.Advance(time.Second)
+		r, err := p.PruneAudit(t.Context(), e.Clock.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
