@@ -136,13 +136,47 @@ func errNoPlatform(dir string) error {
 	return fmt.Errorf("there is no platform in %s; run \"sft-platform init\" first, or give --data", dir)
 }
 
-// sealer opens the master key.
-func (d *data) sealer() (ca.Sealer, error) {
-	s, err := d.openKey()
+// errNoMasterKey is what commands say of a database whose master key is not in
+// the data folder.
+func errNoMasterKey(d *data) error {
+	return &sft.Error{Code: sft.Invalid, Msg: "the master key is missing: the database is a platform's, and there is no " + d.masterKey(),
+		Hint: "put the copy of the key back there, mode 600, or give --data with the folder that has it; without a copy, restore a backup that has the key: \"sft-platform restore FILE --with-master-key PASSPHRASE_FILE --force\""}
+}
+
+// hasPlatform reports whether the database is a platform's. It makes none.
+func (d *data) hasPlatform(ctx context.Context) (bool, error) {
+	db, err := store.Attach(ctx, d.url())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errNoPlatform(d.dir)
+		return false, nil
 	}
-	return s, err
+	if err != nil {
+		return false, err
+	}
+	defer db.Close()
+	if have, _, err := db.Versions(ctx); err != nil || have == 0 {
+		return false, err
+	}
+	err = db.Read(ctx, func(tx *store.Tx) error { _, err := tx.Setting("url"); return err })
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// sealer opens the master key. Where there is none, it says whether there is a
+// database that needs one.
+func (d *data) sealer(ctx context.Context) (ca.Sealer, error) {
+	s, err := d.openKey()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return s, err
+	}
+	switch there, err := d.hasPlatform(ctx); {
+	case err != nil:
+		return nil, fmt.Errorf("there is no %s, and it cannot be seen whether the database is a platform's: %w", d.masterKey(), err)
+	case there:
+		return nil, errNoMasterKey(d)
+	}
+	return nil, errNoPlatform(d.dir)
 }
 
 // openKey is sealer where there may be none, which is fs.ErrNotExist.

@@ -99,7 +99,7 @@ func (x *examination) run(ctx context.Context, settings error) {
 		x.settings()
 	}
 	d := data{dir: x.value("data"), database: x.value("database")}
-	key := x.dataDir(&d)
+	key := x.dataDir(ctx, &d)
 	db := x.database(ctx, &d)
 	if db == nil {
 		x.skip("database", "schema", "integrity", "keys", "certificate", "clock", "backup", "audit")
@@ -144,7 +144,7 @@ func (x *examination) settings() {
 
 // dataDir looks at the folder and the master key, and reports whether the key
 // can be used.
-func (x *examination) dataDir(d *data) bool {
+func (x *examination) dataDir(ctx context.Context, d *data) bool {
 	switch err := conf.CheckOwnDir(d.dir); {
 	case err == nil:
 		x.ok("data-folder", d.dir)
@@ -157,7 +157,7 @@ func (x *examination) dataDir(d *data) bool {
 		x.skip("data-folder", "master-key")
 		return false
 	}
-	if _, err := d.sealer(); err != nil {
+	if _, err := d.sealer(ctx); err != nil {
 		x.fail("master-key", err, "restore it from its own copy: nothing else opens the keys in the database")
 		return false
 	}

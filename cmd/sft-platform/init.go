@@ -108,12 +108,25 @@ func me() string {
 
 func makePlatform(cmd *cobra.Command, d data, r platform.InitRequest) (platform.InitReply, error) {
 	var reply platform.InitReply
+	// Nothing is written beside a platform: a new key there would be taken for
+	// the one that is missing.
+	there, err := d.hasPlatform(cmd.Context())
+	if err != nil {
+		return reply, err
+	}
+	_, missing := os.Lstat(d.masterKey())
+	switch {
+	case there && os.IsNotExist(missing):
+		return reply, errNoMasterKey(&d)
+	case there:
+		return reply, &sft.Error{Code: sft.Exists, Msg: "the database is a platform's already", Hint: "start it with \"sft-platform serve\", or give another database"}
+	}
 	if err := conf.PrivateDir(d.dir); err != nil {
 		return reply, err
 	}
 	// A master key without a platform is left from an init that did not end
-	// well: it is used again. One with a platform makes Init refuse.
-	if _, err := os.Lstat(d.masterKey()); os.IsNotExist(err) {
+	// well: it is used again.
+	if os.IsNotExist(missing) {
 		if err := ca.NewMasterKey(d.masterKey()); err != nil {
 			return reply, err
 		}

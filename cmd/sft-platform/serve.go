@@ -144,7 +144,7 @@ func (d *data) open(ctx context.Context, logger *slog.Logger) (*platform.Platfor
 
 // openBy is open on a database that is opened by how.
 func (d *data) openBy(ctx context.Context, logger *slog.Logger, how func(context.Context, string) (*store.DB, error)) (*platform.Platform, error) {
-	sealer, err := d.sealer()
+	sealer, err := d.sealer(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ const grace = 15 * time.Second
 const gcPercent = 200
 
 func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
-	if _, err := d.sealer(); err != nil {
+	if _, err := d.sealer(ctx); err != nil {
 		return err
 	}
 	if os.Getenv("GOGC") == "" {
