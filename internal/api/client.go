@@ -13,10 +13,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"sft"
 )
@@ -97,16 +100,44 @@ type Client struct {
 }
 
 // CheckURL refuses what cannot be a platform's URL: it must be https, with a
-// host and no path, query, fragment or user. It returns the URL as it is
-// compared and stored.
+// host that a certificate can be for, and no path, query, fragment or user. It
+// returns the URL as it is compared and stored.
 func CheckURL(raw string) (string, error) {
+	refuse := func(why, hint string) (string, error) {
+		return "", &sft.Error{Code: sft.Invalid, Msg: sft.Quote(raw) + " is not a platform's URL" + why, Hint: hint}
+	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") || u.User != nil ||
-		(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return "", &sft.Error{Code: sft.Invalid, Msg: sft.Quote(raw) + " is not a platform's URL",
-			Hint: "give it as https://HOST or https://HOST:PORT"}
+		(u.Path != "" && u.Path != "/") || strings.ContainsAny(raw, "?#") || u.Opaque != "" {
+		return refuse("", "give it as https://HOST or https://HOST:PORT")
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 || p[0] == '0' {
+			return refuse(": there is no port "+sft.Quote(p), "give a port from 1 to 65535, or none for 443")
+		}
+	}
+	switch host := u.Hostname(); {
+	case strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII }):
+		return refuse(": the name is not in ASCII", "give the name as it is in DNS and in certificates, as in https://xn--bcher-kva.example")
+	case !isHost(host):
+		return refuse(": "+sft.Quote(host)+" names no host", "give a name of letters, digits, \"-\" and \".\", or an address of the platform")
 	}
 	return "https://" + strings.ToLower(u.Host), nil
+}
+
+// isHost reports whether s is an address, or a name as in DNS.
+func isHost(s string) bool {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return !ip.IsUnspecified()
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) == 0 || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+		}) {
+			return false
+		}
+	}
+	return len(s) <= 253
 }
 
 // NewHTTP returns an HTTP client that trusts the certificates in ca (DER of

@@ -44,11 +44,35 @@ func TestCheckURL(t *testing.T) {
 		{"https:sft.example.com", ""},
 		{"https://a b", ""},
 		{"https://sft.example.com\n", ""},
+		{"https://sft.example.com:65535", "https://sft.example.com:65535"},
+		{"https://sft.example.com:65536", ""},
+		{"https://sft.example.com:99999", ""},
+		{"https://sft.example.com:0", ""},
+		{"https://sft.example.com:0443", ""},
+		{"https://sft.example.com?", ""},
+		{"https://sft.example.com/?", ""},
+		{"https://sft.example.com#", ""},
+		{"https://ü.example", ""},
+		{"https://%C3%BC.example", ""},
+		{"https://xn--tda.example", "https://xn--tda.example"},
+		{"https://sft_1", "https://sft_1"},
+		{"https://sft..example.com", ""},
+		{"https://sft.example.com.", ""},
+		{"https://.example.com", ""},
+		{"https://a,b", ""},
+		{"https://*.example.com", ""},
+		{"https://" + strings.Repeat("a", 64) + ".example", ""},
+		{"https://" + strings.Repeat("a.", 127) + "a", ""},
+		{"https://0.0.0.0", ""},
+		{"https://[::]", ""},
 	}
 	for _, tt := range tests {
 		got, err := CheckURL(tt.in)
 		if got != tt.want || (err == nil) != (tt.want != "") || err != nil && sft.CodeOf(err) != sft.Invalid {
 			t.Errorf("CheckURL(%q) = %q, %v, want %q", tt.in, got, err, tt.want)
+		}
+		if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint == "" {
+			t.Errorf("CheckURL(%q): %v, without what to do", tt.in, err)
 		}
 	}
 }
