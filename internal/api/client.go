@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -250,12 +251,40 @@ func FetchCA(ctx context.Context, rawURL, fingerprint string, proxy *url.URL, cl
 	return ca, nil
 }
 
+// unreachable words why a request came to nothing. Where it answered, and its
+// certificate is the reason, the network is not looked at for that.
 func unreachable(base string, err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err
 	}
+	if hint := distrust(err); hint != "" {
+		return &sft.Error{Code: sft.Unavailable, Msg: "the certificate that " + base + " shows is not trusted: " + strings.TrimPrefix(err.Error(), "tls: failed to verify certificate: "), Err: err, Hint: hint}
+	}
 	return &sft.Error{Code: sft.Unavailable, Msg: "no answer from the platform at " + base + ": " + err.Error(), Err: err,
 		Hint: "check the network and that the platform runs"}
+}
+
+// distrust says what to do about a certificate of the platform that does not
+// verify; nothing if err is another failure, or a proxy's.
+func distrust(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
+		return ""
+	}
+	invalid, _ := errors.AsType[x509.CertificateInvalidError](err)
+	_, name := errors.AsType[x509.HostnameError](err)
+	_, other := errors.AsType[x509.UnknownAuthorityError](err)
+	_, failed := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case invalid.Cert != nil && invalid.Reason == x509.Expired:
+		return "check this machine's clock; if it is right, have the platform's certificate renewed"
+	case name:
+		return "use the platform's own name, or have its certificate made for this one"
+	case other:
+		return "check that this is the platform, and no proxy that opens TLS; if its CA is another one by now, enrol again with --ca-fingerprint, or have this machine trust the CA"
+	case failed || invalid.Cert != nil:
+		return "have the platform's certificate looked at: \"sft-platform doctor\" there says what is wrong"
+	}
+	return ""
 }
 
 // Do sends in as JSON and decodes the reply into out; either may be nil. A

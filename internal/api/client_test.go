@@ -240,7 +240,7 @@ func TestFetchCA(t *testing.T) {
 		{"too short", real, "sha256:abcd", sft.Invalid, "sft-platform init"},
 		{"no hexadecimal", real, strings.Repeat("x", 64), sft.Invalid, "sft-platform init"},
 		{"a certificate that the CA did not sign", fake, fp, sft.Invalid, "somebody is between you and the platform"},
-		{"another name", strings.Replace(real, "127.0.0.1", "localhost", 1), fp, sft.Unavailable, ""},
+		{"another name", strings.Replace(real, "127.0.0.1", "localhost", 1), fp, sft.Unavailable, "use the platform's own name"},
 		{"nobody there", "https://127.0.0.1:1", fp, sft.Unavailable, "check the network"},
 	}
 	for _, tt := range tests {
@@ -267,13 +267,28 @@ func TestOnlyThePlatformsCAIsTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	other, _ := pair(t)
+	own := c.HTTP
 	var err error
 	if c.HTTP, err = NewHTTP(other, nil, c.Clock); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Do(t.Context(), "GET", "/", nil, nil); sft.CodeOf(err) != sft.Unavailable || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
-		t.Errorf("Do = %v", err)
+	// It has answered: nobody is to look at the network.
+	distrusted := func(why, hint string) {
+		t.Helper()
+		e, ok := errors.AsType[*sft.Error](c.Do(t.Context(), "GET", "/", nil, nil))
+		if !ok || e.Code != sft.Unavailable || !strings.HasPrefix(e.Msg, "the certificate that "+c.URL+" shows is not trusted: x509: ") || !strings.Contains(e.Msg, why) || !strings.HasPrefix(e.Hint, hint) {
+			t.Errorf("Do = %+v, want %s; %s", e, why, hint)
+		}
 	}
+	distrusted("certificate signed by unknown authority", "check that this is the platform")
+	c.HTTP = own
+	at := c.URL
+	c.URL = strings.Replace(at, "127.0.0.1", "localhost", 1)
+	distrusted("valid for", "use the platform's own name")
+	c.URL = at
+	own.CloseIdleConnections()
+	c.Clock.Machine = func() time.Time { return time.Now().Add(100 * 365 * 24 * time.Hour) }
+	distrusted("has expired", "check this machine's clock")
 	if _, err := NewHTTP([]byte("noise"), nil, c.Clock); err == nil {
 		t.Error("noise was taken for a CA certificate")
 	}
