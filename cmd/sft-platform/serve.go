@@ -185,7 +185,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		return err
 	}
 	defer using.Release()
-	p, err := d.openBy(ctx, logger, store.Open)
+	p, err := d.openBy(ctx, logger, func(ctx context.Context, url string) (*store.DB, error) { return upgraded(ctx, url, logger) })
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,11 @@
 package daemon
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"sync"
+	"time"
 )
 
 // Notify tells systemd the state of this service, as in "READY=1" or
@@ -14,6 +17,28 @@ func Notify(state string) error {
 		_, err := c.Write([]byte(state))
 		return err
 	})
+}
+
+// Extend tells systemd that a start takes longer, until stop is called: it
+// waits for d more from each time that it is told, which is four times in d
+// (EXTEND_TIMEOUT_USEC=, sd_notify(3)). Without systemd it does nothing.
+func Extend(d time.Duration) (stop func()) {
+	over := make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		t := time.NewTicker(d / 4)
+		defer t.Stop()
+		for {
+			// One that is lost is followed by others.
+			_ = Notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()))
+			select {
+			case <-over:
+				return
+			case <-t.C:
+			}
+		}
+	})
+	return sync.OnceFunc(func() { close(over); telling.Wait() })
 }
 
 // notify calls send with a connection to systemd, if there is one.
