@@ -121,7 +121,7 @@ type session struct {
 	Login   string    `json:"login"`
 	Service string    `json:"service"`
 	Remote  string    `json:"remote"`
-	CA      string    `json:"ca,omitempty"` // that the first certificate was by, as in State.DroppedCAs
+	CAs     []string  `json:"cas,omitempty"` // whose certificates have let its streams in, as in State.DroppedCAs
 	Since   time.Time `json:"since"`
 	Until   time.Time `json:"until"`
 
@@ -301,7 +301,7 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote, ca s
 	if ses == nil {
 		now := s.now()
 		most, _ := s.limit()
-		ses = &session{ID: id, User: u.ID, Login: u.Login, Service: service, Remote: remote, CA: ca, Since: now, Until: now.Add(most)}
+		ses = &session{ID: id, User: u.ID, Login: u.Login, Service: service, Remote: remote, CAs: []string{ca}, Since: now, Until: now.Add(most)}
 		if until, ok := s.past[id]; ok { // its limit is not begun anew
 			ses.Until = until
 		}
@@ -315,6 +315,8 @@ func (s *sessions) join(acc *account, u api.StateUser, id, service, remote, ca s
 			return 0, fmt.Errorf("record the session: %w", err)
 		}
 		delete(s.past, id)
+	} else if !slices.Contains(ses.CAs, ca) {
+		ses.CAs = append(ses.CAs, ca)
 	}
 	s.next++
 	st := &stream{session: ses, account: acc, remote: remote, opened: s.now()}

@@ -555,16 +555,6 @@ func TestSSHSessionsOfUnknownCAsEnd(t *testing.T) {
 	<-ended
 }
 
-func (h *host) userID(login string) string {
-	st, _ := h.current()
-	for _, u := range st.Users {
-		if u.Login == login {
-			return u.ID
-		}
-	}
-	return ""
-}
-
 func TestNetworkOfTheCloud(t *testing.T) {
 	t.Parallel()
 	mac, vpc, asked := "0a:1b:2c:3d:4e:5f", "vpc-0123456789abcdef0", 0

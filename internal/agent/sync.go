@@ -257,7 +257,7 @@ func (a *Agent) take(st *api.State, always bool) bool {
 			return "the login has changed"
 		case !st.Settings.CreateServerUsers:
 			return "the project does not let sftd manage accounts any more"
-		case slices.Contains(st.DroppedCAs, s.CA), sshDropped && s.Service == frame.SSH: // whose certificate for the SSH server is by a CA of before
+		case slices.ContainsFunc(s.CAs, func(ca string) bool { return slices.Contains(st.DroppedCAs, ca) }), sshDropped && s.Service == frame.SSH: // whose certificate for the SSH server is by a CA of before
 			return "the CA that had let it in is trusted no more"
 		case slices.Contains(st.EndedSessions, s.ID):
 			return "the platform has ended the session"
