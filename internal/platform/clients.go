@@ -357,7 +357,7 @@ func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequ
 			e := p.event(a, audit.ClientUpdate, k.team.Name, "", c.Hostname)
 			e.Detail = map[string]string{"client": c.ID, "user": c.User, "state": string(r.State), "was": string(c.State)}
 			if r.State == sft.StatePending {
-				err = errors.Join(tx.HoldClient(c.ID), tx.ReviseTeam(k.team.ID))
+				err = errors.Join(tx.HoldClient(c.ID, p.Now()), tx.ReviseTeam(k.team.ID))
 			} else {
 				err = tx.ApproveClient(c.ID)
 			}
@@ -382,7 +382,7 @@ func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequ
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the client was made by a server for its service user, and is no person's", Hint: "delete it, or bind the account to another service user"}
 		}
 		e.Detail["user"] = u.Name
-		return e, errors.Join(tx.MoveClient(c.ID, u.ID), tx.ReviseTeam(k.team.ID))
+		return e, errors.Join(tx.MoveClient(c.ID, u.ID, p.Now()), tx.ReviseTeam(k.team.ID))
 	})
 }
 
@@ -419,5 +419,5 @@ func (p *Platform) DeleteClient(ctx context.Context, a Actor, r ClientRequest) (
 func (p *Platform) removeClient(tx *store.Tx, a Actor, k asker, c store.ClientRecord) (audit.Event, error) {
 	e := p.event(a, audit.ClientRemove, k.team.Name, "", c.Hostname)
 	e.Detail = map[string]string{"client": c.ID, "user": c.User}
-	return e, errors.Join(tx.RemoveClient(c.ID), tx.ReviseTeam(k.team.ID))
+	return e, errors.Join(tx.RemoveClient(c.ID, p.Now()), tx.ReviseTeam(k.team.ID))
 }

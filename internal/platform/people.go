@@ -292,7 +292,7 @@ func (p *Platform) setStatus(tx *store.Tx, a Actor, k asker, u *store.UserRecord
 		if r.Status == sft.StatusDeleted {
 			end = tx.RemoveBindings
 		}
-		if err := end(u.ID); err != nil {
+		if err := end(u.ID, p.Now()); err != nil {
 			return e, err
 		}
 		owners, err := tx.Group(k.team.ID, sft.Owners)

@@ -314,9 +314,30 @@ func (p *Platform) Housekeep(ctx context.Context) {
 	if err := p.DB.Note(ctx, func(n store.Notes) error { return n.Sweep(p.Now()) }); err != nil && ctx.Err() == nil {
 		p.Log.Error("sweep the database", "error", err)
 	}
+	if err := p.sweepSessions(ctx); err != nil && ctx.Err() == nil {
+		p.Log.Error("sweep the sessions", "error", err)
+	}
 	if err := p.advanceCAs(ctx); err != nil && ctx.Err() == nil {
 		p.Log.Error("rotate the projects' CAs", "error", err)
 	}
+}
+
+// A round of housekeeping deletes so many old sessions at most, in steps for
+// which nobody waits.
+const sweepSteps, sweepStep = 50, 200
+
+func (p *Platform) sweepSessions(ctx context.Context) error {
+	for range sweepSteps {
+		var rows int64
+		err := p.DB.Note(ctx, func(n store.Notes) (err error) {
+			rows, err = n.SweepSessions(p.Now(), sweepStep)
+			return err
+		})
+		if err != nil || rows < sweepStep {
+			return err
+		}
+	}
+	return nil
 }
 
 // Run does the platform's housekeeping until ctx ends: it seals audit events

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -234,5 +235,45 @@ func TestTheDatabaseIsGone(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != 503 {
 		t.Errorf("/readyz answers %s", resp.Status)
+	}
+}
+
+// Sessions that are long over are forgotten, also where there are more than go
+// in one step.
+func TestHousekeepingForgetsOldSessions(t *testing.T) {
+	e := testenv.New(t)
+	const many = 450
+	if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+		for i := range many {
+			if err := tx.AddSession(store.Session{ID: fmt.Sprint("s", i), LiveUntil: e.Clock.Now()}); err != nil {
+				return audit.Event{}, err
+			}
+		}
+		return audit.Event{ID: audit.NewID(), Kind: audit.UserCredsIssue, Time: e.Clock.Now(), Actor: audit.Actor{Kind: "user"}, Outcome: audit.Success}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	count := func() (n int) {
+		if err := e.DB.Read(t.Context(), func(tx *store.Tx) error {
+			for i := range many {
+				if _, err := tx.Session(fmt.Sprint("s", i)); err == nil {
+					n++
+				} else if !errors.Is(err, store.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	e.Clock.Advance(store.SessionMemory - time.Hour)
+	if e.Platform.Housekeep(t.Context()); count() != many {
+		t.Errorf("before their time %d of %d are there", count(), many)
+	}
+	e.Clock.Advance(2 * time.Hour)
+	if e.Platform.Housekeep(t.Context()); count() != 0 {
+		t.Errorf("after their time %d of %d are there", count(), many)
 	}
 }

@@ -127,7 +127,7 @@ func (p *Platform) DeleteBinding(ctx context.Context, a Actor, r BindingRequest)
 		}
 		e := p.event(a, audit.ServiceRemove, k.team.Name, v.Project, v.ServerName)
 		e.Detail = map[string]string{"binding": b.ID, "user": u.Name, "server": b.ServerID, "account": b.Account}
-		return e, tx.RemoveBinding(b.ID)
+		return e, tx.RemoveBinding(b.ID, p.Now())
 	})
 }
 
@@ -219,7 +219,7 @@ func (p *Platform) makeRoom(tx *store.Tx, a Actor, team sft.Team, b store.Bindin
 		e := p.event(a, audit.ClientRemove, team.Name, "", c.Hostname)
 		e.Detail = map[string]string{"client": c.ID, "user": c.User, "binding": b.ID, "why": "the account has newer ones"}
 		tx.Also(e)
-		if err := tx.RemoveClient(c.ID); err != nil {
+		if err := tx.RemoveClient(c.ID, p.Now()); err != nil {
 			return err
 		}
 	}

@@ -166,20 +166,24 @@ func (n Notes) BindingClients(id string) ([]ClientRecord, error) {
 }
 
 // RemoveBinding deletes a binding, and the clients that were made for it.
-func (tx *Tx) RemoveBinding(id string) error { return tx.removeBindings(`id`, id) }
+func (tx *Tx) RemoveBinding(id string, now time.Time) error {
+	return tx.removeBindings(`id`, id, now)
+}
 
 // RemoveBindings is RemoveBinding for all of a service user.
-func (tx *Tx) RemoveBindings(userID string) error { return tx.removeBindings(`user_id`, userID) }
+func (tx *Tx) RemoveBindings(userID string, now time.Time) error {
+	return tx.removeBindings(`user_id`, userID, now)
+}
 
 // removeBindings deletes the bindings whose column has the value. What their
 // clients have opened may be on servers of any of the team's projects.
-func (tx *Tx) removeBindings(column, value string) error {
+func (tx *Tx) removeBindings(column, value string, now time.Time) error {
 	list, err := all(tx.Notes, scanBinding, `SELECT `+bindingCols+` FROM service_bindings WHERE `+column+` = $1`, value)
 	if err != nil || len(list) == 0 {
 		return err
 	}
 	for _, b := range list {
-		if err := tx.removeClients(b.ID); err != nil {
+		if err := tx.removeClients(b.ID, now); err != nil {
 			return err
 		}
 	}
@@ -191,18 +195,18 @@ func (tx *Tx) removeBindings(column, value string) error {
 }
 
 // RemoveBoundClients deletes the clients that were made for a service user.
-func (tx *Tx) RemoveBoundClients(userID string) error {
+func (tx *Tx) RemoveBoundClients(userID string, now time.Time) error {
 	list, err := tx.Bindings(userID)
 	for _, b := range list {
-		err = errors.Join(err, tx.removeClients(b.ID))
+		err = errors.Join(err, tx.removeClients(b.ID, now))
 	}
 	return err
 }
 
-func (tx *Tx) removeClients(bindingID string) error {
+func (tx *Tx) removeClients(bindingID string, now time.Time) error {
 	clients, err := tx.BindingClients(bindingID)
 	for _, c := range clients {
-		err = errors.Join(err, tx.RemoveClient(c.ID))
+		err = errors.Join(err, tx.RemoveClient(c.ID, now))
 	}
 	return err
 }

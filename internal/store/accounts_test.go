@@ -228,12 +228,12 @@ func TestBindings(t *testing.T) {
 		s.same("those of a binding, in the order of their ends", get(s, func(tx *store.Tx) ([]store.ClientRecord, error) { return tx.BindingClients(b1.ID) }), []store.ClientRecord{s.clientNow(c1), s.clientNow(c1b)})
 		state("AAAAA")
 		before := s.revision(p)
-		s.change(func(tx *store.Tx) error { return tx.RemoveBinding(b1.ID) })
+		s.change(func(tx *store.Tx) error { return tx.RemoveBinding(b1.ID, t0) })
 		state("--AAA")
 		if s.revision(p) == before {
 			t.Error("agents do not hear of a binding's end")
 		}
-		s.change(func(tx *store.Tx) error { return tx.RemoveBoundClients(robot.ID) })
+		s.change(func(tx *store.Tx) error { return tx.RemoveBoundClients(robot.ID, t0) })
 		state("---AA")
 		s.same("its bindings stay", len(get(s, func(tx *store.Tx) ([]store.Binding, error) { return tx.Bindings(robot.ID) })), 1)
 		c2 = client(robot, b2)
@@ -246,10 +246,10 @@ func TestBindings(t *testing.T) {
 		s3 := s.server(p, "web03")
 		b4 := bind(robot, s3, "deploy")
 		c1 = client(robot, b4)
-		s.change(func(tx *store.Tx) error { return tx.RemoveBindings(robot.ID) })
+		s.change(func(tx *store.Tx) error { return tx.RemoveBindings(robot.ID, t0) })
 		state("----A")
 		before = s.revision(p)
-		s.change(func(tx *store.Tx) error { return tx.RemoveBindings(robot.ID) })
+		s.change(func(tx *store.Tx) error { return tx.RemoveBindings(robot.ID, t0) })
 		s.same("nothing ends twice", s.revision(p), before)
 	})
 }

@@ -90,3 +90,20 @@ func (n Notes) ExplainNamed(teamID, name string) ([]string, error) {
 		return v, s.Scan(&n, &n, &n, &v)
 	}, "EXPLAIN QUERY PLAN "+serversNamed, teamID, name, name)
 }
+
+// ExplainSessions explains on SQLite how sessions are found that end, that are
+// over, and that a server is told of.
+func (n Notes) ExplainSessions() (map[string][]string, error) {
+	plans := map[string][]string{}
+	for what, q := range map[string]string{"end": endSessions, "through": endThrough, "sweep": sweepSessions, "revoked": revokedSessions} {
+		plan, err := all(n, func(s scanner) (v string, err error) {
+			var n int
+			return v, s.Scan(&n, &n, &n, &v)
+		}, "EXPLAIN QUERY PLAN "+q, "x", 1, 2)
+		if err != nil {
+			return nil, err
+		}
+		plans[what] = plan
+	}
+	return plans, nil
+}

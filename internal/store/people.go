@@ -427,8 +427,8 @@ func (tx *Tx) SignInClient(id string, until time.Time) error {
 
 // MoveClient gives a client to another user. Its sessions are marked as ended,
 // and its sign-in is over.
-func (tx *Tx) MoveClient(id, userID string) error {
-	if err := tx.stopClient(id); err != nil {
+func (tx *Tx) MoveClient(id, userID string, now time.Time) error {
+	if err := tx.stopClient(id, now); err != nil {
 		return err
 	}
 	return tx.must(`UPDATE clients SET user_id = $2 WHERE id = $1`, id, userID)
@@ -436,8 +436,8 @@ func (tx *Tx) MoveClient(id, userID string) error {
 
 // HoldClient makes a client PENDING. Its sessions are marked as ended, and its
 // sign-in is over.
-func (tx *Tx) HoldClient(id string) error {
-	if err := tx.stopClient(id); err != nil {
+func (tx *Tx) HoldClient(id string, now time.Time) error {
+	if err := tx.stopClient(id, now); err != nil {
 		return err
 	}
 	return tx.must(`UPDATE clients SET state = $2 WHERE id = $1`, id, sft.StatePending)
@@ -450,9 +450,11 @@ func (tx *Tx) ApproveClient(id string) error {
 
 // stopClient ends a client's sessions and its sign-in, and one that waits to be
 // redeemed: it was approved before.
-func (tx *Tx) stopClient(id string) error {
+func (tx *Tx) stopClient(id string, now time.Time) error {
+	if err := tx.endSessions(id, now); err != nil {
+		return err
+	}
 	for _, q := range []string{
-		`UPDATE sessions SET revoked = true WHERE client_id = $1 AND NOT revoked`,
 		`DELETE FROM sign_ins WHERE client_id = $1`,
 		`UPDATE clients SET signed_in_until = 0 WHERE id = $1`,
 	} {
@@ -463,9 +465,31 @@ func (tx *Tx) stopClient(id string) error {
 	return nil
 }
 
+// clockSlack is by how much a clock may be ahead for what it takes to be over to
+// end all the same.
+const clockSlack = time.Hour
+
+// endSessions marks the sessions of a client as ended that may live, on their
+// servers or on the way to them. Whatever else it had stays as it is: that may
+// be very many, and everybody waits for a change.
+func (tx *Tx) endSessions(clientID string, now time.Time) error {
+	for _, q := range []string{endSessions, endThrough} {
+		if err := tx.add(q, clientID, micros(now.Add(-clockSlack))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// To SQLite the expression says by which index not to go.
+const (
+	endSessions = `UPDATE sessions SET revoked = true WHERE client_id = $1 AND live_until > $2 AND NOT revoked`
+	endThrough  = `UPDATE sessions SET revoked = true WHERE client_id || '' = $1 AND id IN (SELECT session_id FROM session_hops WHERE expires_at > $2) AND NOT revoked`
+)
+
 // RemoveClient marks a client as deleted and its sessions as ended.
-func (tx *Tx) RemoveClient(id string) error {
-	if err := tx.add(`UPDATE sessions SET revoked = $2 WHERE client_id = $1`, id, true); err != nil {
+func (tx *Tx) RemoveClient(id string, now time.Time) error {
+	if err := tx.endSessions(id, now); err != nil {
 		return err
 	}
 	return tx.must(`UPDATE clients SET state = $2, signed_in_until = 0 WHERE id = $1`, id, sft.StateDeleted)

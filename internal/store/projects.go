@@ -427,7 +427,7 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 // nothing, its events are numbered from the beginning, no service user is bound
 // to its accounts any more, and this happens once.
 func (tx *Tx) ReplaceServer(r ServerRecord) error {
-	if err := tx.removeBindings(`server_id`, r.ID); err != nil {
+	if err := tx.removeBindings(`server_id`, r.ID, r.RegisteredAt); err != nil {
 		return err
 	}
 	if err := tx.ReplaceDeviceKey(r.ID, r.DeviceKey, r.RegisteredAt); err != nil {
@@ -671,7 +671,7 @@ func (tx *Tx) GiveName(projectID, serverID, name string) error {
 // accounts were bound to.
 func (tx *Tx) RemoveServer(id string, at time.Time) error {
 	tx.tell(id)
-	if err := tx.removeBindings(`server_id`, id); err != nil {
+	if err := tx.removeBindings(`server_id`, id, at); err != nil {
 		return err
 	}
 	for _, table := range []string{"server_names", "server_labels", "account_conflicts"} {
@@ -827,11 +827,12 @@ func (n Notes) GoesThrough(sessionID, serverID string) (bool, error) {
 // that may no longer live and could, by their time, still do so: each counts
 // from when somebody signs in, and not from when it was issued.
 func (n Notes) RevokedSessions(serverID string, now time.Time) ([]string, error) {
-	return all(n, scanID,
-		`SELECT id FROM sessions WHERE server_id = $1 AND revoked = $2 AND live_until > $3
-		UNION SELECT h.session_id FROM session_hops h JOIN sessions s ON s.id = h.session_id
-		WHERE h.server_id = $1 AND s.revoked = $2 AND h.expires_at > $3`, serverID, true, micros(now))
+	return all(n, scanID, revokedSessions, serverID, micros(now))
 }
+
+const revokedSessions = `SELECT id FROM sessions WHERE server_id = $1 AND live_until > $2 AND revoked
+	UNION SELECT h.session_id FROM session_hops h JOIN sessions s ON s.id = h.session_id
+	WHERE h.server_id = $1 AND h.expires_at > $2 AND s.revoked`
 
 // A CARecord is a certificate authority with its sealed key.
 type CARecord struct {

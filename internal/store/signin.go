@@ -34,6 +34,20 @@ func (n Notes) Sweep(now time.Time) error {
 	return nil
 }
 
+// SessionMemory is how long a session is known after it is over: events that
+// hosts and clients report later than that name no session.
+const SessionMemory = 30 * 24 * time.Hour
+
+// SweepSessions deletes up to max of the sessions that are over for longer than
+// SessionMemory, and returns how many went. Of those that hosts still go by
+// there is none: what tells of an ended session does so while it could live.
+func (n Notes) SweepSessions(now time.Time, max int) (rows int64, err error) {
+	return n.exec(sweepSessions, micros(now.Add(-SessionMemory)), max)
+}
+
+const sweepSessions = `DELETE FROM sessions WHERE id IN (SELECT s.id FROM sessions s WHERE s.live_until < $1
+	AND NOT EXISTS (SELECT 1 FROM session_hops h WHERE h.session_id = s.id) ORDER BY s.live_until LIMIT $2)`
+
 // A WebSession is somebody signed in with a browser.
 type WebSession struct {
 	UserID   string

@@ -725,13 +725,13 @@ func TestClientsAndSessions(t *testing.T) {
 			return list
 		}
 		s.same("sessions that may not live, at first", revoked(t0), []string{})
-		s.change(func(tx *store.Tx) error { return tx.RemoveClient(c.ID) })
+		s.change(func(tx *store.Tx) error { return tx.RemoveClient(c.ID, t0) })
 		s.same("when the client is deleted", revoked(t0), []string{"s1", "s2"})
 		s.same("later", revoked(t0.Add(time.Minute)), []string{"s1"})
 		if got := s.clientNow(c); got.State != sft.StateDeleted || got.SignedInUntil.After(time.Unix(0, 0)) {
 			t.Errorf("the deleted client is %+v", got)
 		}
-		s.is("deleting nothing", s.try(func(tx *store.Tx) error { return tx.RemoveClient("no") }), store.ErrNotFound)
+		s.is("deleting nothing", s.try(func(tx *store.Tx) error { return tx.RemoveClient("no", t0) }), store.ErrNotFound)
 	})
 }
 
@@ -802,7 +802,7 @@ func TestSessionsFromBefore(t *testing.T) {
 		c, gw, web := s.client(ann), s.server(prod, "gw"), s.server(prod, "web")
 		session := store.Session{ID: "s1", ProjectID: prod.ID, ServerID: web.ID, UserID: ann.ID, ClientID: c.ID, Service: "ssh", CreatedAt: t0, ExpiresAt: t0.Add(time.Minute), LiveUntil: t0.Add(time.Hour)}
 		s.change(func(tx *store.Tx) error {
-			return errors.Join(tx.AddSession(session), tx.AddSessionHop("s1", gw.ID, t0.Add(time.Hour)), tx.RemoveClient(c.ID))
+			return errors.Join(tx.AddSession(session), tx.AddSessionHop("s1", gw.ID, t0.Add(time.Hour)), tx.RemoveClient(c.ID, t0))
 		})
 		db.Close()
 		s.DB = open(t, url)
@@ -842,7 +842,7 @@ func TestSessionsThroughAServer(t *testing.T) {
 		}
 		none := []string{}
 		s.same("what may not live, at first", revoked(gw, t0), none)
-		s.change(func(tx *store.Tx) error { return tx.RemoveClient(c.ID) })
+		s.change(func(tx *store.Tx) error { return tx.RemoveClient(c.ID, t0) })
 		s.same("to and through the bastion, when a client is deleted", revoked(gw, t0), []string{"s1", "s4"})
 		s.same("to the target", revoked(web, t0), []string{"s1"})
 		s.same("through the bastion, when the session is over", revoked(gw, t0.Add(time.Minute)), []string{"s1"})
