@@ -5,25 +5,32 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"sft"
 	"sft/internal/api"
+	"sft/internal/audit"
 	"sft/internal/ca"
 	"sft/internal/platform"
 	"sft/internal/store"
+	"sft/internal/testdb"
+	"sft/internal/testenv"
 )
 
 // A manager is what systemd is to the platform: it is told when a process is
@@ -91,13 +98,104 @@ func (m *manager) start() *exec.Cmd {
 	}
 }
 
+// A worker is a client of the owner, at work: it makes groups, reads them and
+// connects, and keeps what it was answered.
+type worker struct {
+	hc       *http.Client
+	url      string
+	key      *ecdsa.PrivateKey
+	issuer   string
+	csr      []byte
+	groups   map[string]string // name to id
+	sessions map[string]bool
+	answered atomic.Int64
+}
+
+// newWorker puts a client of the owner into the database.
+func newWorker(t *testing.T, db *store.DB, url string) *worker {
+	t.Helper()
+	key, spki := testenv.Key(t)
+	c := store.ClientRecord{DeviceKey: spki}
+	c.ID, c.State, c.EnrolledAt, c.SignedInUntil = audit.NewID(), sft.StateActive, time.Now(), time.Now().Add(time.Hour)
+	must(t, db.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+		team, err := tx.Team("main")
+		if err != nil {
+			return audit.Event{}, err
+		}
+		u, err := tx.User(team.ID, "olive")
+		if err != nil {
+			return audit.Event{}, err
+		}
+		c.TeamID, c.UserID = team.ID, u.ID
+		return audit.Event{ID: audit.NewID(), Time: time.Now(), Kind: audit.ClientEnroll, Team: "main", Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, tx.AddClient(c)
+	}))
+	return &worker{url: url, key: key, issuer: "client:" + c.ID, csr: testenv.CSR(t, key), groups: map[string]string{}, sessions: map[string]bool{}}
+}
+
+// do sends a request, once: its body cannot be sent again, so that nothing does
+// behind our back.
+func (w *worker) do(method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		body, _ = json.Marshal(in)
+	}
+	path = "/v1/teams/main" + path
+	h, err := api.Sign(w.key, w.issuer, w.url, method, path, body, time.Now())
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequest(method, w.url+path, io.MultiReader(bytes.NewReader(body)))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", h)
+	if in != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := w.hc.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 300 {
+		return fmt.Errorf("%s %s: %s %s, %v", method, path, resp.Status, b, err)
+	}
+	w.answered.Add(1)
+	return json.Unmarshal(b, out)
+}
+
+// round is one request of each kind.
+func (w *worker) round(name string) error {
+	var made, there sft.Group
+	if err := w.do("POST", "/groups", map[string]any{"name": name}, &made); err != nil {
+		return err
+	}
+	w.groups[name] = made.ID
+	if err := w.do("GET", "/groups/"+name, nil, &there); err != nil || there.ID != made.ID {
+		return fmt.Errorf("the group %s was made as %s and is %s, %v", name, made.ID, there.ID, err)
+	}
+	var way api.ConnectReply
+	if err := w.do("POST", "/connect", api.ConnectRequest{Target: "web01", Service: "rdp", CSR: w.csr}, &way); err != nil {
+		return err
+	}
+	if w.sessions[way.SessionID] {
+		return fmt.Errorf("there is a second session %s", way.SessionID)
+	}
+	w.sessions[way.SessionID] = true
+	return nil
+}
+
 // While one process follows another, no request is lost: whether its
-// connection is new or old, HTTP/1.1 or 2, answered at once or hanging.
-func TestRestartLosesNoRequest(t *testing.T) {
+// connection is new or old, HTTP/1.1 or 2, answered at once or hanging, whether
+// it reads or writes. What was acknowledged is there, once.
+func TestRestartLosesNoRequest(t *testing.T) { testdb.Each(t, restartLosesNoRequest) }
+
+func restartLosesNoRequest(t *testing.T, database string) {
 	const restarts = 3
 	ctx, done := context.WithCancel(t.Context())
 	defer done()
-	d := data{dir: t.TempDir()}
+	d := data{dir: t.TempDir(), database: database}
 	must(t, ca.NewMasterKey(d.masterKey()))
 	sealer, err := ca.OpenSealer(d.masterKey())
 	must(t, err)
@@ -109,9 +207,13 @@ func TestRestartLosesNoRequest(t *testing.T) {
 	must(t, err)
 	init, err := platform.Init(ctx, db, sealer, platform.InitRequest{URL: "https://" + listen, Team: "main", Owner: "olive", Project: "prod", OwnCA: true}, nil)
 	must(t, err)
+	var workers [8]*worker
+	for i := range workers {
+		workers[i] = newWorker(t, db, "https://"+listen)
+	}
 	must(t, db.Close())
 
-	m := newManager(t, "serve", "--data", d.dir, "--listen", listen, "--anonymous-rate", "100000", "--rate", "100000")
+	m := newManager(t, "serve", "--data", d.dir, "--database", d.url(), "--listen", listen, "--anonymous-rate", "100000", "--rate", "100000")
 	process := m.start()
 	if m.kept == nil {
 		t.Fatal("the socket was not left with the manager")
@@ -128,37 +230,26 @@ func TestRestartLosesNoRequest(t *testing.T) {
 		t.Cleanup(hc.CloseIdleConnections)
 		return hc
 	}
+	agent, _ := enroll(t, &api.Client{URL: "https://" + listen, Clock: &api.Clock{}, HTTP: client(true)}, init.Token)
+	host, _ := testenv.Key(t)
+	must(t, agent.Do(ctx, "POST", "/v1/agent/report", api.ReportRequest{Facts: testenv.Facts("web01"), CSR: testenv.CSR(t, host)}, nil))
+	var now api.State
+	must(t, agent.Do(ctx, "GET", "/v1/agent/state?after=-1", nil, &now))
+	revision := now.Revision
 
 	var all sync.WaitGroup
-	var answered [8]atomic.Int64
-	for i := range answered {
-		hc := client(i%2 == 0)
+	for i, w := range workers {
+		w.hc = client(i%2 == 0)
 		all.Go(func() {
-			for ctx.Err() == nil {
-				// The body can be sent once: nothing sends it again behind our back.
-				body := io.MultiReader(strings.NewReader(`{"target":"web01"}`))
-				r, err := http.NewRequest("POST", "https://"+listen+"/v1/teams/main/connect", body)
-				if err == nil {
-					r.Header.Set("Content-Type", "application/json")
-					var resp *http.Response
-					if resp, err = hc.Do(r); err == nil {
-						var b []byte
-						if b, err = io.ReadAll(resp.Body); err == nil && (resp.StatusCode != 401 || !bytes.Contains(b, []byte(`"error"`))) {
-							err = fmt.Errorf("%s %s", resp.Status, b)
-						}
-						resp.Body.Close()
-					}
-				}
-				if err != nil {
+			for n := 0; ctx.Err() == nil; n++ {
+				if err := w.round(fmt.Sprintf("g%d-%d", i, n)); err != nil {
 					t.Errorf("client %d: %v", i, err)
 					return
 				}
-				answered[i].Add(1)
 				time.Sleep(time.Duration(i) * 3 * time.Millisecond)
 			}
 		})
 	}
-	agent, revision := enroll(t, &api.Client{URL: "https://" + listen, Clock: &api.Clock{}, HTTP: client(true)}, init.Token)
 	var states atomic.Int64
 	all.Go(func() {
 		for ctx.Err() == nil {
@@ -174,14 +265,14 @@ func TestRestartLosesNoRequest(t *testing.T) {
 
 	more := func() {
 		t.Helper()
-		var before [8]int64
-		for i := range answered {
-			before[i] = answered[i].Load()
+		var before [len(workers)]int64
+		for i, w := range workers {
+			before[i] = w.answered.Load()
 		}
 		for deadline := time.Now().Add(time.Minute); !t.Failed(); time.Sleep(10 * time.Millisecond) {
 			waits := 0
-			for i := range answered {
-				if answered[i].Load() < before[i]+3 {
+			for i, w := range workers {
+				if w.answered.Load() < before[i]+12 {
 					waits++
 				}
 			}
@@ -214,6 +305,58 @@ func TestRestartLosesNoRequest(t *testing.T) {
 	if _, err := net.Dial("tcp", listen); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("when the manager has let go, somebody still listens: %v", err)
 	}
+	acknowledged(t, d.url(), workers[:])
+}
+
+// acknowledged checks that what the workers were answered is in the database,
+// record and event, once, and nothing else.
+func acknowledged(t *testing.T, database string, workers []*worker) {
+	t.Helper()
+	db := testdb.Raw(t, database)
+	list := func(query string) (got []string) {
+		t.Helper()
+		rows, err := db.Query(query)
+		must(t, err)
+		defer rows.Close()
+		for rows.Next() {
+			var s string
+			must(t, rows.Scan(&s))
+			got = append(got, s)
+		}
+		must(t, rows.Err())
+		return got
+	}
+	var groups, names, sessions []string
+	for _, w := range workers {
+		for name, id := range w.groups {
+			groups, names = append(groups, id+" "+name), append(names, name)
+		}
+		sessions = slices.AppendSeq(sessions, maps.Keys(w.sessions))
+	}
+	told := func(kind audit.Kind, field func(audit.Event) string) (got []string) {
+		t.Helper()
+		for _, body := range list(fmt.Sprintf("SELECT body FROM events WHERE kind = '%s'", kind)) {
+			var e audit.Event
+			must(t, json.Unmarshal([]byte(body), &e))
+			if e.Outcome == audit.Success && e.Actor.Kind != "platform" {
+				got = append(got, field(e))
+			}
+		}
+		return got
+	}
+	for what, v := range map[string][2][]string{
+		"groups":             {groups, list("SELECT id || ' ' || name FROM groups WHERE name LIKE 'g%'")},
+		"events of groups":   {names, told(audit.GroupCreate, func(e audit.Event) string { return e.Target })},
+		"sessions":           {sessions, list("SELECT id FROM sessions")},
+		"events of sessions": {sessions, told(audit.UserCredsIssue, func(e audit.Event) string { return e.Session })},
+	} {
+		slices.Sort(v[0])
+		slices.Sort(v[1])
+		if len(v[0]) == 0 || !slices.Equal(v[0], v[1]) {
+			t.Errorf("%d %s were acknowledged, and there are %d", len(v[0]), what, len(v[1]))
+		}
+	}
+	t.Logf("%d groups and %d sessions", len(groups), len(sessions))
 }
 
 // A socket is used again for the address that it is for, and for no other.
