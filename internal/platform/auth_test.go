@@ -15,8 +15,9 @@ import (
 	"sft/internal/testenv"
 )
 
-func TestServiceTokens(t *testing.T) {
-	e := testenv.New(t)
+func TestServiceTokens(t *testing.T) { testenv.Each(t, serviceTokens) }
+
+func serviceTokens(t *testing.T, e *testenv.Env) {
 	ctx := t.Context()
 	ask := func(team, id, secret string) (api.ServiceTokenReply, error) {
 		var r api.ServiceTokenReply
@@ -130,8 +131,9 @@ func send(t *testing.T, e *testenv.Env, method, path string, body []byte, header
 	return "?", string(b)
 }
 
-func TestSignedRequests(t *testing.T) {
-	e := testenv.New(t)
+func TestSignedRequests(t *testing.T) { testenv.Each(t, signedRequests) }
+
+func signedRequests(t *testing.T, e *testenv.Env) {
 	c := e.Client(testenv.Owner)
 	path := base + "/groups?x=1"
 	sign := func(method, path, body string, at time.Time, key *ecdsa.PrivateKey, aud string) string {
@@ -199,8 +201,9 @@ func TestSignedRequests(t *testing.T) {
 
 // A client whose clock is off corrects itself by the platform's, within
 // bounds, and beyond them names both.
-func TestClockSkew(t *testing.T) {
-	e := testenv.New(t)
+func TestClockSkew(t *testing.T) { testenv.Each(t, clockSkew) }
+
+func clockSkew(t *testing.T, e *testenv.Env) {
 	c := e.Client("ann")
 	for _, tt := range []struct {
 		off  time.Duration
@@ -235,8 +238,10 @@ func TestClockSkew(t *testing.T) {
 
 // Two platforms do not take each other's devices, nor tell them that they
 // were deleted.
-func TestAClientOfAnotherPlatform(t *testing.T) {
-	e, other := testenv.New(t), testenv.New(t)
+func TestAClientOfAnotherPlatform(t *testing.T) { testenv.Each(t, aClientOfAnotherPlatform) }
+
+func aClientOfAnotherPlatform(t *testing.T, other *testenv.Env) {
+	e := testenv.New(t)
 	c := e.Client("ann")
 	d := other.Signed(c.Key, c.Issuer)
 	d.Audience = e.URL

@@ -38,8 +38,9 @@ func newUser(t *testing.T, e *testenv.Env, name string) sft.Secret {
 	return linkSecret(t, r.FirstUseURL)
 }
 
-func TestAFirstUseLinkWorksOnce(t *testing.T) {
-	e := testenv.New(t)
+func TestAFirstUseLinkWorksOnce(t *testing.T) { testenv.Each(t, firstUseLinkWorksOnce) }
+
+func firstUseLinkWorksOnce(t *testing.T, e *testenv.Env) {
 	p, ctx := e.Platform, t.Context()
 	first := linkSecret(t, e.Init.FirstUseURL)
 	pw := sft.NewSecret("correct horse battery")
@@ -101,7 +102,10 @@ func TestAFirstUseLinkWorksOnce(t *testing.T) {
 
 // One person who mistypes does not keep others from their first sign-in.
 func TestFirstUsesDoNotWaitForOneAnother(t *testing.T) {
-	e := testenv.New(t)
+	testenv.Each(t, firstUsesDoNotWaitForOneAnother)
+}
+
+func firstUsesDoNotWaitForOneAnother(t *testing.T, e *testenv.Env) {
 	ann, bob := newUser(t, e, "ann"), newUser(t, e, "bob")
 	var err error
 	for range 20 {
@@ -112,8 +116,9 @@ func TestFirstUsesDoNotWaitForOneAnother(t *testing.T) {
 	wantCode(t, "somebody else's first", err, sft.Invalid)
 }
 
-func TestSignIn(t *testing.T) {
-	e := testenv.New(t)
+func TestSignIn(t *testing.T) { testenv.Each(t, signIn) }
+
+func signIn(t *testing.T, e *testenv.Env) {
 	p, ctx := e.Platform, t.Context()
 	pw := sft.NewSecret("correct horse battery")
 	if _, err := p.SetFirstPassword(ctx, here, linkSecret(t, e.Init.FirstUseURL), pw); err != nil {
@@ -199,8 +204,9 @@ func TestSignIn(t *testing.T) {
 	wantCode(t, "the right password a little later", err, "")
 }
 
-func TestADisabledUserIsSignedOut(t *testing.T) {
-	e := testenv.New(t)
+func TestADisabledUserIsSignedOut(t *testing.T) { testenv.Each(t, disabledUserIsSignedOut) }
+
+func disabledUserIsSignedOut(t *testing.T, e *testenv.Env) {
 	e.User("ann")
 	cookie := sft.NewSecret(e.Cookie("ann").Value)
 	e.Do("PUT", "/users/ann", map[string]string{"status": "DISABLED"}, nil)
@@ -216,8 +222,9 @@ func enrolment(a testenv.Approval, spki []byte) api.EnrollClientRequest {
 		Device: api.DeviceInfo{Hostname: "laptop", OS: "Debian", Version: "1"}}
 }
 
-func TestEnrollAClientByACode(t *testing.T) {
-	e := testenv.New(t)
+func TestEnrollAClientByACode(t *testing.T) { testenv.Each(t, enrollAClientByACode) }
+
+func enrollAClientByACode(t *testing.T, e *testenv.Env) {
 	e.User("ann")
 	cookie := e.Cookie("ann")
 	_, spki := testenv.Key(t)
@@ -276,8 +283,9 @@ func TestEnrollAClientByACode(t *testing.T) {
 	wantCode(t, "a code of a user who was disabled since", err, sft.Denied)
 }
 
-func TestWhatCannotBeAuthorized(t *testing.T) {
-	e := testenv.New(t)
+func TestWhatCannotBeAuthorized(t *testing.T) { testenv.Each(t, whatCannotBeAuthorized) }
+
+func whatCannotBeAuthorized(t *testing.T, e *testenv.Env) {
 	ann := e.Client("ann")
 	bob, _, _, err := e.Platform.Web(t.Context(), sft.NewSecret(e.Owner().Value), "")
 	if err != nil {
@@ -325,8 +333,9 @@ func TestWhatCannotBeAuthorized(t *testing.T) {
 	wantCode(t, "by nobody", err, sft.SignIn)
 }
 
-func TestEnrollAClientByATypedCode(t *testing.T) {
-	e := testenv.New(t)
+func TestEnrollAClientByATypedCode(t *testing.T) { testenv.Each(t, enrollAClientByATypedCode) }
+
+func enrollAClientByATypedCode(t *testing.T, e *testenv.Env) {
 	e.User("ann")
 	p, ctx := e.Platform, t.Context()
 	web := func(user string) (platform.Actor, time.Time) {
@@ -485,8 +494,9 @@ func findUser(t *testing.T, e *testenv.Env, team, name string) (u store.UserReco
 	return u, err
 }
 
-func TestLoginAndLogout(t *testing.T) {
-	e := testenv.New(t)
+func TestLoginAndLogout(t *testing.T) { testenv.Each(t, loginAndLogout) }
+
+func loginAndLogout(t *testing.T, e *testenv.Env) {
 	ann, bob := e.Client("ann"), e.Client("bob")
 	ctx := t.Context()
 	spki := spkiOf(t, ann)
@@ -561,8 +571,9 @@ func loginByCode(t *testing.T, e *testenv.Env, c *testenv.Client, spki []byte) e
 	return c.Do(t.Context(), "POST", "/v1/clients/login", api.EnrollClientRequest{DeviceCode: r.DeviceCode}, nil)
 }
 
-func TestDeleteClient(t *testing.T) {
-	e := testenv.New(t)
+func TestDeleteClient(t *testing.T) { testenv.Each(t, deleteClient) }
+
+func deleteClient(t *testing.T, e *testenv.Env) {
 	ctx := t.Context()
 	ann, bob, boss := e.Client("ann"), e.Client("bob"), e.Client(testenv.Owner)
 	foreign(t, e)

@@ -17,8 +17,9 @@ import (
 // Each code that the document has is what the platform answers to some
 // request, with the status of the table. The others are those of brokers and
 // of sft itself, which are not in the document.
-func TestEveryCodeOfThePlatform(t *testing.T) {
-	e := testenv.New(t)
+func TestEveryCodeOfThePlatform(t *testing.T) { testenv.Each(t, everyCodeOfThePlatform) }
+
+func everyCodeOfThePlatform(t *testing.T, e *testenv.Env) {
 	as, m := cast(t, e)
 	said := map[sft.Code]bool{}
 	for _, list := range regexp.MustCompile("\"description\": \"(`[a-z_]+`(, `[a-z_]+`)*)\"").FindAllString(string(webapi.Reference), -1) {

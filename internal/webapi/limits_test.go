@@ -71,8 +71,9 @@ func ask(t *testing.T, hc *http.Client, url, path, authorization string) *http.R
 
 // Who asks too often is told so, without a word to the database; it is nobody
 // else's trouble.
-func TestRates(t *testing.T) {
-	e := testenv.New(t)
+func TestRates(t *testing.T) { testenv.Each(t, rates) }
+
+func rates(t *testing.T, e *testenv.Env) {
 	ann, bob := e.Client(testenv.Owner), e.Client(testenv.Owner)
 	url := limited(t, e, func(l *webapi.Limits) { l.Rate, l.Anonymous = 0.25, 0.25 }) // ten at once
 	path := base + "/users"
@@ -160,8 +161,9 @@ func TestRateOfAPlaceWithoutSignatures(t *testing.T) {
 
 // Too many requests at once are refused at once, those of one place before
 // those of others; whoever was let in is answered.
-func TestRequestsAtOnce(t *testing.T) {
-	e := testenv.New(t)
+func TestRequestsAtOnce(t *testing.T) { testenv.Each(t, requestsAtOnce) }
+
+func requestsAtOnce(t *testing.T, e *testenv.Env) {
 	var clients []*testenv.Client
 	for range 4 {
 		clients = append(clients, e.Client(testenv.Owner))
@@ -441,8 +443,9 @@ func poll(t *testing.T, what string, ok func() bool) {
 
 // Agents that hang use up nothing that others need, and each has a few
 // requests that hang.
-func TestHangingAgentsCountApart(t *testing.T) {
-	e := testenv.New(t)
+func TestHangingAgentsCountApart(t *testing.T) { testenv.Each(t, hangingAgentsCountApart) }
+
+func hangingAgentsCountApart(t *testing.T, e *testenv.Env) {
 	s := webapi.New(e.Platform, slog.New(slog.DiscardHandler))
 	s.Limits.Requests, s.Limits.Agents = 4, 9 // one of each place
 	url := listen(t, s, &http.Server{})

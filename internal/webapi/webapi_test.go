@@ -551,8 +551,9 @@ func whoMayCallWhat(t *testing.T, e *testenv.Env) {
 }
 
 // A server_admin does what a user without the role does, and five things more.
-func TestAServerAdminDoesNoMore(t *testing.T) {
-	e := testenv.New(t)
+func TestAServerAdminDoesNoMore(t *testing.T) { testenv.Each(t, serverAdminDoesNoMore) }
+
+func serverAdminDoesNoMore(t *testing.T, e *testenv.Env) {
 	_, m := cast(t, e)
 	e.User("lee")
 	e.Do("POST", "/groups", map[string]any{"name": "labellers", "roles": []string{"server_admin"}}, nil)
@@ -592,8 +593,9 @@ func TestAServerAdminDoesNoMore(t *testing.T) {
 }
 
 // A client that waits for approval is told so by every route that takes one.
-func TestAPendingClientDoesNothing(t *testing.T) {
-	e := testenv.New(t)
+func TestAPendingClientDoesNothing(t *testing.T) { testenv.Each(t, pendingClientDoesNothing) }
+
+func pendingClientDoesNothing(t *testing.T, e *testenv.Env) {
 	_, m := cast(t, e)
 	c := e.Client(testenv.Owner)
 	e.Do("PUT", "/clients/"+c.ID, map[string]string{"state": "PENDING"}, nil)
@@ -694,8 +696,9 @@ func fill(rest string) string {
 }
 
 // A body that is not what the route takes is refused, and nothing happens.
-func TestBodiesThatCannotBe(t *testing.T) {
-	e := testenv.New(t)
+func TestBodiesThatCannotBe(t *testing.T) { testenv.Each(t, bodiesThatCannotBe) }
+
+func bodiesThatCannotBe(t *testing.T, e *testenv.Env) {
 	as, m := cast(t, e)
 	for _, r := range webapi.Rows(e.Platform) {
 		if r.Method != "POST" && r.Method != "PUT" {
@@ -830,7 +833,10 @@ func listen(t *testing.T, h http.Handler, srv *http.Server) string {
 // A state request hangs for longer than the server waits for what arrives,
 // and ends with an answer when the platform stops.
 func TestAHangingRequestOutlastsTheReadTimeout(t *testing.T) {
-	e := testenv.New(t)
+	testenv.Each(t, aHangingRequestOutlastsTheReadTimeout)
+}
+
+func aHangingRequestOutlastsTheReadTimeout(t *testing.T, e *testenv.Env) {
 	s := e.Server(testenv.Project, testenv.Facts("web01"))
 	base, stop := context.WithCancel(context.Background())
 	defer stop()
@@ -863,8 +869,9 @@ func TestAHangingRequestOutlastsTheReadTimeout(t *testing.T) {
 }
 
 // What is addressed by an id is the team's own, whichever team the path names.
-func TestIDsOfAnotherTeam(t *testing.T) {
-	e := testenv.New(t)
+func TestIDsOfAnotherTeam(t *testing.T) { testenv.Each(t, idsOfAnotherTeam) }
+
+func idsOfAnotherTeam(t *testing.T, e *testenv.Env) {
 	as, m := cast(t, e)
 	sudo := m.make("id", base+"/entitlements/sudo")
 	var list api.List[sft.ServiceBinding]
