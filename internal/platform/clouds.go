@@ -55,7 +55,7 @@ func (p *Platform) CreateCloudAccount(ctx context.Context, a Actor, r CloudAccou
 
 // ListCloudAccounts returns the cloud accounts of a project.
 func (p *Platform) ListCloudAccounts(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.CloudAccount], error) {
-	return listIn(ctx, p, a, r, policy.Administer, func(c store.CloudAccountRecord) string { return c.ID },
+	return listIn(ctx, p, a, r, policy.Read, func(c store.CloudAccountRecord) string { return c.ID },
 		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.CloudAccountRecord, error) {
 			return tx.CloudAccountsByID(pr.ID, g)
 		},
@@ -64,7 +64,7 @@ func (p *Platform) ListCloudAccounts(ctx context.Context, a Actor, r InProjectRe
 
 // GetCloudAccount returns one cloud account.
 func (p *Platform) GetCloudAccount(ctx context.Context, a Actor, r CloudAccountRequest) (sft.CloudAccount, error) {
-	return read(ctx, p, a, r.Team, policy.Administer, func(tx *store.Tx, k asker) (sft.CloudAccount, error) {
+	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.CloudAccount, error) {
 		pr, err := tx.Project(k.team.ID, r.Project)
 		if err != nil {
 			return sft.CloudAccount{}, notFound(err, "project", r.Project)

@@ -31,8 +31,9 @@ func (p *Platform) Access(ctx context.Context, a Actor, r AccessRequest) (api.Ac
 		about := k.user
 		if r.User != "" && sft.Fold(r.User) != sft.Fold(k.user.Name) {
 			if !policy.May(k.user.Status, k.roles, policy.ReadAccess) {
-				return none, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " may not ask about others",
-					Hint: "leave the user out, or ask an administrator of the team for a group with the role reporting_user"}
+				err := mayNot(k.user, a.Client != "", policy.ReadAccess)
+				err.Msg, err.Hint = "user "+sft.Quote(k.user.Name)+" may not ask about others", "leave the user out, or "+err.Hint
+				return none, err
 			}
 			var err error
 			if about, err = tx.User(k.team.ID, r.User); err != nil {

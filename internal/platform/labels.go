@@ -36,10 +36,9 @@ func (p *Platform) setLabels(tx *store.Tx, a Actor, k asker, s store.ServerRecor
 }
 
 // mayLabel refuses labels by which whoever sets them gets more on the server
-// than with those before, unless they could take all of it anyway. One without
-// an agent has nothing to get: nothing is issued for it.
+// than with those before, unless they could take all of it anyway.
 func (p *Platform) mayLabel(tx *store.Tx, k asker, s store.ServerRecord, before map[string]string) error {
-	if s.Unmanaged || policy.May(k.user.Status, k.roles, policy.RaiseSelf) {
+	if policy.May(k.user.Status, k.roles, policy.RaiseSelf) {
 		return nil
 	}
 	reach, err := p.reachOf(tx, k.user)

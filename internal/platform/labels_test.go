@@ -10,6 +10,7 @@ import (
 	"sft"
 	"sft/internal/api"
 	"sft/internal/audit"
+	"sft/internal/platform"
 	"sft/internal/testenv"
 )
 
@@ -147,12 +148,25 @@ func TestAServerAdmin(t *testing.T) {
 		put("labels by an administrator, who may", e.Client(testenv.Owner), m{"env": "prod"}, "")
 		put("and kept as they are", lee, m{"env": "prod", "x": "y"}, "")
 
-		// Records without an agent. Nothing is issued for those, so nothing is got.
+		// Records without an agent: the rule is the same when they are made.
 		var u sft.Server
 		at := base + "/projects/lab/unmanaged_servers"
 		wantCode(t, "an unmanaged one without the role", bob.Do(t.Context(), "POST", at, m{"hostname": "jump"}, nil), sft.Denied)
 		refused(t, e, "labels that cannot be", "POST", "/projects/lab/unmanaged_servers", m{"hostname": "jump", "labels": m{"sftd.x": "y"}}, sft.Invalid, "is of another source")
 		refused(t, e, "too many labels", "POST", "/projects/lab/unmanaged_servers", m{"hostname": "jump", "labels": many(sft.MaxLabels + 1)}, sft.Invalid, "there are 51 labels")
+		refusedTo := func(what string, labels m) {
+			t.Helper()
+			var err error
+			if events := since(e, func() { err = lee.Do(t.Context(), "POST", at, m{"hostname": "jump", "labels": labels}, nil) }); len(events) != 0 {
+				t.Errorf("%s: it is told as %+v", what, events)
+			}
+			wantCode(t, what, err, sft.Denied)
+			if err != nil && !strings.Contains(err.Error(), `user "lee" would get more on server "jump", as a member of group "sre"`) {
+				t.Errorf("%s: the refusal says: %v", what, err)
+			}
+		}
+		refusedTo("an unmanaged one of which lee would be an administrator", m{"env": "prod", "tier": "1"})
+		e.Do("DELETE", "/groups/sre/users/lee", nil, nil)
 		events = since(e, func() {
 			wantCode(t, "an unmanaged one", lee.Do(t.Context(), "POST", at, m{"hostname": "jump", "labels": m{"env": "prod", "api.tier": "1"}}, &u), "")
 		})
@@ -169,10 +183,45 @@ func TestAServerAdmin(t *testing.T) {
 		if got := labelsOf(e, "lab", u.ID); !maps.Equal(got, m2{"system.managed": "false", "api.env": "dev"}) {
 			t.Errorf("its labels are %v", got)
 		}
+		e.Do("POST", "/groups/sre/users", m{"name": "lee"}, nil)
+		wantCode(t, "labels of it that would let lee in", lee.Do(t.Context(), "PUT", base+"/servers/"+u.ID, m{"labels": m{"env": "prod"}}, nil), sft.Denied)
+		// Who keeps the records sees them: a client lists what its person reaches,
+		// a service user with the role lists all.
+		var one sft.Server
+		wantCode(t, "its record", lee.Do(t.Context(), "GET", base+"/projects/lab/servers/"+u.ID, nil, &one), "")
+		wantCode(t, "the record of one that lee does not reach", lee.Do(t.Context(), "GET", base+"/projects/lab/servers/"+s.ID, nil, &one), "")
+		wantCode(t, "a list of those without an agent", lee.Do(t.Context(), "GET", at, nil, &found), "")
+		if len(found.List) != 1 || one.ID != s.ID {
+			t.Errorf("the list is %+v, and the server %+v", found.List, one)
+		}
+		for _, path := range []string{at, base + "/projects/lab/servers/" + u.ID, base + "/projects/lab/servers"} {
+			want := sft.Denied
+			if strings.HasSuffix(path, "/servers") && path != at {
+				want = "" // bob reaches some
+			}
+			wantCode(t, path+" without a role", bob.Do(t.Context(), "GET", path, nil, &api.List[sft.Server]{}), want)
+		}
+		keeper := keeperOf(t, e, "keeper")
+		wantCode(t, "a service user's list without the role", keeper.Do(t.Context(), "GET", base+"/projects/lab/servers", nil, &found), sft.NotFound)
+		e.Do("POST", "/groups/labellers/users", m{"name": "keeper"}, nil)
+		for _, path := range []string{"/servers", "/projects/lab/servers"} {
+			wantCode(t, "a service user's list", keeper.Do(t.Context(), "GET", base+path, nil, &found), "")
+			if len(found.List) != 2 {
+				t.Errorf("%s lists %+v", path, found.List)
+			}
+		}
 		wantCode(t, "deleting it", lee.Do(t.Context(), "DELETE", at+"/"+u.ID, nil, nil), "")
 		wantCode(t, "deleting a server", lee.Do(t.Context(), "DELETE", base+"/projects/lab/servers/"+s.ID, nil, nil), "")
-		wantCode(t, "a list", lee.Do(t.Context(), "GET", base+"/projects/lab/unmanaged_servers", nil, nil), sft.Denied)
 	})
+}
+
+// keeperOf is a service user without a group.
+func keeperOf(t *testing.T, e *testenv.Env, name string) *testenv.Bearer {
+	t.Helper()
+	e.Do("POST", "/service_users", m{"name": name}, nil)
+	var key platform.KeyReply
+	e.Do("POST", "/service_users/"+name+"/keys", nil, &key)
+	return e.Bearer(key.ID, key.Secret)
 }
 
 type m2 = map[string]string

@@ -108,6 +108,38 @@ func TestUsersAndOwners(t *testing.T) {
 	}
 }
 
+// Who is refused hears which roles would do, the least first.
+func TestARefusalNamesTheRoles(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Do("PUT", "/groups/everyone", m{"roles": []string{}}, nil)
+		e.Grant("prod", "dev", false, "ann")
+		ann := e.Client("ann")
+		s := e.Server("prod", testenv.Facts("web01"))
+		at := "/projects/prod/servers/" + s.ID
+		for _, tt := range []struct {
+			method, path string
+			body         any
+			says         string
+		}{
+			{"GET", "/users", nil, "with the role access_user, reporting_user or access_admin"},
+			{"GET", "/auditsV2", nil, "with the role access_user, reporting_user or access_admin"},
+			{"GET", at, nil, "with the role server_admin, access_user, reporting_user or access_admin"},
+			{"GET", "/projects/prod/server_enrollment_tokens", nil, "with the role reporting_user or access_admin"},
+			{"GET", "/projects/prod/preauthorizations", nil, "with the role preauthorization, reporting_user or access_admin"},
+			{"POST", "/projects/prod/preauthorizations", m{"user_name": "olive"}, "with the role preauthorization or access_admin"},
+			{"PUT", at, m{"labels": m{}}, "with the role server_admin or access_admin"},
+			{"PUT", at, m{"take_names": true}, "with the role access_admin"},
+			{"GET", at + "/access?user=olive", nil, "leave the user out, or ask an administrator of the team for a group with the role reporting_user or access_admin"},
+		} {
+			err := ann.Do(t.Context(), tt.method, base+tt.path, tt.body, nil)
+			wantCode(t, tt.method+" "+tt.path, err, sft.Denied)
+			if err != nil && !strings.HasSuffix(sft.Explain(err), tt.says) {
+				t.Errorf("%s %s: %s, want %q at its end", tt.method, tt.path, sft.Explain(err), tt.says)
+			}
+		}
+	})
+}
+
 // Who loses the role loses the right with the next request.
 func TestRolesCountAtOnce(t *testing.T) {
 	e := testenv.New(t)

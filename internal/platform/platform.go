@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -222,10 +223,27 @@ func (p *Platform) asBy(tx *store.Tx, a Actor, teamName string, action policy.Ac
 	}
 	k.roles = policy.Roles(k.user.Type, a.Client != "", k.roles)
 	if !policy.May(k.user.Status, k.roles, action) {
-		return k, &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(k.user.Name) + " may not do this",
-			Hint: "ask an administrator of the team for a group with the role access_admin"}
+		return k, mayNot(k.user, a.Client != "", action)
 	}
 	return k, nil
+}
+
+// mayNot refuses an action for want of a role, and says which would do.
+func mayNot(u store.UserRecord, byClient bool, action policy.Action) *sft.Error {
+	err := &sft.Error{Code: sft.Denied, Msg: "user " + sft.Quote(u.Name) + " may not do this"}
+	var names []string
+	for _, r := range policy.Allowed(action) {
+		names = append(names, string(r))
+	}
+	switch n := len(names) - 1; {
+	case len(policy.Roles(u.Type, byClient, []sft.Role{sft.AccessAdmin})) == 0:
+		err.Hint = "a service user has its roles with its key alone, and none with a client of a server: ask with a token that the key has given"
+	case n == 0:
+		err.Hint = "ask an administrator of the team for a group with the role " + names[0]
+	default:
+		err.Hint = "ask an administrator of the team for a group with the role " + strings.Join(names[:n], ", ") + " or " + names[n]
+	}
+	return err
 }
 
 // read runs an operation that only reads.

@@ -407,7 +407,7 @@ func (r ServersRequest) noun(now time.Time) func(store.ServerRecord) (sft.Server
 }
 
 // ListServers returns servers that the asker may reach, or, for those who
-// may read the team, all: the oldest first.
+// may read all servers' records, all: the oldest first.
 func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (api.List[sft.Server], error) {
 	return read(ctx, p, a, r.Team, policy.OwnClient, func(tx *store.Tx, k asker) (api.List[sft.Server], error) {
 		if r.State != "" && r.State != sft.StateActive && r.State != sft.StateInactive {
@@ -423,13 +423,14 @@ func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (
 			return api.List[sft.Server]{}, err
 		}
 		// A client lists what its person can connect to; the API lists the team.
-		everything := a.Client == "" && policy.May(k.user.Status, k.roles, policy.Read)
+		reads := policy.May(k.user.Status, k.roles, policy.ReadServers)
+		everything := a.Client == "" && reads
 		if r.Project == "" {
 			r.Project = r.Name
 		}
 		if r.Project != "" {
 			pr, err := tx.Project(k.team.ID, r.Project)
-			if err == nil && !everything && !reach.some(pr.ID) {
+			if err == nil && !reads && !reach.some(pr.ID) {
 				err = store.ErrNotFound
 			}
 			if err != nil {
@@ -459,7 +460,7 @@ type ServerRequest struct {
 
 // GetServer returns one server.
 func (p *Platform) GetServer(ctx context.Context, a Actor, r ServerRequest) (sft.Server, error) {
-	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (sft.Server, error) {
+	return read(ctx, p, a, r.Team, policy.ReadServers, func(tx *store.Tx, k asker) (sft.Server, error) {
 		s, err := serverIn(tx, k, r)
 		return s.Server(p.Now()), err
 	})

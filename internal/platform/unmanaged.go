@@ -73,7 +73,11 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 			return audit.Event{}, err
 		}
 		s = store.ServerRecord{ID: audit.NewID(), TeamID: k.team.ID, ProjectID: pr.ID, Project: pr.Name, Facts: f, RegisteredAt: p.Now().UTC(), Unmanaged: true}
+		before := s.Labels()
 		if s.Given, err = sft.CheckLabels(sft.LabelAPI, r.Labels); err != nil {
+			return audit.Event{}, err
+		}
+		if err := p.mayLabel(tx, k, s, before); err != nil {
 			return audit.Event{}, err
 		}
 		if err := errors.Join(tx.AddServer(s), tx.SetLabels(s)); err != nil {
@@ -107,7 +111,7 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 // ListUnmanaged returns a project's servers without an agent, the oldest
 // first.
 func (p *Platform) ListUnmanaged(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.Server], error) {
-	return listIn(ctx, p, a, r, policy.Read, func(s store.ServerRecord) string { return s.ID },
+	return listIn(ctx, p, a, r, policy.ReadServers, func(s store.ServerRecord) string { return s.ID },
 		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.ServerRecord, error) {
 			return tx.ServersByID(pr.TeamID, store.ServerFilter{Projects: []string{pr.ID}, Unmanaged: true}, g)
 		},

@@ -6,6 +6,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,8 +24,10 @@ const (
 	Read       Action = "read"        // see the team's objects, secrets aside
 	ReadAudit  Action = "read_audit"  // see what happened
 	ReadTokens Action = "read_tokens" // see that enrollment tokens exist
-	Administer Action = "administer"  // change the team's objects
-	OwnClient  Action = "own_client"  // see oneself, see and remove a client of one's own
+	// ReadServers is to see the records of all servers.
+	ReadServers Action = "read_servers"
+	Administer  Action = "administer" // change the team's objects
+	OwnClient   Action = "own_client" // see oneself, see and remove a client of one's own
 	// ReadAccess is to ask what anybody is to a server, and why.
 	ReadAccess Action = "read_access"
 	// ReadPreauths and Preauthorize are to see preauthorizations and to give them
@@ -41,10 +44,11 @@ const (
 
 // allowed says which roles may do what.
 var allowed = map[Action][]sft.Role{
-	Read:       {sft.AccessAdmin, sft.AccessUser, sft.ReportingUser},
-	ReadAudit:  {sft.AccessAdmin, sft.AccessUser, sft.ReportingUser},
-	ReadTokens: {sft.AccessAdmin, sft.ReportingUser},
-	Administer: {sft.AccessAdmin},
+	Read:        {sft.AccessAdmin, sft.AccessUser, sft.ReportingUser},
+	ReadAudit:   {sft.AccessAdmin, sft.AccessUser, sft.ReportingUser},
+	ReadTokens:  {sft.AccessAdmin, sft.ReportingUser},
+	ReadServers: {sft.AccessAdmin, sft.AccessUser, sft.ReportingUser, sft.ServerAdmin},
+	Administer:  {sft.AccessAdmin},
 
 	ReadAccess:       {sft.AccessAdmin, sft.ReportingUser},
 	ReadPreauths:     {sft.AccessAdmin, sft.ReportingUser, sft.Preauthorizer},
@@ -53,6 +57,20 @@ var allowed = map[Action][]sft.Role{
 
 	ManageServers: {sft.AccessAdmin, sft.ServerAdmin},
 	RaiseSelf:     {sft.AccessAdmin},
+}
+
+// Allowed returns the roles that may do an action, those first that may do the
+// least beside it; none for what takes no role.
+func Allowed(action Action) []sft.Role {
+	may := map[sft.Role]int{}
+	for _, roles := range allowed {
+		for _, r := range roles {
+			may[r]++
+		}
+	}
+	return slices.SortedFunc(slices.Values(allowed[action]), func(a, b sft.Role) int {
+		return cmp.Or(cmp.Compare(may[a], may[b]), cmp.Compare(a, b))
+	})
 }
 
 // May reports whether somebody of that status, with those roles, may do the

@@ -172,6 +172,7 @@ func roleRows() string {
 	}{
 		{Read, "see the team's objects"},
 		{ReadAudit, "see what happened"},
+		{ReadServers, "see the records of all servers"},
 		{ReadTokens, "see that enrollment tokens are there"},
 		{ReadAccess, "ask what anybody is to a server, and why"},
 		{ReadPreauths, "see preauthorizations"},
@@ -301,6 +302,8 @@ func TestMay(t *testing.T) {
 		{"a user does not", sft.StatusActive, []sft.Role{sft.AccessUser}, ReadAccess, false},
 		{"who manages servers does no more", sft.StatusActive, []sft.Role{sft.ServerAdmin}, Read, false},
 		{"and does that", sft.StatusActive, []sft.Role{sft.ServerAdmin}, ManageServers, true},
+		{"and sees what there is of them", sft.StatusActive, []sft.Role{sft.ServerAdmin}, ReadServers, true},
+		{"who may preauthorize does not", sft.StatusActive, []sft.Role{sft.Preauthorizer}, ReadServers, false},
 		{"for the servers of others", sft.StatusActive, []sft.Role{sft.ServerAdmin}, RaiseSelf, false},
 		{"a user manages none", sft.StatusActive, []sft.Role{sft.AccessUser, sft.ReportingUser, sft.Preauthorizer}, ManageServers, false},
 		{"an unknown role is none", sft.StatusActive, []sft.Role{"root"}, Administer, false},
@@ -311,6 +314,25 @@ func TestMay(t *testing.T) {
 				t.Errorf("May = %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// Whoever is refused is told to ask for the least that would do.
+func TestAllowed(t *testing.T) {
+	for action, want := range map[Action]string{
+		Read:             "[access_user reporting_user access_admin]",
+		ReadServers:      "[server_admin access_user reporting_user access_admin]",
+		ReadTokens:       "[reporting_user access_admin]",
+		ReadPreauths:     "[preauthorization reporting_user access_admin]",
+		Preauthorize:     "[preauthorization access_admin]",
+		PreauthorizeSelf: "[access_admin]",
+		ManageServers:    "[server_admin access_admin]",
+		Administer:       "[access_admin]",
+		OwnClient:        "[]",
+	} {
+		if got := fmt.Sprint(Allowed(action)); got != want {
+			t.Errorf("%s is allowed to %s, want %s", action, got, want)
+		}
 	}
 }
 

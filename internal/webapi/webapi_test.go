@@ -420,15 +420,15 @@ var matrix = map[string]struct {
 	"POST /v1/teams/{team}/projects/{project}/server_enrollment_tokens":        {`{"description":"x","max_uses":1}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}":    {"", secrets},
 	"DELETE /v1/teams/{team}/projects/{project}/server_enrollment_tokens/{id}": {"", alters},
-	"GET /v1/teams/{team}/projects/{project}/cloud_accounts":                   {"", secrets},
+	"GET /v1/teams/{team}/projects/{project}/cloud_accounts":                   {"", reads},
 	"POST /v1/teams/{team}/projects/{project}/cloud_accounts":                  {`{"provider":"aws","account_id":"$A"}`, makes},
-	"GET /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":              {"", secrets},
+	"GET /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":              {"", reads},
 	"DELETE /v1/teams/{team}/projects/{project}/cloud_accounts/{id}":           {"", alters},
 	"GET /v1/teams/{team}/projects/{project}/authorities":                      {"", reads},
 	"POST /v1/teams/{team}/projects/{project}/authorities":                     {`{}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/server_users":                     {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/server_users/{user}":              {"", reads},
-	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", [callers]int{401, 401, 404, 404, 200, 401, 404}}, // clients see what they can reach
+	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
 	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
