@@ -10,6 +10,8 @@ type Code string
 // The codes of the platform's API and of the Access Broker.
 const (
 	Invalid        Code = "invalid_request"              // the request is wrong: change it
+	ContentType    Code = "unsupported_content_type"     // the body is of another type: send JSON
+	NoMethod       Code = "method_not_allowed"           // the path does not take the method: use one that it takes
 	SignIn         Code = "authentication_error"         // nobody is signed in, or no longer: sign in, then retry
 	ClockSkew      Code = "clock_skew"                   // the two clocks are too far apart: set one
 	Replayed       Code = "request_replayed"             // this very request was seen before: make a new one
@@ -63,6 +65,8 @@ type CodeInfo struct {
 // holds the same rows, and a test compares them.
 var Codes = []CodeInfo{
 	{Invalid, 400, ExitFailed, "the request is wrong: change it"},
+	{ContentType, 415, ExitFailed, "the body is of another type: send JSON"},
+	{NoMethod, 405, ExitFailed, "the path does not take the method: use one that it takes"},
 	{SignIn, 401, ExitSignIn, "nobody is signed in, or no longer: sign in, then retry"},
 	{ClockSkew, 401, ExitFailed, "the two clocks are too far apart: set one"},
 	{Replayed, 401, ExitFailed, "this very request was seen before: make a new one"},

@@ -141,7 +141,7 @@ func TestHostFollowsTheCAs(t *testing.T) {
 	trusted := func(n int) func() bool {
 		return func() bool { st, _ := h.current(); return len(st.AccessCAs) == n && len(st.SSHUserCAs) == n }
 	}
-	h.env.Do("POST", "/projects/prod/authorities", nil, nil)
+	h.env.Do("POST", "/projects/prod/authorities", struct{}{}, nil)
 	until(t, "the host trusts both", trusted(2))
 	until(t, "the platform knows", func() bool { return stages() == "active0 next0" })
 	comesIn("by the old CA")

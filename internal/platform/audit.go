@@ -16,14 +16,14 @@ import (
 // AuditsRequest is GET /v1/teams/{team}/auditsV2.
 type AuditsRequest struct {
 	Team       string `path:"team" json:"-"`
-	Count      int    `query:"count" json:"-"`      // 1 to 1000, default 100
-	Offset     string `query:"offset" json:"-"`     // the id of the last event of the page before
-	Descending string `query:"descending" json:"-"` // "true": newest first
-	Kind       string `query:"type" json:"-"`       // what happened, as "group.create"
-	User       string `query:"user" json:"-"`       // who did it or, of what a host tells, whose it is
-	Target     string `query:"target" json:"-"`     // what was acted on, as the event says it
-	From       string `query:"from" json:"-"`       // RFC 3339: when it was recorded, in milliseconds. Forward, what a platform recorded whose clock is over 15 minutes ahead of others' may be missing
-	To         string `query:"to" json:"-"`         // before that moment
+	Count      int    `query:"count" json:"-" min:"1" max:"1000" default:"100"` // how many there are on a page
+	Offset     string `query:"offset" json:"-"`                                 // the id of the last event of the page before
+	Descending string `query:"descending" json:"-"`                             // "true": newest first
+	Kind       string `query:"type" json:"-"`                                   // what happened, as "group.create"
+	User       string `query:"user" json:"-"`                                   // who did it or, of what a host tells, whose it is
+	Target     string `query:"target" json:"-"`                                 // what was acted on, as the event says it
+	From       string `query:"from" json:"-"`                                   // RFC 3339: when it was recorded, in milliseconds. Forward, what a platform recorded whose clock is over 15 minutes ahead of others' may be missing
+	To         string `query:"to" json:"-"`                                     // before that moment
 }
 
 // ListEvents returns a page of what happened in a team, oldest first, in the

@@ -139,7 +139,7 @@ func TestCARotation(t *testing.T) {
 		r.is("at first", r.list(), "access active, host active, ssh_host active, ssh_user active")
 		wantCode(t, "an unknown kind", post(map[string][]string{"kinds": {"platform"}}), sft.Invalid)
 		wantCode(t, "a kind twice", post(map[string][]string{"kinds": {"host", "host"}}), sft.Invalid)
-		wantCode(t, "a person", r.client.Do(t.Context(), "POST", base+"/projects/prod/authorities", nil, nil), sft.Denied)
+		wantCode(t, "a person", r.client.Do(t.Context(), "POST", base+"/projects/prod/authorities", struct{}{}, nil), sft.Denied)
 
 		events := since(e, func() { wantCode(t, "rotate", post(map[string]any{}), "") })
 		if told(events) != "ca.rotate success" || events[0].Detail["kinds"] != "access host ssh_user ssh_host" || events[0].Actor.Name != "robot" {

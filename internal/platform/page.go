@@ -22,10 +22,10 @@ const (
 // Paging says which page of a list is wanted. Every list of things that can
 // become many takes it, and each names its key: what Offset is a value of.
 type Paging struct {
-	Count      int    `query:"count" json:"-"`      // 1 to 1000, default 100
-	Offset     string `query:"offset" json:"-"`     // the key of the last thing of the page before; empty: from the beginning
-	Descending string `query:"descending" json:"-"` // "true": backwards, from the end
-	Prev       string `query:"prev" json:"-"`       // "true": the page before Offset, and not after it
+	Count      int    `query:"count" json:"-" min:"1" max:"1000" default:"100"` // how many there are on a page
+	Offset     string `query:"offset" json:"-"`                                 // the key of the last thing of the page before; empty: from the beginning
+	Descending string `query:"descending" json:"-"`                             // "true": backwards, from the end
+	Prev       string `query:"prev" json:"-"`                                   // "true": the page before Offset, and not after it
 }
 
 // flag reads a "true" or "false" of a query.

@@ -262,7 +262,7 @@ func TestDocumentIsServed(t *testing.T) {
 	if head, b := ask("HEAD", ""); head.StatusCode != 200 || len(b) != 0 || head.Header.Get("ETag") != tag {
 		t.Errorf("HEAD answers %s, %d bytes", head.Status, len(b))
 	}
-	if post, _ := ask("POST", ""); post.StatusCode != 404 {
+	if post, _ := ask("POST", ""); post.StatusCode != 405 {
 		t.Errorf("POST answers %s", post.Status)
 	}
 }

@@ -41,7 +41,16 @@ const preface = "# The REST API\n\n" +
 	"exactly one page, whatever comes and goes meanwhile.\n\n" +
 	"## What is common to all\n\n" +
 	"Bodies are JSON with `Content-Type: application/json`, up to 1 MiB. A field that is not known is ignored, on both sides. Times are RFC 3339, durations seconds,\n" +
-	"`bytes` are base64 (RFC 4648, section 4). Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n"
+	"`bytes` are base64 (RFC 4648, section 4). Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n\n" +
+	"Where a route has a body, it has to be sent, if only as `{}`: without one, or with `null`, the request is refused, and so is one with a query that cannot be read,\n" +
+	"with a parameter that the route does not take, or with one given twice. So nothing is listed whole, and nothing set to nothing, because of a slip. In a value of\n" +
+	"the query write `%` as `%25`, `;` as `%3B`, `+` as `%2B` and `&` as `%26`, or have curl do it: `-G --data-urlencode 'selector=env=top'`. A method that a path does not\n" +
+	"take is refused with 405, and `Allow` has those that it takes.\n\n" +
+	"## Limits\n\n" +
+	"Each reply says how much the caller may ask for, or, where nobody has signed, the place that the request comes from: `X-RateLimit-Limit` is how many requests can be\n" +
+	"made at once, `X-RateLimit-Remaining` how many of them are left, and `X-RateLimit-Reset` when all can be made again, in seconds since 1970. What is over a limit is\n" +
+	"refused with 429 (`too_many_requests`), or 503 (`service_offline`) where the platform has too much to do, and has changed nothing: `Retry-After` says after how many\n" +
+	"seconds to send it again, and over the rate `X-RateLimit-Retry-At` when, in seconds since 1970 ([metrics.md](metrics.md)).\n"
 
 // markdown is the reference for people.
 func (g *generator) markdown(ops []operation) []byte {
@@ -76,7 +85,7 @@ func (g *generator) markdown(ops []operation) []byte {
 		if len(o.params) > 0 {
 			b.WriteString("\n| parameter | | |\n|---|---|---|\n")
 			for _, p := range o.params {
-				fmt.Fprintf(&b, "| `%s` | %s, %s | %s |\n", p.name, p.in, g.kind(p.typ), cell(p.doc))
+				fmt.Fprintf(&b, "| `%s` | %s, %s | %s |\n", p.name, p.in, g.kind(p.typ)+p.bounds(), cell(p.doc))
 			}
 		}
 		if o.body != nil {
@@ -89,7 +98,7 @@ func (g *generator) markdown(ops []operation) []byte {
 		}
 		sep := ". Refusals: "
 		for _, c := range o.codes {
-			if !g.base.codes[c.Code] {
+			if !g.base.codes[c.Code] && c.Code != sft.ContentType {
 				fmt.Fprintf(&b, "%s`%s`", sep, c.Code)
 				sep = ", "
 			}
@@ -125,11 +134,22 @@ func (g *generator) markdown(ops []operation) []byte {
 			sep = ", "
 		}
 	}
-	b.WriteString("; the others are with the routes, or of the Access Broker and of `sft` itself.\n\n| code | HTTP | exit | |\n|---|---|---|---|\n")
+	b.WriteString(", any POST and PUT with `unsupported_content_type`, and a path by another method with `method_not_allowed`; the others are with the routes, or of the Access Broker and of `sft` itself.\n\n| code | HTTP | exit | |\n|---|---|---|---|\n")
 	for _, c := range sft.Codes {
 		fmt.Fprintf(&b, "| `%s` | %d | %d | %s |\n", c.Code, c.Status, c.Exit, cell(c.Meaning))
 	}
 	return b.Bytes()
+}
+
+// bounds are those of a number, in words.
+func (f field) bounds() (s string) {
+	if f.max > 0 {
+		s = fmt.Sprintf(", %d to %d", f.min, f.max)
+	}
+	if f.otherwise != "" {
+		s += ", default " + f.otherwise
+	}
+	return s
 }
 
 // inReply reports whether a type is also, or is in, what is replied.

@@ -94,6 +94,8 @@ type field struct {
 	name, in, doc      string
 	typ                reflect.Type
 	required, readOnly bool
+	min, max           int    // of a number; 0, 0: any
+	otherwise          string // what a number is when it is left out
 }
 
 // An operation is one route, as the reference tells of it.
@@ -148,6 +150,9 @@ func (g *generator) operations() (list []operation) {
 				t.follow(f)
 			}
 		}
+		if r.method == http.MethodPost || r.method == http.MethodPut {
+			t.codes[sft.ContentType] = true
+		}
 		for _, c := range sft.Codes {
 			if t.codes[c.Code] || g.base.codes[c.Code] {
 				o.codes = append(o.codes, c)
@@ -157,6 +162,12 @@ func (g *generator) operations() (list []operation) {
 		list = append(list, o)
 	}
 	return list
+}
+
+// pages reports whether the reply is a page of a list.
+func (o operation) pages() bool {
+	return o.handle.reply.Implements(reflect.TypeFor[interface{ Around() (prev, next string) }]()) &&
+		slices.ContainsFunc(o.params, func(f field) bool { return f.name == "count" })
 }
 
 // tagOf is the heading of a route: what it is about.
@@ -287,10 +298,12 @@ func (g *generator) request(o *operation) {
 			owner = owner.Field(i).Type
 		}
 		if name := f.Tag.Get("path"); name != "" && strings.Contains(o.path, "{"+name+"}") {
-			o.params = append(o.params, field{name, "path", g.describe(owner, g.src.structOf(owner), f, name), f.Type, true, false})
+			o.params = append(o.params, field{name: name, in: "path", doc: g.describe(owner, g.src.structOf(owner), f, name), typ: f.Type, required: true})
 		}
 		if name := f.Tag.Get("query"); name != "" && o.method == http.MethodGet {
-			o.params = append(o.params, field{name, "query", g.describe(owner, g.src.structOf(owner), f, name), f.Type, false, false})
+			p := field{name: name, in: "query", doc: g.describe(owner, g.src.structOf(owner), f, name), typ: f.Type, otherwise: f.Tag.Get("default")}
+			p.min, p.max = bounds(f)
+			o.params = append(o.params, p)
 		}
 	}
 	if n := strings.Count(o.path, "{"); n != len(slices.DeleteFunc(slices.Clone(o.params), func(f field) bool { return f.in != "path" })) {
@@ -492,7 +505,14 @@ func (g *generator) document(ops []operation) object {
 		}
 		var params []object
 		for _, p := range o.params {
-			v := object{"name": p.name, "in": p.in, "description": p.doc, "schema": g.schema(p.typ, nil)}
+			of := g.schema(p.typ, nil)
+			if p.max > 0 {
+				of["minimum"], of["maximum"] = p.min, p.max
+			}
+			if p.otherwise != "" {
+				of["default"] = json.Number(p.otherwise)
+			}
+			v := object{"name": p.name, "in": p.in, "description": p.doc, "schema": of}
 			if p.required {
 				v["required"] = true
 			}
@@ -502,7 +522,7 @@ func (g *generator) document(ops []operation) object {
 			item["parameters"] = params
 		}
 		if o.body != nil {
-			item["requestBody"] = object{"required": slices.ContainsFunc(o.body, func(f field) bool { return f.required }), "content": jsonOf(object{"$ref": "#/components/schemas/" + o.bodyName})}
+			item["requestBody"] = object{"required": true, "content": jsonOf(object{"$ref": "#/components/schemas/" + o.bodyName})}
 		}
 		if paths[o.path] == nil {
 			paths[o.path] = object{}
@@ -522,7 +542,9 @@ func (g *generator) document(ops []operation) object {
 		"components": object{
 			"schemas": g.components(),
 			"responses": object{"Refusal": object{"description": "why nothing was done: the status is that of the code",
+				"headers": headersOf("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Retry-At", "Retry-After", api.TimeHeader),
 				"content": jsonOf(errorReply)}},
+			"headers": headers,
 			"securitySchemes": object{
 				"agent":  object{"type": "http", "scheme": "bearer", "bearerFormat": "JWS", "description": "each request is signed by an enrolled server's device key, as docs/protocol.md says"},
 				"client": object{"type": "http", "scheme": "bearer", "bearerFormat": "JWS", "description": "each request is signed by an enrolled client's device key, as docs/protocol.md says"},
@@ -533,12 +555,40 @@ func (g *generator) document(ops []operation) object {
 	}
 }
 
+// headers are those of replies.
+var headers = func() object {
+	out := object{}
+	for _, h := range []struct{ name, typ, doc string }{
+		{"X-RateLimit-Limit", "integer", "how many requests the caller can make at once; where nobody has signed, the place that the request comes from"},
+		{"X-RateLimit-Remaining", "integer", "how many of them are left"},
+		{"X-RateLimit-Reset", "integer", "when all of them can be made again, in seconds since 1970"},
+		{"X-RateLimit-Retry-At", "integer", "only of a request over the rate: when one can be made again, in seconds since 1970"},
+		{"Retry-After", "integer", "only with 429 and 503: after how many seconds to try again"},
+		{"Link", "string", "the addresses of the pages around this one, as next and prev, where there are any (RFC 8288)"},
+		{api.TimeHeader, "string", "the platform's time when it answered (RFC 3339)"},
+	} {
+		out[h.name] = object{"description": h.doc, "schema": object{"type": h.typ}}
+	}
+	return out
+}()
+
+func headersOf(names ...string) object {
+	out := object{}
+	for _, n := range names {
+		out[n] = object{"$ref": "#/components/headers/" + n}
+	}
+	return out
+}
+
 func jsonOf(schema object) object { return object{"application/json": object{"schema": schema}} }
 
 // responses are the replies of an operation: its own, and one for each status
 // that a refusal may have, with the codes.
 func (g *generator) responses(o operation) object {
-	ok := object{"description": http.StatusText(o.handle.status)}
+	ok := object{"description": http.StatusText(o.handle.status), "headers": headersOf("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", api.TimeHeader)}
+	if o.pages() {
+		maps.Copy(ok["headers"].(object), headersOf("Link"))
+	}
 	if o.handle.status != http.StatusNoContent {
 		ok["content"] = jsonOf(g.schema(o.handle.reply, nil))
 	}

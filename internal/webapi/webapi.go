@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"reflect"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,7 +116,7 @@ func New(p *platform.Platform, log *slog.Logger) *Server {
 			err = pass.nobody()
 		}
 		if err == nil {
-			err = &sft.Error{Code: sft.NotFound, Msg: "there is no such route", Hint: "see the API's reference"}
+			err = s.noRoute(w, r)
 		}
 		s.fail(w, r, err)
 	})
@@ -187,9 +186,12 @@ func addr(r *http.Request) string {
 // api carries out a route of the API.
 func (s *Server) api(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		header := r.Header.Get("Authorization")
+		header, noToken := bearer(r)
 		pass, err := s.begin(w, r, header)
 		defer pass.end()
+		if err == nil && noToken != nil {
+			err = errors.Join(pass.nobody(), noToken)
+		}
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -292,6 +294,23 @@ func (s *Server) admit(ctx context.Context, rule access, a platform.Actor) error
 	return nobody
 }
 
+// noRoute is the error of a request that no route takes.
+func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) error {
+	var allow []string
+	q := *r
+	for _, q.Method = range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
+		if _, pattern := s.mux.Handler(&q); strings.HasPrefix(pattern, "GET ") || strings.HasPrefix(pattern, q.Method+" ") {
+			allow = append(allow, q.Method)
+		}
+	}
+	if len(allow) == 0 {
+		return &sft.Error{Code: sft.NotFound, Msg: "there is no such route", Hint: "look for it in GET /v1/openapi.json, which has all there are"}
+	}
+	list := strings.Join(allow, ", ")
+	w.Header().Set("Allow", list)
+	return &sft.Error{Code: sft.NoMethod, Msg: "this route does not take the method " + sft.Quote(r.Method), Hint: "use one that it takes: " + list}
+}
+
 func (s *Server) reply(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -328,10 +347,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 // call adapts an operation to HTTP: the request's struct is filled from the
 // path, the query and the body, by its tags.
 func call[Req, Reply any](status int, op func(context.Context, platform.Actor, Req) (Reply, error)) handler {
-	fields := addressed(reflect.TypeFor[Req]())
+	in := takes(reflect.TypeFor[Req]())
 	serve := func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error) {
 		var req Req
-		if err := bind(&req, fields, r, body); err != nil {
+		if err := bind(&req, in, r, body); err != nil {
 			return 0, nil, err
 		}
 		reply, err := op(ctx, a, req)
@@ -348,65 +367,4 @@ func list[Req, T any](op func(context.Context, platform.Actor, Req) ([]T, error)
 	})
 	h.op = op
 	return h
-}
-
-// An addressedField is a field of a request that its address fills.
-type addressedField struct {
-	index       []int
-	path, query string // the one that it is called
-}
-
-// addressed returns those of a request's struct.
-func addressed(t reflect.Type) (list []addressedField) {
-	for _, f := range reflect.VisibleFields(t) {
-		if a := (addressedField{f.Index, f.Tag.Get("path"), f.Tag.Get("query")}); a.path+a.query != "" {
-			list = append(list, a)
-		}
-	}
-	return list
-}
-
-// bind fills v, a pointer to a struct. An unknown field of the body is
-// ignored; a wrong type is refused.
-func bind(v any, fields []addressedField, r *http.Request, body []byte) error {
-	if len(body) > 0 && r.Method != http.MethodGet && r.Method != http.MethodDelete {
-		if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); ct != "application/json" {
-			return &sft.Error{Code: sft.Invalid, Msg: "the body's type is " + sft.Quote(ct), Hint: "send Content-Type: application/json"}
-		}
-		if err := checkJSON(body); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(body, v); err != nil {
-			msg := "the body is not the JSON of this request"
-			if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && t.Field != "" {
-				msg = "the field " + sft.Quote(t.Field) + " has the wrong type"
-			}
-			return &sft.Error{Code: sft.Invalid, Msg: msg, Hint: "compare it with the API's reference", Err: err}
-		}
-	}
-	rv := reflect.ValueOf(v).Elem()
-	query := r.URL.Query()
-	for _, f := range fields {
-		s := r.PathValue(f.path)
-		if f.path == "" {
-			s = query.Get(f.query)
-		}
-		if len(s) > 5000 {
-			return &sft.Error{Code: sft.Invalid, Msg: "a part of the request's address is too long"}
-		}
-		switch fv := rv.FieldByIndex(f.index); fv.Kind() {
-		case reflect.String:
-			fv.SetString(s)
-		case reflect.Int:
-			if s == "" {
-				continue
-			}
-			n, err := strconv.Atoi(s)
-			if err != nil {
-				return &sft.Error{Code: sft.Invalid, Msg: sft.Quote(s) + " is not a number"}
-			}
-			fv.SetInt(int64(n))
-		}
-	}
-	return nil
 }

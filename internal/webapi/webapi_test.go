@@ -152,7 +152,7 @@ func (m *maker) enroll(project, name string) string {
 	m.t.Helper()
 	_, spki := testenv.Key(m.t)
 	var r api.EnrollServerReply
-	req := api.EnrollServerRequest{Token: testenv.Secret(m.t, m.id("/projects/"+project+"/server_enrollment_tokens", nil, "token")), DeviceKey: spki, Facts: testenv.Facts(name)}
+	req := api.EnrollServerRequest{Token: testenv.Secret(m.t, m.id("/projects/"+project+"/server_enrollment_tokens", struct{}{}, "token")), DeviceKey: spki, Facts: testenv.Facts(name)}
 	if err := m.Anonymous().Do(m.t.Context(), "POST", "/v1/servers/enroll", req, &r); err != nil {
 		m.t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func (m *maker) make(word, before string) string {
 			project, _, _ := strings.Cut(strings.TrimPrefix(m.rest(before), "/projects/"), "/")
 			return m.enroll(project, name)
 		case strings.Contains(before, "_tokens"):
-			return m.id(m.rest(before), nil, "id")
+			return m.id(m.rest(before), struct{}{}, "id")
 		case strings.Contains(before, "/entitlements/sudo"):
 			return m.id("/entitlements/sudo", map[string]any{"name": name, "opt_no_passwd": true, "structured_commands": []map[string]string{{"command": "/bin/ls", "command_type": "executable"}}}, "id")
 		case strings.Contains(before, "/bindings"):
@@ -742,8 +742,8 @@ func bodiesThatCannotBe(t *testing.T, e *testenv.Env) {
 			}
 		}
 		for _, ct := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"} {
-			if got, code := call(t, e, as[who], r.Method, path, ct, good); got != 400 {
-				t.Errorf("%s with a body of type %q: %d %s, want 400", pattern, ct, got, code)
+			if got, code := call(t, e, as[who], r.Method, path, ct, good); got != 415 {
+				t.Errorf("%s with a body of type %q: %d %s, want 415", pattern, ct, got, code)
 			}
 		}
 		if n := len(e.Events()) - events; n != 0 {
@@ -775,7 +775,7 @@ func TestUnknownRoutes(t *testing.T) {
 		method, path string
 		want         int
 	}{
-		{"GET", "/v1/", 404}, {"GET", "/v1/nothing", 404}, {"POST", "/v1/info", 404}, {"DELETE", base + "/users", 404}, {"PATCH", base + "/users/x", 404},
+		{"GET", "/v1/", 404}, {"GET", "/v1/nothing", 404}, {"POST", "/v1/info", 405}, {"DELETE", base + "/users", 405}, {"PATCH", base + "/users/x", 405},
 		{"GET", "/v1/teams//users", 404}, {"GET", "/v2/info", 404}, {"GET", "/nothing", 404}, {"GET", "/.git/config", 404}, {"PUT", "/signin", 405}, {"GET", "/signout", 405},
 		{"GET", "/healthz", 200}, {"GET", "/readyz", 200},
 	} {

@@ -1,0 +1,267 @@
+package webapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sft"
+)
+
+// inputs is what an operation takes.
+type inputs struct {
+	fields []addressedField // that the address fills
+	query  []string         // the parameters, for a GET
+	body   bool             // there is a body, for others than a GET or DELETE
+}
+
+// An addressedField is a field of a request that its address fills.
+type addressedField struct {
+	index       []int
+	path, query string // the one that it is called
+	min, max    int    // of a number; 0, 0: any
+}
+
+// takes returns what a request's struct says by its tags.
+func takes(t reflect.Type) (in inputs) {
+	for _, f := range reflect.VisibleFields(t) {
+		a := addressedField{index: f.Index, path: f.Tag.Get("path"), query: f.Tag.Get("query")}
+		a.min, a.max = bounds(f)
+		if a.path+a.query != "" {
+			in.fields = append(in.fields, a)
+		}
+		if a.query != "" {
+			in.query = append(in.query, a.query)
+		}
+		in.body = in.body || f.IsExported() && !f.Anonymous && f.Tag.Get("json") != "-"
+	}
+	slices.Sort(in.query)
+	return in
+}
+
+// bounds are those that the tags min and max give a number, 0 and 0 without.
+func bounds(f reflect.StructField) (least, most int) {
+	least, _ = strconv.Atoi(f.Tag.Get("min"))
+	most, _ = strconv.Atoi(f.Tag.Get("max"))
+	return least, most
+}
+
+func invalid(hint, format string, args ...any) error {
+	return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// bind fills v, a pointer to a struct. An unknown field of the body is
+// ignored; a wrong type is refused, and so is a parameter that the route does
+// not take: one that was meant to choose would choose nothing.
+func bind(v any, in inputs, r *http.Request, body []byte) error {
+	gets := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if !gets && r.Method != http.MethodDelete {
+		if err := bindBody(v, in, r, body); err != nil {
+			return err
+		}
+	}
+	query, err := parameters(in, gets, r)
+	if err != nil {
+		return err
+	}
+	rv := reflect.ValueOf(v).Elem()
+	for _, f := range in.fields {
+		s, name := r.PathValue(f.path), f.path
+		if f.path == "" {
+			s, name = query.Get(f.query), f.query
+		}
+		if len(s) > 5000 {
+			return &sft.Error{Code: sft.Invalid, Msg: "a part of the request's address is too long"}
+		}
+		switch fv := rv.FieldByIndex(f.index); fv.Kind() {
+		case reflect.String:
+			fv.SetString(s)
+		case reflect.Int:
+			if s == "" {
+				continue
+			}
+			hint := "give a whole number"
+			if f.max > 0 {
+				hint = fmt.Sprintf("use %d to %d", f.min, f.max)
+			}
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				return invalid(hint, "%s is %s, which is not a number", name, sft.Quote(s))
+			}
+			if f.max > 0 && (n < f.min || n > f.max) {
+				return invalid(hint, "%s is %d", name, n)
+			}
+			fv.SetInt(int64(n))
+		}
+	}
+	return nil
+}
+
+// parameters reads the query, of which each may be given once.
+func parameters(in inputs, gets bool, r *http.Request) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("write each value with its percent signs as %25 and its semicolons as %3B", "the query of the address cannot be read: %s", err)
+	}
+	var known []string
+	if gets {
+		known = in.query
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(known, name) {
+			hint := "leave it out: this route takes no parameters"
+			if len(known) > 0 {
+				hint = "use one that this route takes: " + strings.Join(known, ", ")
+			}
+			return nil, invalid(hint, "there is no parameter %s", sft.Quote(name))
+		}
+		if len(query[name]) > 1 {
+			return nil, invalid("give it once", "the parameter %s is given %d times", sft.Quote(name), len(query[name]))
+		}
+	}
+	return query, nil
+}
+
+// bindBody is bind for the body.
+func bindBody(v any, in inputs, r *http.Request, body []byte) error {
+	if len(body) > 0 {
+		if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(ct), "application/json") {
+			return &sft.Error{Code: sft.ContentType, Msg: "the body's type is " + sft.Quote(ct), Hint: "send Content-Type: application/json"}
+		}
+	}
+	if b := bytes.TrimSpace(body); len(b) == 0 || string(b) == "null" {
+		if in.body {
+			return invalid("send a JSON object: {} is one without any fields", "the body is missing")
+		}
+		return nil
+	}
+	if err := checkJSON(body); err != nil {
+		return err
+	}
+	err := json.Unmarshal(body, v)
+	if err == nil {
+		return nil
+	}
+	e := &sft.Error{Code: sft.Invalid, Msg: "the body is not the JSON of this request", Hint: "compare it with the API's reference", Err: err}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		e.Msg = "the body is not JSON: " + err.Error()
+		return e
+	}
+	if field, t := misfit(reflect.TypeOf(v).Elem(), body, ""); t != nil {
+		what := "the body"
+		if field != "" {
+			what = "the field " + sft.Quote(field)
+		}
+		is, _, _ := strings.Cut(wanted(t), " as in ")
+		e.Msg, e.Hint = what+" is not "+strings.TrimSuffix(is, ","), "give "+wanted(t)
+	}
+	return e
+}
+
+// misfit finds the first field of a body that is not of its type. Its name is
+// as on the wire, with what it is in before it. It returns nil where all fit.
+func misfit(t reflect.Type, raw []byte, at string) (string, reflect.Type) {
+	if json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
+		return "", nil
+	}
+	_, own := reflect.New(t).Interface().(json.Unmarshaler)
+	switch k := t.Kind(); {
+	case k == reflect.Pointer:
+		return misfit(t.Elem(), raw, at)
+	case own:
+	case k == reflect.Struct:
+		var has map[string]json.RawMessage
+		if json.Unmarshal(raw, &has) != nil {
+			break
+		}
+		for _, f := range reflect.VisibleFields(t) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" || name == "-" {
+				continue
+			}
+			for _, key := range slices.Sorted(maps.Keys(has)) {
+				if !strings.EqualFold(key, name) {
+					continue
+				}
+				if field, t := misfit(f.Type, has[key], below(at, name)); t != nil {
+					return field, t
+				}
+			}
+		}
+	case k == reflect.Slice && t.Elem().Kind() != reflect.Uint8:
+		var has []json.RawMessage
+		if json.Unmarshal(raw, &has) != nil {
+			break
+		}
+		for i, v := range has {
+			if field, t := misfit(t.Elem(), v, fmt.Sprintf("%s[%d]", at, i)); t != nil {
+				return field, t
+			}
+		}
+	case k == reflect.Map:
+		var has map[string]json.RawMessage
+		if json.Unmarshal(raw, &has) != nil {
+			break
+		}
+		for _, key := range slices.Sorted(maps.Keys(has)) {
+			if field, t := misfit(t.Elem(), has[key], below(at, key)); t != nil {
+				return field, t
+			}
+		}
+	}
+	return at, t
+}
+
+func below(at, name string) string {
+	if at == "" {
+		return name
+	}
+	return at + "." + name
+}
+
+// wanted is a type in words.
+func wanted(t reflect.Type) string {
+	switch t {
+	case reflect.TypeFor[time.Time]():
+		return "a time as in 2026-12-01T00:00:00Z"
+	case reflect.TypeFor[sft.Secret]():
+		return `a text in quotes, as in "x"`
+	case reflect.TypeFor[[]byte]():
+		return "bytes in base64, in quotes"
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return `a text in quotes, as in "x"`
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64, reflect.Uint8:
+		return "a whole number"
+	case reflect.Slice:
+		return "a list, as in []"
+	}
+	return "an object, as in {}"
+}
+
+// bearer is the request's header Authorization, with the scheme as it is
+// compared: "Bearer". A scheme is the same in any case (RFC 9110, 11.1).
+func bearer(r *http.Request) (string, error) {
+	header := r.Header.Get("Authorization")
+	scheme, token, found := strings.Cut(strings.TrimSpace(header), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return header, nil
+	}
+	token = strings.TrimSpace(token)
+	if !found || token == "" || token == "null" || token == "undefined" {
+		return "", &sft.Error{Code: sft.SignIn, Msg: "the header Authorization has no bearer token", Hint: "get a token from service_token, and send it as Authorization: Bearer TOKEN"}
+	}
+	return "Bearer " + token, nil
+}
