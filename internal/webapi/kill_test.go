@@ -375,7 +375,7 @@ func (w *writer) agent(r *wrote) {
 
 // token is a new enrollment token's secret.
 func (w *writer) token() string {
-	return testenv.Secret(w.t, w.id("/projects/prod/server_enrollment_tokens", nil, "token"))
+	return testenv.Secret(w.t, w.id("/projects/prod/server_enrollment_tokens", struct{}{}, "token"))
 }
 
 // client has it sent by a new client of the owner.
