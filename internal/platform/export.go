@@ -230,7 +230,7 @@ func (p *Platform) RemoveExport(ctx context.Context, name string) error {
 		if err := tx.RemoveExport(name); err != nil {
 			return audit.Event{}, notFound(err, "export", name)
 		}
-		return p.ownEvent(tx, audit.AuditExportRemove, name)
+		return p.ownEvent(tx, audit.AuditExportRemove, shown(name))
 	})
 }
 
@@ -266,6 +266,10 @@ func (p *Platform) ListExports(ctx context.Context) ([]ExportStatus, error) {
 	})
 	return list, err
 }
+
+// Shown is an export's name for whoever need not have its address, as in what
+// doctor says.
+func Shown(name string) string { return shown(name) }
 
 // shown is an export's name as the log may have it: the path of a webhook's
 // address can be what lets senders in.
