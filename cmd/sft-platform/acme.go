@@ -92,7 +92,7 @@ func (x *examination) acme(ctx context.Context, p *platform.Platform, u *url.URL
 		x.fail(step, errors.New("there is none yet: "+last), st.Fix)
 		return
 	}
-	leaf, now, untrusted := st.Certificate.Leaf, time.Now(), distrust(*st.Certificate)
+	leaf, now, untrusted := st.Certificate.Leaf, x.now(), x.distrust(*st.Certificate)
 	good := fmt.Sprintf("for %s, good until %s", strings.Join(leaf.DNSNames, ", "), leaf.NotAfter.UTC().Format(time.RFC3339))
 	switch {
 	case leaf.VerifyHostname(u.Hostname()) != nil:

@@ -144,7 +144,7 @@ func examined(t *testing.T, p *platform.Platform, directory string) doctor.Check
 	s.Flags = serveCommand(&s).Flags()
 	must(t, errors.Join(s.Flags.Set("acme", "true"), s.Flags.Set("acme-directory", directory)))
 	var got []doctor.Check
-	x := &examination{s: &s, add: func(c doctor.Check) { got = append(got, c) }}
+	x := &examination{s: &s, machine: thisMachine, add: func(c doctor.Check) { got = append(got, c) }}
 	x.certificate(t.Context(), p)
 	if len(got) != 1 || (got[0].Verdict == doctor.OK) != (got[0].Fix == "") {
 		t.Fatalf("doctor says %+v", got)

@@ -10,3 +10,6 @@ func free(dir string) (uint64, error) {
 	err := unix.Statfs(dir, &s)
 	return uint64(s.Bavail) * uint64(s.Bsize), err
 }
+
+// writable is why this account cannot write in dir, or nil.
+func writable(dir string) error { return unix.Access(dir, unix.W_OK) }

@@ -11,3 +11,6 @@ func free(dir string) (n uint64, err error) {
 	err = windows.GetDiskFreeSpaceEx(p, &n, nil, nil)
 	return n, err
 }
+
+// writable is nil: what a list of rights comes to is seen when it is used.
+func writable(string) error { return nil }

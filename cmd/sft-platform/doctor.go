@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/ca"
 	"sft/internal/conf"
 	"sft/internal/doctor"
 	"sft/internal/platform"
@@ -42,7 +43,7 @@ failed.`,
 		PreRunE: func(*cobra.Command, []string) error { return nil }, // settings that are wrong are a finding
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r := doctor.Report{Out: cmd.OutOrStdout(), JSON: asJSON}
-			x := &examination{s: s, add: r.Add}
+			x := &examination{s: s, add: r.Add, machine: thisMachine}
 			x.run(cmd.Context(), s.fill(cmd))
 			worst, err := r.End()
 			if err == nil && worst != nil {
@@ -61,8 +62,23 @@ failed.`,
 // A told error was said in the report already.
 type told struct{ error }
 
+// A machine is what doctor sees of the one that it runs on.
+type machine struct {
+	now      func() time.Time
+	free     func(dir string) (uint64, error) // bytes that can be written
+	writable func(dir string) error
+	listen   func(addr string) (net.Listener, error)
+	roots    *x509.CertPool // nil: those of the system
+}
+
+var thisMachine = machine{
+	now: time.Now, free: free, writable: writable,
+	listen: func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) },
+}
+
 // An examination is one run of doctor.
 type examination struct {
+	machine
 	s   *settings
 	add func(doctor.Check)
 }
@@ -116,16 +132,15 @@ func (x *examination) run(ctx context.Context, settings error) {
 			x.skip("schema", "keys", "certificate", "clock", "backup", "audit")
 		case !key:
 			x.skip("master-key", "keys", "certificate")
-			x.records(ctx, db)
+			x.records(ctx, db, nil)
 			x.audit(ctx, db)
 		default:
-			x.platform(ctx, &d)
-			x.records(ctx, db)
+			x.records(ctx, db, x.platform(ctx, &d))
 			x.audit(ctx, db)
 		}
 	}
 	x.disk(d.dir)
-	x.listen(ctx)
+	x.address(ctx, &d)
 }
 
 // settings looks at the file of them, which may have the database's password.
@@ -147,7 +162,11 @@ func (x *examination) settings() {
 func (x *examination) dataDir(ctx context.Context, d *data) bool {
 	switch err := conf.CheckOwnDir(d.dir); {
 	case err == nil:
-		x.ok("data-folder", d.dir)
+		if err := x.writable(d.dir); err != nil {
+			x.fail("data-folder", fmt.Errorf("%s cannot be written: %w", d.dir, err), "mount its file system for writing; if the system has made it read-only by itself, look at the disk first (\"dmesg\")")
+		} else {
+			x.ok("data-folder", d.dir)
+		}
 	case errors.Is(err, fs.ErrNotExist):
 		x.fail("data-folder", err, "run \"sft-platform init\", or give --data")
 		x.skip("data-folder", "master-key")
@@ -175,6 +194,10 @@ func (x *examination) database(ctx context.Context, d *data) *store.DB {
 		fix := "check that PostgreSQL runs, and --database"
 		if strings.HasPrefix(shown, "sqlite:") {
 			fix = "check --data and --database; if the file is lost, restore a backup"
+			path, _ := strings.CutPrefix(d.url(), "sqlite:")
+			if _, serr := os.Stat(path); serr == nil {
+				fix = "see that this account may read and write the file and its folder, and that the disk is well; if the file is damaged, stop the platform, keep it, and restore the last backup"
+			}
 		}
 		x.fail(step, errors.New(strings.ReplaceAll(err.Error(), d.url(), shown)), fix)
 		return nil
@@ -211,32 +234,34 @@ func (x *examination) schema(ctx context.Context, db *store.DB) bool {
 // soon is when a warning of an end begins.
 const soon = 14 * 24 * time.Hour
 
-// platform looks at what the master key opens.
-func (x *examination) platform(ctx context.Context, d *data) {
+// platform looks at what the master key opens, and returns that key.
+func (x *examination) platform(ctx context.Context, d *data) ca.Sealer {
 	p, err := d.openBy(ctx, slog.New(slog.DiscardHandler), store.Attach)
 	if err != nil {
 		x.fail("keys", err, "run \"sft-platform init\"")
 		x.skip("keys", "certificate")
-		return
+		return nil
 	}
 	defer p.DB.Close()
+	p.Now = x.now
 	k, err := p.Keys(ctx)
 	switch {
 	case err != nil:
 		x.fail("keys", err, "put the master key of this database into "+d.dir)
-	case !k.Soonest.IsZero() && time.Until(k.Soonest) < soon:
+	case !k.Soonest.IsZero() && k.Soonest.Sub(x.now()) < soon:
 		x.warn("keys", fmt.Sprintf("%d CAs, of which one ends at %s", k.CAs, k.Soonest.Format(time.RFC3339)), "see docs/operating.md")
 	default:
 		x.ok("keys", fmt.Sprintf("the master key opens all: %d CAs", k.CAs))
 	}
 	x.certificate(ctx, p)
+	return p.Sealer
 }
 
 func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 	const step = "certificate"
 	u, err := url.Parse(p.URL)
 	if err != nil {
-		x.fail(step, err, "")
+		x.fail(step, err, "restore a backup: the platform's URL is damaged")
 		return
 	}
 	file, key := x.value("tls-cert"), x.value("tls-key")
@@ -246,7 +271,7 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 	}
 	if file == "" {
 		if _, err := p.Certificate(ctx); err != nil {
-			x.fail(step, err, "")
+			x.fail(step, err, "give doctor --tls-cert and --tls-key, or --acme, as serve has them; for a platform with its own CA, mend what \"keys\" says, and the clock")
 			return
 		}
 		x.ok(step, "made for "+u.Hostname()+" by the platform's own CA")
@@ -257,7 +282,7 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 		x.fail(step, err, "give the chain and the private key that belong together, PEM")
 		return
 	}
-	leaf, now, untrusted := pair.Leaf, time.Now(), distrust(pair)
+	leaf, now, untrusted := pair.Leaf, x.now(), x.distrust(pair)
 	i, err := os.Stat(key)
 	good := fmt.Sprintf("for %s, good until %s", u.Hostname(), leaf.NotAfter.UTC().Format(time.RFC3339))
 	switch {
@@ -267,24 +292,24 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 		x.fail(step, fmt.Errorf("it is for %s, and people and servers come to %s", strings.Join(leaf.DNSNames, ", "), u.Hostname()), "have one made for "+u.Hostname())
 	case now.Before(leaf.NotBefore) || now.After(leaf.NotAfter):
 		x.fail(step, errors.New("it is "+good+", from "+leaf.NotBefore.UTC().Format(time.RFC3339)), "renew it, or set the clock")
+	case leaf.NotAfter.Sub(now) < soon:
+		x.warn(step, good+", which is soon", "renew it, then restart the platform")
 	case untrusted != nil:
 		x.warn(step, good+"; this machine does not trust it: "+untrusted.Error(), "put the whole chain into "+file+"; if the CA is your own, see that all machines trust it")
-	case leaf.NotAfter.Sub(now) < soon:
-		x.warn(step, good, "renew it, then restart the platform")
 	default:
 		x.ok(step, good)
 	}
 }
 
 // distrust is why this machine does not trust a certificate, or nil.
-func distrust(pair tls.Certificate) error {
+func (x *examination) distrust(pair tls.Certificate) error {
 	rest := x509.NewCertPool()
 	for _, der := range pair.Certificate[1:] {
 		if c, err := x509.ParseCertificate(der); err == nil {
 			rest.AddCert(c)
 		}
 	}
-	_, err := pair.Leaf.Verify(x509.VerifyOptions{Intermediates: rest})
+	_, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: x.roots, Intermediates: rest, CurrentTime: x.now()})
 	return err
 }
 
@@ -292,14 +317,14 @@ func distrust(pair tls.Certificate) error {
 const maxAge = 7 * 24 * time.Hour
 
 // records looks at what the database says of time: its own clock, the last
-// event, and the last backup.
-func (x *examination) records(ctx context.Context, db *store.DB) {
-	now := time.Now()
+// event, and the last backup, which the master key should open, if that is there.
+func (x *examination) records(ctx context.Context, db *store.DB, key ca.Sealer) {
+	now := x.now()
 	there, last, made, err := platform.Times(ctx, db)
 	const fix = "set this machine's clock, and keep it right by NTP"
 	switch skew := there.Sub(now); {
 	case err != nil:
-		x.fail("clock", err, "")
+		x.fail("clock", err, "see what \"database\" and \"integrity\" say")
 		x.skip("clock", "backup")
 		return
 	case last.After(now.Add(time.Minute)):
@@ -316,6 +341,8 @@ func (x *examination) records(ctx context.Context, db *store.DB) {
 		x.warn("backup", "none was ever made", "run \"sft-platform backup FILE\" each day, and keep a copy of the master key apart")
 	case now.Sub(made) > maxAge:
 		x.warn("backup", "the last was made at "+made.Format(time.RFC3339), "run \"sft-platform backup FILE\" each day")
+	case key != nil && platform.BackupBeforeKey(ctx, db, key):
+		x.warn("backup", "made at "+made.Format(time.RFC3339)+", with another master key than the present one, which does not open it", "run \"sft-platform backup FILE\"; keep the key of then with the backups from before")
 	default:
 		x.ok("backup", "made at "+made.Format(time.RFC3339))
 	}
@@ -341,7 +368,7 @@ func (x *examination) audit(ctx context.Context, db *store.DB) {
 	}
 	for _, e := range list {
 		if e.Lag > 0 && time.Since(e.Since) > time.Minute {
-			late = append(late, fmt.Sprintf("%d wait for the export to %s, since %s", e.Lag, e.Name, e.Since.Format(time.RFC3339)))
+			late = append(late, fmt.Sprintf("%d wait for the export to %s, since %s", e.Lag, platform.Shown(e.Name), e.Since.Format(time.RFC3339)))
 		}
 	}
 	if len(late) > 0 {
@@ -358,14 +385,14 @@ const (
 )
 
 func (x *examination) disk(dir string) {
-	n, err := free(dir)
+	n, err := x.free(dir)
 	found := fmt.Sprintf("%d MiB free in %s", n>>20, dir)
 	const fix = "make room: with the disk full no session is opened"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		x.skip("data-folder", "disk")
 	case err != nil:
-		x.fail("disk", err, "")
+		x.fail("disk", err, "see that this account may look at "+dir+", and that the disk is well")
 	case n < tooFewBytes:
 		x.fail("disk", errors.New(found), fix)
 	case n < fewBytes:
@@ -375,24 +402,43 @@ func (x *examination) disk(dir string) {
 	}
 }
 
-// listen tries the address. What holds it already should be the platform.
-func (x *examination) listen(ctx context.Context) {
+// address tries the address. What holds it already should be the platform,
+// which may also run with another one than doctor was given.
+func (x *examination) address(ctx context.Context, d *data) {
+	const step = "listen"
 	addr := x.value("listen")
-	ln, err := net.Listen("tcp", addr)
-	switch {
-	case err == nil:
-		ln.Close()
-		x.warn("listen", addr+" is free: the platform does not run", "start it, as in \"systemctl start sft-platform\"")
-	case errors.Is(err, syscall.EADDRINUSE):
-		if err := healthy(ctx, addr); err != nil {
-			x.fail("listen", fmt.Errorf("%s is taken, and not by a platform that is well: %w", addr, err), "look at the platform's log, or find out what else listens there")
+	runs, at := d.served()
+	if a, err := net.ResolveTCPAddr("tcp", at); runs && at != "" && err == nil && !listensOn(a, addr) {
+		if err := healthy(ctx, at); err != nil {
+			x.fail(step, fmt.Errorf("the platform runs, and does not answer at %s: %w", at, err), "look at the platform's log")
 			return
 		}
-		x.ok("listen", addr+", and the platform answers there")
+		x.ok(step, fmt.Sprintf("%s, and the platform answers there; --listen is %s here", at, addr))
+		return
+	}
+	ln, err := x.listen(addr)
+	switch {
+	case err == nil && runs:
+		ln.Close()
+		x.fail(step, fmt.Errorf("the platform runs on %s, and not on %s", d.dir, addr), "give doctor the --listen that serve has; if it is this one, look at the platform's log")
+	case err == nil:
+		ln.Close()
+		x.warn(step, addr+" is free: the platform does not run", "start it, as in \"systemctl start sft-platform\"")
+	case errors.Is(err, syscall.EADDRINUSE):
+		if err := healthy(ctx, addr); err != nil {
+			x.fail(step, fmt.Errorf("%s is taken, and not by a platform that is well: %w", addr, err), "look at the platform's log, or find out what else listens there")
+			return
+		}
+		x.ok(step, addr+", and the platform answers there")
 	case errors.Is(err, fs.ErrPermission):
-		x.fail("listen", err, "run serve by its unit, which may use ports below 1024, or give another --listen")
+		// The system says so before it looks whether the port is taken.
+		if healthy(ctx, addr) == nil {
+			x.ok(step, addr+", and the platform answers there")
+			return
+		}
+		x.fail(step, err, "run serve by its unit, which may use ports below 1024, or give another --listen")
 	default:
-		x.fail("listen", err, "give an address of this machine to --listen")
+		x.fail(step, err, "give an address of this machine to --listen")
 	}
 }
 

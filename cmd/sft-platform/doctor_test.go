@@ -6,16 +6,24 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"sft/internal/doctor"
 	"sft/internal/platform"
 	"sft/internal/store"
+	"sft/internal/testdb"
 	"sft/internal/testenv"
 )
 
@@ -42,6 +50,7 @@ func TestDoctorCertificate(t *testing.T) {
 		verdict doctor.Verdict
 		found   string
 	}{
+		{"that ends soon", func() { pair("sft.example.com", -day, 13*day) }, doctor.Warn, ", which is soon"},
 		{"by a CA of one's own", func() { pair("sft.example.com", -day, 90*day) }, doctor.Warn, "this machine does not trust it"},
 		{"for another name", func() { pair("sft.example.org", -day, 90*day) }, doctor.Fail, "it is for sft.example.org, and people and servers come to sft.example.com"},
 		{"over", func() { pair("sft.example.com", -9*day, -day) }, doctor.Fail, "it is for sft.example.com, good until "},
@@ -63,13 +72,158 @@ func TestDoctorCertificate(t *testing.T) {
 			must(t, s.Flags.Set("tls-cert", cert))
 			must(t, s.Flags.Set("tls-key", key))
 			var got []doctor.Check
-			x := &examination{s: &s, add: func(c doctor.Check) { got = append(got, c) }}
+			x := &examination{s: &s, machine: thisMachine, add: func(c doctor.Check) { got = append(got, c) }}
 			x.certificate(t.Context(), &platform.Platform{URL: "https://sft.example.com"})
 			if len(got) != 1 || got[0].Verdict != tt.verdict || !strings.Contains(got[0].Found, tt.found) || got[0].Fix == "" {
 				t.Errorf("it is told as %+v, want %s, %q", got, tt.verdict, tt.found)
 			}
 		})
 	}
+}
+
+// Each thing that can be wrong with machine, database and time is found, and
+// what is right is not.
+func TestDoctorTells(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		k := keep(t, url)
+		raw := testdb.Raw(t, url)
+		exec := func(query string, args ...any) func() {
+			return func() {
+				t.Helper()
+				_, err := raw.Exec(query, args...)
+				must(t, err)
+			}
+		}
+		backup := func() {
+			t.Helper()
+			if status := run([]string{"backup", filepath.Join(t.TempDir(), "b"), "--data", k.d.dir, "--database", url}); status != 0 {
+				t.Fatalf("backup ended with %d", status)
+			}
+		}
+		keys, err := k.Keys(t.Context())
+		must(t, err)
+		_, newest, err := k.DB.Versions(t.Context())
+		must(t, err)
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer taken.Close()
+		go func() {
+			for {
+				c, err := taken.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+		well := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/readyz" {
+				w.WriteHeader(http.StatusNotFound)
+			}
+		}))
+		defer well.Close()
+
+		const none = "127.0.0.1:0"
+		settings := func(set map[string]string) *settings {
+			var s settings
+			s.Flags = serveCommand(&s).Flags()
+			must(t, errors.Join(s.Flags.Set("data", k.d.dir), s.Flags.Set("database", url), s.Flags.Set("listen", none)))
+			for name, v := range set {
+				must(t, s.Flags.Set(name, v))
+			}
+			return &s
+		}
+		at := func(d time.Duration) func(*machine) {
+			return func(m *machine) { m.now = func() time.Time { return time.Now().Add(d) } }
+		}
+		free := func(n uint64, err error) func(*machine) {
+			return func(m *machine) { m.free = func(string) (uint64, error) { return n, err } }
+		}
+		refuses := func(err error) func(*machine) {
+			return func(m *machine) { m.listen = func(string) (net.Listener, error) { return nil, err } }
+		}
+		nothing := func(*machine) {}
+		const clock = "set this machine's clock"
+		ahead := "fail"
+		if strings.HasPrefix(url, "sqlite:") { // which has no clock of its own
+			ahead = "ok"
+		}
+		for _, tt := range []struct {
+			name, step string
+			before     func() // once; what it does stays
+			here       func(*machine)
+			set        map[string]string
+			verdict    string
+			found, fix string
+		}{
+			{"the clock is right", "clock", nil, nothing, nil, "ok", "", ""},
+			{"the clock is behind what happened", "clock", nil, at(-time.Hour), nil, "fail", "and the last event is of", clock},
+			{"the clock is not the database's", "clock", nil, at(time.Hour), nil, ahead, "", ""},
+
+			{"no backup", "backup", nil, nothing, nil, "warn", "none was ever made", "sft-platform backup"},
+			{"a new backup", "backup", backup, nothing, nil, "ok", "made at", ""},
+			{"a backup of six days", "backup", nil, at(6 * day), nil, "ok", "made at", ""},
+			{"a backup of eight days", "backup", nil, at(8 * day), nil, "warn", "the last was made at", "sft-platform backup"},
+			{"a backup by another key", "backup", func() {
+				if status := k.rotate(); status != 0 {
+					t.Fatalf("rotate ended with %d", status)
+				}
+			}, nothing, nil, "warn", "with another master key than the present one", "keep the key of then"},
+			{"a backup by the new key", "backup", backup, nothing, nil, "ok", "made at", ""},
+
+			{"enough room", "disk", nil, free(2<<30, nil), nil, "ok", "2048 MiB free", ""},
+			{"little room", "disk", nil, free(500<<20, nil), nil, "warn", "500 MiB free", "make room"},
+			{"no room", "disk", nil, free(50<<20, nil), nil, "fail", "50 MiB free", "make room"},
+			{"nobody knows", "disk", nil, free(0, syscall.EIO), nil, "fail", "input/output error", "the disk is well"},
+
+			{"a folder that can be written", "data-folder", nil, nothing, nil, "ok", "", ""},
+			{"a read-only folder", "data-folder", nil, func(m *machine) { m.writable = func(string) error { return syscall.EROFS } }, nil, "fail", "cannot be written: read-only file system", "mount its file system for writing"},
+
+			{"the CAs are good for long", "keys", nil, nothing, nil, "ok", "the master key opens all", ""},
+			{"a CA ends", "keys", nil, at(time.Until(keys.Soonest) - 13*day), nil, "warn", "of which one ends at", "docs/operating.md"},
+			{"the platform's CA has ended", "certificate", nil, at(100 * 365 * day), nil, "fail", "", "the clock"},
+			{"no CA for it", "certificate", exec(`UPDATE settings SET value = '' WHERE name = 'ca_fingerprint'`), nothing, nil, "fail", "no CA of its own", "--tls-cert and --tls-key, or --acme"},
+
+			{"the address is free", "listen", nil, nothing, nil, "warn", "the platform does not run", "start it"},
+			{"the address is the platform's", "listen", nil, nothing, map[string]string{"listen": well.Listener.Addr().String()}, "ok", "the platform answers there", ""},
+			{"the address is another's", "listen", nil, nothing, map[string]string{"listen": taken.Addr().String()}, "fail", "is taken, and not by a platform that is well", "find out what else listens there"},
+			{"the address may not be tried", "listen", nil, refuses(syscall.EACCES), nil, "fail", "permission denied", "ports below 1024"},
+			{"it may not be tried, and is the platform's", "listen", nil, refuses(syscall.EACCES), map[string]string{"listen": well.Listener.Addr().String()}, "ok", "the platform answers there", ""},
+			{"an address of elsewhere", "listen", nil, refuses(syscall.EADDRNOTAVAIL), nil, "fail", "cannot assign", "an address of this machine"},
+			{"the platform runs, nobody knows where", "listen", func() {
+				using, err := k.d.use(t.Context())
+				must(t, err)
+				t.Cleanup(using.Release)
+			}, nothing, nil, "fail", "the platform runs on " + k.d.dir, "give doctor the --listen"},
+			{"the platform runs elsewhere", "listen", func() { must(t, os.WriteFile(k.d.addressFile(), []byte(well.Listener.Addr().String()+"\n"), 0o600)) }, nothing, nil, "ok", well.Listener.Addr().String() + ", and the platform answers there; --listen is " + none + " here", ""},
+			{"the platform runs elsewhere, and is not well", "listen", func() { must(t, os.WriteFile(k.d.addressFile(), []byte(taken.Addr().String()+"\n"), 0o600)) }, nothing, nil, "fail", "the platform runs, and does not answer at " + taken.Addr().String(), "the platform's log"},
+
+			{"the schema is this program's", "schema", nil, nothing, nil, "ok", fmt.Sprint(newest), ""},
+			{"an older schema", "schema", exec(`DELETE FROM goose_db_version WHERE version_id = $1`, newest), nothing, nil, "warn", fmt.Sprintf("and this program's is %d", newest), "make a backup with the version that runs"},
+			{"a newer schema", "schema", exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`), nothing, nil, "fail", "by a newer version: its schema is 99999", "use the version of sft-platform that made it"},
+		} {
+			if tt.before != nil {
+				tt.before()
+			}
+			var got []doctor.Check
+			x := &examination{machine: thisMachine, s: settings(tt.set), add: func(c doctor.Check) { got = append(got, c) }}
+			tt.here(&x.machine)
+			x.run(t.Context(), nil)
+			i := slices.IndexFunc(got, func(c doctor.Check) bool { return c.Step == tt.step })
+			if i < 0 {
+				t.Errorf("%s: nothing is said of %s: %+v", tt.name, tt.step, got)
+				continue
+			}
+			if c := got[i]; string(c.Verdict) != tt.verdict || !strings.Contains(c.Found, tt.found) || !strings.Contains(c.Fix, tt.fix) || (c.Fix == "") != (c.Verdict == doctor.OK) {
+				t.Errorf("%s: it is told as %s, want %s, %q, %q", tt.name, c, tt.verdict, tt.found, tt.fix)
+			}
+			for _, c := range got {
+				if c.Verdict == doctor.Fail && c.Fix == "" {
+					t.Errorf("%s: it is not said what to do: %s", tt.name, c)
+				}
+			}
+		}
+	})
 }
 
 // Events that are not sealed or not exported for long are a finding; those of
@@ -79,7 +233,7 @@ func TestDoctorAudit(t *testing.T) {
 		looks := func(verdict doctor.Verdict, found ...string) {
 			t.Helper()
 			var got []doctor.Check
-			x := &examination{add: func(c doctor.Check) { got = append(got, c) }}
+			x := &examination{machine: thisMachine, add: func(c doctor.Check) { got = append(got, c) }}
 			x.audit(t.Context(), e.DB)
 			for _, f := range found {
 				if len(got) != 1 || got[0].Verdict != verdict || !strings.Contains(got[0].Found, f) || (verdict != doctor.OK) != (got[0].Fix != "") {
@@ -106,5 +260,10 @@ func TestDoctorAudit(t *testing.T) {
 		_, err = e.Platform.Seal(t.Context())
 		must(t, err)
 		looks(doctor.OK, "in 1 exports") // it has a minute
+
+		// The address of a webhook is not shown.
+		must(t, e.DB.Note(t.Context(), func(n store.Notes) error { return n.AddExport("https://hooks.example.com/services/hunter2") }))
+		e.Clock.Set(time.Now().Add(time.Hour))
+		looks(doctor.Warn, "wait for the export to https://hooks.example.com/…, since")
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"sft"
 	"sft/internal/conf"
@@ -54,8 +55,43 @@ func (d *data) who(command string) string {
 // use says that a platform runs on the folder and the database: the records are
 // not to be replaced until it is released, or this process ends.
 func (d *data) use(ctx context.Context) (*holding, error) {
-	return d.hold(ctx, conf.TryShare, store.HoldShared, "serve",
+	share := func(file string) (l *conf.Lock, err error) {
+		for try := 0; try < 10; try++ { // doctor has it for a moment
+			if l, err = conf.TryShare(file); !errors.Is(err, conf.ErrLocked) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		return l, err
+	}
+	return d.hold(ctx, share, store.HoldShared, "serve",
 		&sft.Error{Code: sft.Unavailable, Msg: "a backup is being restored", Hint: "start the platform when that is done"})
+}
+
+// addressFile has the address that serve listens on, or last did.
+func (d *data) addressFile() string { return filepath.Join(d.dir, "serve.address") }
+
+// served reports whether a platform runs on the folder, and on which address,
+// if it has said that.
+func (d *data) served() (runs bool, addr string) {
+	lock := d.lockFiles()[0]
+	if _, err := os.Stat(lock); err != nil { // nothing is made
+		return false, ""
+	}
+	l, err := conf.TryShare(lock)
+	if err != nil { // restore has it
+		return false, ""
+	}
+	l.Release()
+	if l, err = conf.TryLock(lock); err == nil {
+		l.Release()
+		return false, ""
+	}
+	if !errors.Is(err, conf.ErrLocked) {
+		return false, ""
+	}
+	b, _ := readSmall(d.addressFile())
+	return true, strings.TrimSpace(string(b))
 }
 
 // alone has no platform run on the folder and the database, and nobody change

@@ -83,7 +83,7 @@ with it, and back up the new one.`,
 			if err := ca.AdoptMasterKey(d.masterKey()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d keys are sealed with the new master key, in %s. Back it up.\n", n, d.masterKey())
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d keys are sealed with the new master key, in %s. Back it up.\nBackups from before need the key of before: keep that with them, and make a new backup.\n", n, d.masterKey())
 			return err
 		},
 	}

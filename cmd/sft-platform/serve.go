@@ -285,6 +285,9 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	if err := daemon.Notify("READY=1"); err != nil {
 		logger.Warn("tell systemd", "error", err)
 	}
+	if err := conf.WriteSecret(d.addressFile(), []byte(ln.Addr().String()+"\n")); err != nil {
+		logger.Warn("write down the address for doctor", "error", err)
+	}
 	logger.Info("serving", "url", p.URL, "listen", ln.Addr().String())
 	select {
 	case err := <-done:

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -107,7 +108,9 @@ func (p *Platform) BackupMade(ctx context.Context, b Backup, name string) error 
 		if len(b.MasterKey) > 0 {
 			e.Detail["master_key"] = "sealed with a passphrase"
 		}
-		return e, tx.SetSetting(lastBackup, b.MadeAt.Format(time.RFC3339))
+		// Not sealed anew when the key is changed: see BackupBeforeKey.
+		sealed, err := p.Sealer.Seal(backupKey, nil)
+		return e, errors.Join(err, tx.SetSetting(backupKey, base64.StdEncoding.EncodeToString(sealed)), tx.SetSetting(lastBackup, b.MadeAt.Format(time.RFC3339)))
 	})
 }
 

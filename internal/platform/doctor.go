@@ -81,6 +81,27 @@ func opensAll(tx *store.Tx, s ca.Sealer, want func(store.CARecord) bool) error {
 	return nil
 }
 
+// backupKey is the setting that tells whether a master key opens the last backup.
+const backupKey = "last_backup_key"
+
+// BackupBeforeKey reports whether the last backup was made with another master
+// key than s has. It is false also where that is not known.
+func BackupBeforeKey(ctx context.Context, db *store.DB, s ca.Sealer) bool {
+	var sealed []byte
+	err := db.Read(ctx, func(tx *store.Tx) error {
+		v, err := tx.Setting(backupKey)
+		if err == nil {
+			sealed, err = base64.StdEncoding.DecodeString(v)
+		}
+		return err
+	})
+	if err != nil {
+		return false
+	}
+	_, err = s.Open(backupKey, sealed)
+	return err != nil
+}
+
 // Times returns the time by the database's own clock, zero for SQLite, which
 // has none; and when the last event happened and the last backup was made,
 // zero if there was none.
