@@ -250,6 +250,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		a.log.Warn("these settings do nothing on this system", "keys", keys)
 	}
 	a.loadState()
+	a.loadLive()
 	if err := a.sessions.recover(ctx); err != nil {
 		a.log.Error("shut the accounts that were left open", "error", err)
 		a.setProblem("accounts", err)

@@ -113,7 +113,12 @@ func testConfig(t testing.TB) Config {
 func (h *host) make() {
 	h.t.Helper()
 	log := slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	a, err := New(h.c, log, h.mem, h.clock)
+	var a *Agent
+	var err error
+	until(h.t, "the agent before is gone", func() bool { // a process that another test is starting has its lock until it is another program
+		a, err = New(h.c, log, h.mem, h.clock)
+		return sft.CodeOf(err) != sft.Exists
+	})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -84,8 +84,8 @@ type sessions struct {
 	// refused tells of a stream by which nobody signed in
 	refused func(user, session string, detail map[string]string)
 	limit   func() (max, disc time.Duration) // a session's most, and a disconnected OS session's
-	// elsewhere reports whether somebody is signed in for a session past the broker
-	elsewhere func(session string) bool
+	// elsewhere reports whether its person is signed in for a session past the broker
+	elsewhere func(ref) bool
 	path      string                             // of sessionsFile
 	op        func(login string) (unlock func()) // one operation on an account at a time
 	wake      chan struct{}                      // a tick is worth its while now
@@ -124,13 +124,21 @@ type session struct {
 	CAs     []string  `json:"cas,omitempty"` // whose certificates have let its streams in, as in State.DroppedCAs
 	Since   time.Time `json:"since"`
 	Until   time.Time `json:"until"`
+	In      uint64    `json:"in,omitempty"` // bytes from and to the client
+	Out     uint64    `json:"out,omitempty"`
+	Ended   string    `json:"ended,omitempty"` // why, if over
 
 	streams int
 	empty   time.Time // since when there is no stream
-	in, out uint64    // bytes from and to the client
 	why     string    // the last stream ended, or all have to
 	over    bool      // no stream may join it any more
 }
+
+// A ref is what a session is known by beyond the broker: a sign-in to the SSH
+// server is of a session only if all of it is the same.
+type ref struct{ session, user, login, service string }
+
+func (ses *session) ref() ref { return ref{ses.ID, ses.User, ses.Login, ses.Service} }
 
 // A secret is one password of an account, and what is known of its use.
 type secret struct {
@@ -364,7 +372,7 @@ func (s *sessions) close(id uint64, in, out uint64, why string) *stream {
 	}
 	now := s.now()
 	ses, acc := st.session, st.account
-	ses.in, ses.out = ses.in+in, ses.out+out
+	ses.In, ses.Out = ses.In+in, ses.Out+out
 	if !ses.over {
 		ses.why = why
 	}
@@ -448,15 +456,23 @@ func (s *sessions) prompt() {
 func (s *sessions) endWhere(bad func(*session) string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	any := false
 	for _, ses := range s.sessions {
 		if why := bad(ses); why != "" && !ses.over {
 			s.endLocked(ses, why)
+			any = true
 		}
+	}
+	if !any {
+		return
+	}
+	if err := s.save(); err != nil { // nor does an agent after this one let a stream join
+		s.log.Error("remember the sessions that have to end", "error", err)
 	}
 }
 
 func (s *sessions) endLocked(ses *session, why string) {
-	ses.over, ses.why = true, "ended: "+why
+	ses.over, ses.why, ses.Ended = true, "ended: "+why, "ended: "+why
 	others := false
 	for _, o := range s.sessions {
 		others = others || o != ses && o.Login == ses.Login && !o.over
@@ -473,30 +489,30 @@ func (s *sessions) endLocked(ses *session, why string) {
 	}
 }
 
-// has reports whether a session is open.
-func (s *sessions) has(id string) bool {
+// find tells what a session is known by if it is open, or was and could come
+// back: then its end is told already, and who had it is forgotten. until is when
+// the session ends at the latest; zero: it was never open here.
+func (s *sessions) find(id string) (r ref, open bool, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sessions[id] != nil
-}
-
-// had reports whether a session was open and could come back: its end was told.
-func (s *sessions) had(id string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.past[id]
-	return ok
-}
-
-// ids returns those of the sessions that are open.
-func (s *sessions) ids() map[string]bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ids := map[string]bool{}
-	for id := range s.sessions {
-		ids[id] = true
+	if ses := s.sessions[id]; ses != nil {
+		return ses.ref(), true, ses.Until
 	}
-	return ids
+	return ref{}, false, s.past[id]
+}
+
+// refs returns those of the sessions that are open, and why they have to end,
+// if they have to.
+func (s *sessions) refs() map[ref]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refs := map[ref]string{}
+	for _, ses := range s.sessions {
+		if refs[ses.ref()] = ""; ses.over {
+			refs[ses.ref()] = ses.why
+		}
+	}
+	return refs
 }
 
 // logOff has everything ended that runs as a person, unless a session of
@@ -528,20 +544,15 @@ func (s *sessions) watch() {
 	now := s.now()
 	s.mu.Lock()
 	var over []*session
-	for id, ses := range s.sessions {
-		idle := ses.streams == 0 && !s.elsewhere(id)
+	for _, ses := range s.sessions {
+		idle := ses.streams == 0 && !s.elsewhere(ses.ref())
 		left := idle && !now.Before(ses.empty.Add(s.grace))
 		if !ses.over && !left && !ses.Until.After(now) {
 			s.endLocked(ses, "it lasted as long as the project allows")
 		}
 		if left || idle && ses.over {
 			over = append(over, ses)
-			delete(s.sessions, id)
-			s.left(ses.Login, now)
-			s.past[id] = ses.Until
-			if ses.over && ses.Until.After(now) {
-				s.past[id] = now
-			}
+			s.gone(ses, now)
 		}
 	}
 	for id, until := range s.past {
@@ -565,6 +576,17 @@ func (s *sessions) watch() {
 	slices.SortFunc(over, byBegin)
 	for _, ses := range over {
 		s.ended(ses, ses.why, now)
+	}
+}
+
+// gone forgets a session of which nothing is left, but not until when it can come
+// back. The caller holds s.mu, saves, and tells of the end.
+func (s *sessions) gone(ses *session, now time.Time) {
+	delete(s.sessions, ses.ID)
+	s.left(ses.Login, now)
+	s.past[ses.ID] = ses.Until
+	if ses.over && ses.Until.After(now) {
+		s.past[ses.ID] = now
 	}
 }
 
@@ -642,7 +664,7 @@ func (s *sessions) look(ctx context.Context, login string, sec *secret) {
 func (s *sessions) ended(ses *session, why string, at time.Time) {
 	_ = s.event(api.Event{Kind: string(audit.SessionEnd), User: ses.User, Session: ses.ID, Detail: map[string]string{
 		"login": ses.Login, "service": ses.Service, "remote": ses.Remote, "why": why, "seconds": fmt.Sprintf("%.0f", at.Sub(ses.Since).Seconds()),
-		"bytes_in": fmt.Sprint(ses.in), "bytes_out": fmt.Sprint(ses.out)}}) // kept in memory if not on disk, and logged
+		"bytes_in": fmt.Sprint(ses.In), "bytes_out": fmt.Sprint(ses.Out)}}) // kept in memory if not on disk, and logged
 }
 
 // due tells that there is something for restHeld to do.
@@ -786,8 +808,12 @@ func (s *sessions) save() error {
 	return conf.WriteSecret(s.path, b)
 }
 
+// sshClosed is why a session ends that nobody has ended, at the SSH server itself.
+const sshClosed = "the connection was closed"
+
 // recover tells of the end of the sessions that an agent before this one left
-// open, and shuts every account: nobody knows their passwords any more.
+// open, and shuts every account: nobody knows their passwords any more. A session
+// whose person is still signed in past the broker goes on.
 func (s *sessions) recover(ctx context.Context) error {
 	b, err := conf.ReadPrivate(s.path)
 	var left remembered
@@ -801,8 +827,14 @@ func (s *sessions) recover(ctx context.Context) error {
 	err = s.acc.DisableAll(ctx)
 	shut, told := map[string]bool{}, map[string]bool{}
 	now := s.now()
+	goesOn := map[string]*session{}
 	for _, ses := range left.Sessions {
-		s.ended(ses, "sftd ended", now)
+		ses.over, ses.why, ses.empty = ses.Ended != "", cmp.Or(ses.Ended, sshClosed), now
+		if s.elsewhere(ses.ref()) {
+			goesOn[ses.ID] = ses
+		} else {
+			s.ended(ses, cmp.Or(ses.Ended, "sftd ended"), now)
+		}
 		if err == nil && ses.Service == frame.RDP && !told[ses.Login] {
 			told[ses.Login] = true
 			_ = s.event(api.Event{Kind: string(audit.AccountDisabled), User: ses.User, Detail: map[string]string{"login": ses.Login}})
@@ -825,22 +857,26 @@ func (s *sessions) recover(ctx context.Context) error {
 	maps.Copy(s.past, left.Past)
 	maps.Copy(s.demand, left.Demand)
 	for _, ses := range left.Sessions {
-		s.left(ses.Login, now)
-		s.past[ses.ID] = ses.Until
+		if goesOn[ses.ID] == nil {
+			s.gone(ses, now)
+		}
 	}
+	maps.Copy(s.sessions, goesOn)
 	return errors.Join(err, s.save())
 }
 
 // shutAll tells of the end of every session and shuts every account, for an
-// agent that stops: its broker has ended. What people left running goes on.
+// agent that stops: its broker has ended. What people left running goes on, and
+// so does a session whose person is signed in past the broker.
 func (s *sessions) shutAll(ctx context.Context, why string) error {
 	s.tick(ctx)
 	s.mu.Lock()
 	left := slices.SortedFunc(maps.Values(s.sessions), byBegin)
+	left = slices.DeleteFunc(left, func(ses *session) bool { return s.elsewhere(ses.ref()) })
 	for _, ses := range left {
-		s.left(ses.Login, s.now())
+		s.gone(ses, s.now())
 	}
-	s.sessions, s.streams = map[string]*session{}, map[uint64]*stream{}
+	s.streams = map[uint64]*stream{}
 	err := s.save()
 	var open []string
 	for login, acc := range s.accounts {
@@ -850,7 +886,7 @@ func (s *sessions) shutAll(ctx context.Context, why string) error {
 	}
 	s.mu.Unlock()
 	for _, ses := range left {
-		s.ended(ses, "ended: "+why, s.now())
+		s.ended(ses, cmp.Or(ses.Ended, "ended: "+why), s.now())
 	}
 	shut := s.acc.DisableAll(ctx)
 	for _, login := range open {

@@ -85,7 +85,7 @@ func (b *bench) again(path string) *sessions {
 			defer b.mu.Unlock()
 			b.told[id] = why
 		},
-		elsewhere: func(string) bool { return false },
+		elsewhere: func(ref) bool { return false },
 		kill: func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()

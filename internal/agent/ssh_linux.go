@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,11 @@ type sshLive struct {
 	Session string    `json:"session"`
 	CA      string    `json:"ca,omitempty"` // the fingerprint of its key; empty: an agent before did not note it
 	Until   time.Time `json:"until"`
+	Told    bool      `json:"told,omitempty"` // it came by the broker, whose session's end is told there
 }
+
+// ref is what the session of a sign-in is known by at the broker.
+func (s sshLive) ref() ref { return ref{s.Session, s.User, s.Login, frame.SSH} }
 
 // sshFiles are the files that c names. Host certificates are beside the CA's keys.
 func (c Config) sshFiles() sshd.Files {
@@ -122,7 +127,6 @@ func (a *Agent) runSSH(ctx context.Context) {
 			wait(ctx, news, sshConfigEvery)
 		}
 	})
-	a.loadLive()
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			_, news := a.current()
@@ -308,6 +312,10 @@ func (a *Agent) sshLogin(l sshd.Login) {
 	case l.CA == "":
 	case a.isSSHCA(l.CA): // also if it names nobody: who has the CA's key may say anything
 		e.Session, e.User = l.Session()
+		if r, open, _ := a.sessions.find(e.Session); open && r != (ref{e.Session, e.User, l.Login, frame.SSH}) {
+			a.log.Warn("a sign-in by SSH names the session of somebody else, or of another service; it is not taken for part of it", "login", l.Login, "remote", l.Remote.String(), "user", e.User, "session", e.Session)
+			e.Session, e.User = "", ""
+		}
 		goes = a.addLive(l, e.User, e.Session)
 	case a.isDropped(l.CA): // a moment ago it was trusted, and is not believed any more
 		a.addLive(l, "", "")
@@ -337,22 +345,22 @@ func (a *Agent) sshLogin(l sshd.Login) {
 	}
 	_ = a.event(e) // kept in memory if not on disk, and logged
 	if !goes && e.User != "" {
-		a.sshEnded(sshLive{Login: l.Login, User: e.User, Session: e.Session}, sshClosed)
+		a.sshEnded(ref{e.Session, e.User, l.Login, frame.SSH}, sshClosed)
 	}
 }
 
-// sshClosed is why a session ends that nobody has ended.
-const sshClosed = "the connection was closed"
-
 // sshEnded tells that nothing of a session goes on any more.
-func (a *Agent) sshEnded(s sshLive, why string) {
-	_ = a.event(api.Event{Kind: string(audit.SessionEnd), User: s.User, Session: s.Session, Detail: map[string]string{"login": s.Login, "service": frame.SSH, "why": why}})
+func (a *Agent) sshEnded(r ref, why string) {
+	_ = a.event(api.Event{Kind: string(audit.SessionEnd), User: r.user, Session: r.session, Detail: map[string]string{"login": r.login, "service": r.service, "why": why}})
 }
 
 // liveFile remembers the sign-ins that go on, for an agent that is restarted.
 const liveFile = "sshd.live"
 
 func (a *Agent) loadLive() {
+	if a.conf.SSHAccess == sshNone {
+		return
+	}
 	b, err := conf.ReadPrivate(a.conf.file(liveFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return
@@ -382,24 +390,30 @@ func (a *Agent) saveLive() {
 }
 
 // addLive notes a sign-in, and reports whether its session goes on, or somebody
-// else tells of its end, or has: one by the broker comes from loopback. What the
-// key id says is the word of whoever has the CA's key. All of one
-// session have to end when the first has to.
+// else tells of its end, or has. One that comes from loopback and names a session
+// of the broker's is taken for one by the broker, which tells of the end. It is
+// noted all the same: what the key id says is the word of whoever has the CA's
+// key, and anybody on the host can come from loopback. All of one session have to
+// end when the first has to.
 func (a *Agent) addLive(l sshd.Login, user, session string) bool {
-	byBroker := l.Remote.Addr().Unmap().IsLoopback()
-	if byBroker && a.sessions.has(session) {
-		return true
-	}
-	p, ok := a.ssh.server.Process(l)
-	if !ok {
-		return a.sessions.has(session) || byBroker && a.sessions.had(session) || a.sshGoesOn(session)
-	}
+	_, open, until := a.sessions.find(session)
+	byBroker := l.Remote.Addr().Unmap().IsLoopback() && !until.IsZero()
 	most, _ := a.sessions.limit()
+	v := sshLive{Login: l.Login, User: user, Session: session, CA: l.CA, Until: a.machine().Add(most), Told: byBroker}
+	var ok bool
+	if v.Process, ok = a.ssh.server.Process(l); !ok {
+		return open || byBroker || a.sshGoesOn(v.ref())
+	}
+	if !until.IsZero() && until.Before(v.Until) {
+		v.Until = until
+	}
 	a.ssh.mu.Lock()
 	defer a.ssh.mu.Unlock()
-	v := sshLive{p, l.Login, user, session, l.CA, a.machine().Add(most)}
 	for _, o := range a.ssh.live {
-		if session != "" && o.Session == session && o.Until.Before(v.Until) {
+		if o.Process == v.Process && o.CA == v.CA && o.ref() == v.ref() { // it is read from the log again
+			return true
+		}
+		if session != "" && o.ref() == v.ref() && o.Until.Before(v.Until) {
 			v.Until = o.Until
 		}
 	}
@@ -409,26 +423,28 @@ func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 }
 
 // sshGoesOn reports whether a sign-in of a session to the SSH server itself does.
-func (a *Agent) sshGoesOn(session string) bool {
+func (a *Agent) sshGoesOn(r ref) bool {
 	a.ssh.mu.Lock()
 	defer a.ssh.mu.Unlock()
-	return slices.ContainsFunc(a.ssh.live, func(s sshLive) bool { return s.Session == session })
+	return slices.ContainsFunc(a.ssh.live, func(s sshLive) bool { return s.ref() == r && !s.Told })
 }
 
-// dropDead forgets the sign-ins that are over, and returns one of each session
-// of which nothing goes on any more, nor was open at the broker: that is told
-// with the session's end there. The caller holds a.ssh.mu.
-func (a *Agent) dropDead(open map[string]bool) map[string]sshLive {
-	dead := map[string]sshLive{}
+// dropDead forgets the sign-ins that are over, and returns the sessions of which
+// nothing goes on any more, nor was open at the broker: that is told with the
+// session's end there. The caller holds a.ssh.mu.
+func (a *Agent) dropDead(open map[ref]string) map[ref]bool {
+	dead := map[ref]bool{}
 	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool {
 		alive := a.ssh.server.Alive(s.Process)
-		if !alive && s.User != "" && !open[s.Session] {
-			dead[s.Session] = s
+		if _, atBroker := open[s.ref()]; !alive && s.User != "" && !s.Told && !atBroker {
+			dead[s.ref()] = true
 		}
 		return !alive
 	})
 	for _, s := range a.ssh.live {
-		delete(dead, s.Session)
+		if !s.Told {
+			delete(dead, s.ref())
+		}
 	}
 	return dead
 }
@@ -440,7 +456,7 @@ func (a *Agent) dropDead(open map[string]bool) map[string]sshLive {
 func (a *Agent) endLive(ctx context.Context) {
 	// As long as one of its sign-ins is in a.ssh.live, a session stays open at the
 	// broker: it tells of the end of those, and later than the last of either.
-	open := a.sessions.ids()
+	open := a.sessions.refs()
 	a.ssh.mu.Lock()
 	before := len(a.ssh.live)
 	dead := a.dropDead(open)
@@ -448,14 +464,14 @@ func (a *Agent) endLive(ctx context.Context) {
 		a.saveLive()
 	}
 	a.ssh.mu.Unlock()
-	for _, session := range slices.Sorted(maps.Keys(dead)) {
-		a.sshEnded(dead[session], sshClosed)
+	for _, r := range slices.SortedFunc(maps.Keys(dead), func(x, y ref) int { return cmp.Compare(x.session, y.session) }) {
+		a.sshEnded(r, sshClosed)
 	}
 	st, _ := a.current()
 	if st == nil {
 		return
 	}
-	why := map[string]string{} // of a session
+	why := map[ref]string{} // of a session
 	var over, rest []sshLive
 	a.ssh.mu.Lock()
 	now := a.machine()
@@ -466,11 +482,13 @@ func (a *Agent) endLive(ctx context.Context) {
 	for _, s := range a.ssh.live {
 		switch {
 		case slices.Contains(st.EndedSessions, s.Session):
-			why[s.Session] = "ended: the platform has ended the session"
+			why[s.ref()] = "ended: the platform has ended the session"
 		case s.CA == "" && anyNew, slices.Contains(st.DroppedCAs, s.CA):
-			why[s.Session] = "ended: the CA that had let it in is trusted no more"
+			why[s.ref()] = "ended: the CA that had let it in is trusted no more"
 		case !s.Until.After(now):
-			why[s.Session] = "ended: it lasted as long as the project allows"
+			why[s.ref()] = "ended: it lasted as long as the project allows"
+		case open[s.ref()] != "":
+			why[s.ref()] = open[s.ref()]
 		default:
 			rest = append(rest, s)
 			continue
@@ -486,10 +504,12 @@ func (a *Agent) endLive(ctx context.Context) {
 	others := map[string]bool{}
 	for _, s := range rest {
 		others[s.Login] = true
-		delete(why, s.Session) // it goes on by another sign-in
+		if !s.Told {
+			delete(why, s.ref()) // it goes on by another sign-in
+		}
 	}
-	for id := range open {
-		delete(why, id)
+	for r := range open {
+		delete(why, r)
 	}
 	a.ssh.mu.Unlock()
 	var list []sshd.Process
@@ -502,9 +522,9 @@ func (a *Agent) endLive(ctx context.Context) {
 			others[s.Login] = true
 			a.sessions.logOff(s.Login)
 		}
-		if v := why[s.Session]; v != "" && s.User != "" { // several of one session end at once
-			why[s.Session] = ""
-			a.sshEnded(s, v)
+		if v := why[s.ref()]; v != "" && s.User != "" && !s.Told { // several of one session end at once
+			why[s.ref()] = ""
+			a.sshEnded(s.ref(), v)
 		}
 	}
 }

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/frame"
@@ -363,11 +361,7 @@ func TestSSHSessionsEnd(t *testing.T) {
 func sshCA(t *testing.T) (line, fingerprint string) {
 	t.Helper()
 	line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUZTFDbmZdgHv2rnvGF5mRfTR4Ay2tX4x0pD9FLGNRx"
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return line, ssh.FingerprintSHA256(key)
+	return line, fingerprintOf(t, line)
 }
 
 // serving starts what is, to all who ask, the process of the SSH server that
@@ -439,7 +433,7 @@ func TestSSHSessionEndsOnce(t *testing.T) {
 	pid, ended = serving(t, "ann")
 	signIn("ses-broker-first", direct, pid)
 	closed(id)
-	if !h.sessions.has("ses-broker-first") {
+	if _, open, _ := h.sessions.find("ses-broker-first"); !open {
 		t.Error("a session is over that goes on at the SSH server itself")
 	}
 	kill(pid, ended)

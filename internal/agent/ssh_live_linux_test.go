@@ -1,0 +1,242 @@
+package agent
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"sft/internal/api"
+	"sft/internal/audit"
+	"sft/internal/frame"
+	"sft/internal/sshd"
+	"sft/internal/testenv"
+)
+
+// An sshBench is a host whose state names one SSH user CA, and what signs in
+// there by it.
+type sshBench struct {
+	*host
+	ca string // its fingerprint
+}
+
+const (
+	direct   = "192.0.2.7:4000"
+	loopback = "127.0.0.1:4000"
+)
+
+func newSSHBench(t *testing.T) *sshBench {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
+	ca, fingerprint := sshCA(t)
+	h.change(func(st *api.State) { st.SSHUserCAs = []string{ca} })
+	return &sshBench{h, fingerprint}
+}
+
+// signIn is a sign-in as login with a certificate that names a session of ann's.
+func (b *sshBench) signIn(session, from, login string) (pid int, ended chan struct{}) {
+	b.t.Helper()
+	pid, ended = serving(b.t.(*testing.T), login)
+	b.tell(session, from, login, pid)
+	return pid, ended
+}
+
+func (b *sshBench) tell(session, from, login string, pid int) {
+	b.sshLogin(sshd.Login{PID: pid, Login: login, Method: "publickey", Remote: netip.MustParseAddrPort(from), Fingerprint: "SHA256:x",
+		KeyID: "sft:session/" + session + "/user/" + b.userID("ann"), CA: b.ca})
+}
+
+func (b *sshBench) stream(session, service string) uint64 {
+	b.t.Helper()
+	id, _, err := b.sessions.open(b.t.Context(), api.StateUser{ID: b.userID("ann"), Login: "ann"}, session, service, "192.0.2.7:1", "sha256:a", allowed)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return id
+}
+
+// ends are the ends of sessions that the platform knows of, in order.
+func (b *sshBench) ends() (list []string) {
+	for _, e := range b.env.Events() {
+		if e.Kind == audit.SessionEnd {
+			list = append(list, e.Detail["login"]+" "+e.Detail["service"]+" "+e.Detail["why"]+" "+e.Detail["bytes_in"])
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (b *sshBench) wantEnds(want ...string) {
+	b.t.Helper()
+	b.tell("ses-mark", direct, "ann", 1<<22) // over at once: all before it is told
+	want = append(want, "ann ssh "+sshClosed+" ")
+	slices.Sort(want)
+	until(b.t, "the ends are told", func() bool { return len(b.ends()) >= len(want) })
+	if got := b.ends(); !slices.Equal(got, want) {
+		b.t.Errorf("the ends are told as %q, want %q", got, want)
+	}
+}
+
+func isOver(ended chan struct{}) bool {
+	select {
+	case <-ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Whoever has the key of a CA, and a place on the host, can come from loopback
+// and name any session. That does not hide them: they end when the CA is dropped,
+// and when they have lasted long enough, and the session that they name ends once.
+func TestForgedSSHLoginEnds(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"dropped", "lasted"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			b := newSSHBench(t)
+			b.stream("ses-rdp", frame.RDP)
+			id := b.stream("ses-ssh", frame.SSH)
+			var forged []chan struct{}
+			for _, l := range []struct{ session, from, login string }{
+				{"ses-rdp", loopback, "bob"}, {"ses-rdp", direct, "bob"}, {"ses-rdp", loopback, "ann"},
+				{"ses-ssh", loopback, "bob"}, {"ses-ssh", direct, "bob"}, {"ses-ssh", loopback, "ann"},
+			} {
+				_, ended := b.signIn(l.session, l.from, l.login)
+				forged = append(forged, ended)
+			}
+			b.endLive(t.Context())
+			if slices.ContainsFunc(forged, isOver) {
+				t.Fatal("one has ended by itself")
+			}
+			if how == "dropped" {
+				b.change(func(st *api.State) { st.SSHUserCAs, st.DroppedCAs = nil, []string{b.ca} })
+			} else {
+				b.env.Clock.Advance(13 * time.Hour)
+			}
+			for _, ended := range forged {
+				until(t, "it ends", func() bool { b.endLive(t.Context()); return isOver(ended) })
+			}
+			b.sessions.closed(id, 7, 8, "the service closed it")
+			b.sessions.watch()
+			why := "ended: the CA that had let it in is trusted no more"
+			if how == "lasted" {
+				b.sessions.mu.Lock()
+				open := b.sessions.sessions["ses-ssh"]
+				b.sessions.mu.Unlock()
+				if open != nil {
+					t.Error("the session is open for whoever has named it")
+				}
+				return
+			}
+			until(t, "the end of the session is told", func() bool { return slices.Contains(b.ends(), "ann ssh "+why+" 7") })
+			if got := b.ends(); len(got) != 1 {
+				t.Errorf("the ends are told as %q", got)
+			}
+		})
+	}
+}
+
+// A sign-in by the broker is part of its session, which tells of the end, once:
+// whichever of the two ends first, and after a restart too.
+func TestSSHSessionByTheBrokerEndsOnce(t *testing.T) {
+	t.Parallel()
+	b := newSSHBench(t)
+	kill := func(pid int, ended chan struct{}) {
+		syscall.Kill(pid, syscall.SIGKILL)
+		<-ended
+		b.endLive(t.Context())
+	}
+	closed := func(id uint64) {
+		b.sessions.closed(id, 7, 8, "the client closed it")
+		b.env.Clock.Advance(10 * time.Minute) // beyond the grace
+		b.sessions.watch()
+	}
+	id := b.stream("ses-stream-first", frame.SSH)
+	pid, ended := b.signIn("ses-stream-first", loopback, "ann")
+	closed(id)
+	if _, open, _ := b.sessions.find("ses-stream-first"); open {
+		t.Error("the session is open for what came by the broker")
+	}
+	kill(pid, ended)
+
+	id = b.stream("ses-process-first", frame.SSH)
+	kill(b.signIn("ses-process-first", loopback, "ann"))
+	closed(id)
+
+	id = b.stream("ses-late", frame.SSH)
+	closed(id)
+	kill(b.signIn("ses-late", loopback, "ann")) // the log is read when it was told
+
+	const by = "ann ssh the client closed it 7"
+	b.wantEnds(by, by, by)
+}
+
+// A session that was used by the broker and at the SSH server itself goes on over
+// a restart of sftd, and a stop, and its end is told once. What has to end does
+// so after it.
+func TestSSHSessionGoesOnOverARestart(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	env := testenv.New(t)
+	env.Grant(testenv.Project, "dev", false, "ann")
+	h := newHost(t, env, func(c *Config) { withSSH(t, c) })
+	stop := h.run()
+	h.waitAccount("ann")
+	st, _ := h.current()
+	b := &sshBench{h, fingerprintOf(t, st.SSHUserCAs[0])}
+	both := b.stream("ses-both", frame.SSH)
+	b.stream("ses-broker", frame.SSH)
+	b.stream("ses-over", frame.SSH)
+	b.sessions.closed(both, 7, 8, "the client closed it")
+	pid, ended := b.signIn("ses-both", direct, "ann")
+	told, toldEnded := b.signIn("ses-broker", loopback, "ann")
+	b.sessions.endWhere(func(s *session) string {
+		if s.ID == "ses-over" {
+			return "for the test"
+		}
+		return ""
+	})
+	stop()
+	if isOver(ended) {
+		t.Fatal("a stop has ended what is not the broker's")
+	}
+	b.make()
+	stop = b.run()
+	b.waitAccount("ann")
+	if _, open, _ := b.sessions.find("ses-both"); !open {
+		t.Error("the session is over though its person is signed in")
+	}
+	_, _, err := b.sessions.open(t.Context(), api.StateUser{ID: b.userID("ann"), Login: "ann"}, "ses-over", frame.SSH, direct, "sha256:a", allowed)
+	if err == nil {
+		t.Error("a session that had to end begins again after a restart")
+	}
+	syscall.Kill(told, syscall.SIGKILL)
+	<-toldEnded
+	b.tell("ses-broker", loopback, "ann", told) // read from the log again
+	syscall.Kill(pid, syscall.SIGKILL)
+	<-ended
+	b.endLive(t.Context())
+	env.Clock.Advance(10 * time.Minute)
+	b.sessions.watch()
+	b.wantEnds("ann ssh ended: sftd was stopped 0", "ann ssh ended: for the test 0", "ann ssh "+sshClosed+" 7")
+	stop()
+}
+
+func fingerprintOf(t *testing.T, line string) string {
+	t.Helper()
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ssh.FingerprintSHA256(key)
+}
