@@ -26,24 +26,34 @@ type Process struct {
 // that number can serve somebody else.
 func (s *Server) Process(l Login) (Process, bool) {
 	p := Process{l.PID, started(l.PID)}
-	return p, s.Alive(p) && serves(p.PID, l.Login) && (l.At.IsZero() || !beganAfter(p, l.At.Add(clockStep)))
+	return p, s.Alive(p) && serves(p.PID, l.Login) && !beganAfter(p, l)
 }
 
 // clockStep is by how much this machine's clock may have been set since a line
-// of the log was written. Two processes of one number and for one login are
-// further apart.
+// of the log was written, where only that clock tells when it was. Two processes
+// of one number and for one login are further apart.
 const clockStep = time.Minute
 
-// beganAfter reports whether p began after a time by this machine's clock.
-func beganAfter(p Process, at time.Time) bool {
+// beganAfter reports whether p began after a sign-in was told of.
+func beganAfter(p Process, l Login) bool {
 	const tick = time.Second / 100 // USER_HZ, on all that Go runs on
 	n, err := strconv.ParseInt(p.Began, 10, 64)
-	var up unix.Timespec
-	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+	var boot, up unix.Timespec // with the time that the machine slept, and without
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &up) != nil {
 		return false
 	}
-	age := time.Duration(up.Nano()) - time.Duration(n)*tick
-	return time.Now().Add(-age).After(at)
+	began, slept := time.Duration(n)*tick, time.Duration(boot.Nano()-up.Nano())
+	if l.Boot != "" && l.Boot == bootID() {
+		return began > l.Up+slept+tick
+	}
+	age := time.Duration(boot.Nano()) - began
+	return !l.At.IsZero() && time.Now().Add(-age).After(l.At.Add(clockStep))
+}
+
+// bootID is that of this boot, as the journal has it.
+func bootID() string {
+	b, _ := readCapped("/proc/sys/kernel/random/boot_id")
+	return strings.ReplaceAll(strings.TrimSpace(string(b)), "-", "")
 }
 
 // title is what a process calls itself.

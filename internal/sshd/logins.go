@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"encoding/json"
+	"math"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -11,8 +12,13 @@ import (
 
 // A Login is somebody who has signed in, as the SSH server's log tells it.
 type Login struct {
-	At     time.Time // zero: just now
-	PID    int       // of the server's process for that person
+	At time.Time // zero: just now
+	// Boot and Up are when it was by a clock that nobody sets: the boot, and for
+	// how long the machine had run since, without the time that it slept. Boot is
+	// empty where the log does not say so.
+	Boot   string
+	Up     time.Duration
+	PID    int // of the server's process for that person
 	Login  string
 	Method string // publickey, password, …
 	Remote netip.AddrPort
@@ -84,6 +90,8 @@ type journalEntry struct {
 	UID      string          `json:"_UID"`
 	Exe      string          `json:"_EXE"`
 	Realtime string          `json:"__REALTIME_TIMESTAMP"`
+	Boot     string          `json:"_BOOT_ID"`
+	Up       string          `json:"__MONOTONIC_TIMESTAMP"`
 	Cursor   string          `json:"__CURSOR"`
 }
 
@@ -110,6 +118,9 @@ func parseJournal(line []byte, programs []string) (l Login, cursor string, ok bo
 	l.PID, _ = strconv.Atoi(e.PID)
 	if us, err := strconv.ParseInt(e.Realtime, 10, 64); err == nil && us > 0 {
 		l.At = time.UnixMicro(us).UTC()
+	}
+	if us, err := strconv.ParseInt(e.Up, 10, 64); err == nil && us > 0 && us < math.MaxInt64/1000 {
+		l.Boot, l.Up = e.Boot, time.Duration(us)*time.Microsecond
 	}
 	return l, cursor, true
 }

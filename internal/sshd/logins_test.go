@@ -65,7 +65,7 @@ func TestParseLogin(t *testing.T) {
 
 func entry(message, uid, exe string) string {
 	m, _ := json.Marshal(message)
-	return fmt.Sprintf(`{"MESSAGE":%s,"_UID":%q,"_EXE":%q,"_PID":"77","__REALTIME_TIMESTAMP":"1700000000000000","__CURSOR":"s=1","SYSLOG_IDENTIFIER":"sshd","_COMM":"sshd"}`, m, uid, exe)
+	return fmt.Sprintf(`{"MESSAGE":%s,"_UID":%q,"_EXE":%q,"_PID":"77","__REALTIME_TIMESTAMP":"1700000000000000","__CURSOR":"s=1","_BOOT_ID":"0daf45ec3e4c4f4fa4ebc1d1d4a7e2ac","__MONOTONIC_TIMESTAMP":"1500000","SYSLOG_IDENTIFIER":"sshd","_COMM":"sshd"}`, m, uid, exe)
 }
 
 func TestParseJournal(t *testing.T) {
@@ -73,6 +73,9 @@ func TestParseJournal(t *testing.T) {
 	l, cursor, ok := parseJournal([]byte(entry(byCert, "0", "/usr/sbin/sshd")), programs)
 	if !ok || cursor != "s=1" || l.PID != 77 || l.Login != "ann" || !l.At.Equal(time.Unix(1700000000, 0)) {
 		t.Errorf("%+v, %q, %v", l, cursor, ok)
+	}
+	if l.Boot != "0daf45ec3e4c4f4fa4ebc1d1d4a7e2ac" || l.Up != 1500*time.Millisecond {
+		t.Errorf("it was %v after the boot %q", l.Up, l.Boot)
 	}
 	for name, line := range map[string]string{
 		"another's process":         entry(byCert, "1000", "/usr/sbin/sshd"),

@@ -325,7 +325,24 @@ func testEnd(t *testing.T, b *box) {
 		if _, ok := b.s.Process(told); !ok {
 			t.Errorf("of %v, told just now, it says that it is over", p)
 		}
+		// The clock was set since, which the journal's own does not mind.
+		var up unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &up); err != nil {
+			t.Fatal(err)
+		}
+		told = Login{At: time.Now().Add(-time.Hour), Boot: bootID(), Up: time.Duration(up.Nano()), PID: p.PID, Login: "ann"}
+		if _, ok := b.s.Process(told); !ok {
+			t.Errorf("of %v, with the clock set forward since, it says that it is over", p)
+		}
+		other := told
+		other.Boot = "0123456789abcdef0123456789abcdef"
+		told.At, told.Up = time.Now(), time.Second
 		// The number was another's when the log was written.
+		for _, l := range []Login{told, other} {
+			if _, ok := b.s.Process(l); ok {
+				t.Errorf("%v is taken for that of %+v", p, l)
+			}
+		}
 		for _, l := range []Login{{At: time.Now(), PID: p.PID, Login: "carl"}, {At: time.Now(), PID: p.PID, Login: "an"}, {At: time.Now().Add(-time.Hour), PID: p.PID, Login: "ann"}} {
 			if _, ok := b.s.Process(l); ok {
 				t.Errorf("%v is taken for that of %+v", p, l)
