@@ -168,6 +168,9 @@ func (l *locked) Rollback() error {
 	return errors.Join(err, l.Close())
 }
 
+// maxConns is how many connections to PostgreSQL there are.
+const maxConns = 16
+
 // open connects to rawURL with two pools: the driver of SQLite lets a
 // "read-only" transaction write, so the reading pool is told by query_only.
 func open(rawURL string) (read, write *sql.DB, d dialect, err error) {
@@ -202,8 +205,8 @@ func open(rawURL string) (read, write *sql.DB, d dialect, err error) {
 		if write, err = sql.Open("pgx", rawURL); err != nil {
 			return nil, nil, d, errors.New("the database's URL is not readable; give postgres://USER@HOST/NAME")
 		}
-		write.SetMaxOpenConns(16)
-		write.SetMaxIdleConns(16)
+		write.SetMaxOpenConns(maxConns)
+		write.SetMaxIdleConns(maxConns)
 		return write, write, postgresDialect, nil
 	}
 	return nil, nil, d, errors.New("the database is neither sqlite:PATH nor postgres://…")

@@ -44,7 +44,14 @@ type DB struct {
 	plans       map[*sql.DB]*plans // of each pool, on SQLite
 	version     int64              // of the schema
 	watch       atomic.Pointer[func(Span)]
+	// writers holds one for each that has a connection and waits for a lock, or
+	// has it, on PostgreSQL: those who read, as to find out who asks, do not wait
+	// for them.
+	writers chan struct{}
 }
+
+// maxWriters is half of the connections.
+const maxWriters = maxConns / 2
 
 // Open connects to the database at url, "sqlite:PATH" or "postgres://…", and
 // brings its schema up to date. A SQLite file is made when it is missing.
@@ -57,7 +64,7 @@ func OpenAt(ctx context.Context, url string, version int64) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{read: read, write: write, d: d}
+	db := &DB{read: read, write: write, d: d, writers: make(chan struct{}, maxWriters)}
 	if read != write {
 		db.group = newGroup()
 		db.plans = map[*sql.DB]*plans{read: newPlans(read), write: newPlans(write)}
@@ -87,7 +94,7 @@ func Reach(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{read: read, write: write, d: d}
+	db := &DB{read: read, write: write, d: d, writers: make(chan struct{}, maxWriters)}
 	if err := db.Ping(ctx); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open database: %w", err)
@@ -288,6 +295,12 @@ func (db *DB) in(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, kind, l
 	}
 	var tx transaction
 	if lock != "" {
+		select {
+		case db.writers <- struct{}{}:
+			defer func() { <-db.writers }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		tx, err = beginLocked(ctx, pool, lock)
 	} else {
 		tx, err = pool.BeginTx(ctx, opts)

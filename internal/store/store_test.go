@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -1345,4 +1346,62 @@ func TestOpen(t *testing.T) {
 			t.Errorf("Open(%q) shows the password: %v", tt.url, err)
 		}
 	}
+}
+
+// However many wait to write: who looks or reads gets an answer, and who gives
+// up waiting hears so.
+func TestThoseWhoWaitToWriteKeepNobodyFromReading(t *testing.T) {
+	both(t, func(t *testing.T, s *suite) {
+		s.change(func(tx *store.Tx) error { return tx.SetSetting("x", "y") })
+		inside, leave := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			s.is("the change that takes long", s.try(func(tx *store.Tx) error { close(inside); <-leave; return nil }), nil)
+		})
+		<-inside
+		var began atomic.Int64
+		const many = 40
+		for i := range many {
+			wg.Go(func() {
+				run := s.Change
+				if i%2 == 0 {
+					run = s.Add
+				}
+				began.Add(1)
+				s.is("one that waits", run(context.Background(), func(tx *store.Tx) (audit.Event, error) { return event(audit.UserUpdate), nil }), nil)
+			})
+		}
+		defer wg.Wait()
+		defer close(leave)
+		for began.Load() < many {
+			time.Sleep(time.Millisecond)
+		}
+		waiting := func() (n int) { return 7 }
+		if strings.HasPrefix(s.url, "postgres") {
+			raw := testdb.Raw(t, s.url)
+			waiting = func() (n int) { // with a connection
+				if err := raw.QueryRow(`SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted`).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for round, had := 0, 0; round < 50; round++ { // since the last of them has come
+			err := s.Look(ctx, func(n store.Notes) error { _, err := n.Setting("x"); return err })
+			if err == nil {
+				err = s.Read(ctx, func(tx *store.Tx) error { _, err := tx.Setting("x"); return err })
+			}
+			if err != nil {
+				t.Fatal("somebody who reads: ", err)
+			}
+			if n := waiting(); n != had || n < 7 {
+				had, round = n, 0
+			}
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		s.is("one that gives up", s.Change(ctx, func(tx *store.Tx) (audit.Event, error) { return event(audit.UserUpdate), nil }), context.DeadlineExceeded)
+	})
 }
