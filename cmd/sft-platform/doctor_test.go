@@ -253,7 +253,7 @@ func TestDoctorAudit(t *testing.T) {
 		looks(doctor.Warn, "wait for the export to file:/copy, since 2026-03-01T09:00:00Z")
 		list, err := e.Platform.ListExports(t.Context())
 		must(t, err)
-		must(t, e.DB.Note(t.Context(), func(n store.Notes) error { return n.Exported("file:/copy", list[0].Lag) }))
+		must(t, e.DB.Note(t.Context(), func(n store.Notes) error { return n.Exported("file:/copy", list[0].Seq, list[0].Lag) }))
 		looks(doctor.OK, "all is sealed, and is in 1 exports")
 		e.User("bob")
 		e.Clock.Set(time.Now())

@@ -134,7 +134,7 @@ func (p *Platform) exportOnce(ctx context.Context, to Sink) (seq int64, more boo
 	}
 	now := p.Now()
 	err = p.DB.Note(ctx, func(n store.Notes) (err error) {
-		e, err = n.HoldExport(to.Name(), p.Instance, now, now.Add(exportHold))
+		e, err = n.HoldExport(to.Name(), p.Instance, now, exportHold)
 		return err
 	})
 	if errors.Is(err, store.ErrExists) { // another platform sends it
@@ -153,7 +153,11 @@ func (p *Platform) exportOnce(ctx context.Context, to Sink) (seq int64, more boo
 		return e.Seq, true, err
 	}
 	last := b.Notes[len(b.Notes)-1].Last
-	if err := p.DB.Note(ctx, func(n store.Notes) error { return n.Exported(to.Name(), last) }); err != nil {
+	err = p.DB.Note(ctx, func(n store.Notes) error { return n.Exported(to.Name(), e.Seq, last) })
+	if errors.Is(err, store.ErrNotFound) { // the records are of another time, or it was removed: look again
+		return e.Seq, true, nil
+	}
+	if err != nil {
 		return e.Seq, true, err
 	}
 	return last, true, nil

@@ -12,6 +12,7 @@ import (
 
 	"sft/internal/audit"
 	"sft/internal/platform"
+	"sft/internal/store"
 	"sft/internal/testenv"
 )
 
@@ -197,5 +198,39 @@ func TestAnExportAfterPrune(t *testing.T) {
 		}
 		own := e.Platform.AuditExports()
 		return own[0].Lag == 0 && list[0].Lag == 0 && own[1].Lag == 3 && list[1].Lag == 3 && own[1].Seq == 0
+	})
+}
+
+// Records that are another's when what was sent has arrived, as after a restore,
+// say where the export goes on from, and not what was sent.
+func TestAnExportThatIsElsewhereMeanwhile(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		sealAll(t, e.Platform)
+		var c collector
+		var restored atomic.Bool
+		run(t, e.Platform, &sink{"https://siem/", func(ctx context.Context, b audit.Batch) error {
+			if len(c.got()) > 0 && !restored.Swap(true) {
+				if err := e.DB.Change(ctx, func(tx *store.Tx) (audit.Event, error) {
+					return audit.Event{ID: audit.NewID(), Time: e.Clock.Now(), Kind: audit.AuditExportRemove, Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}, tx.RemoveExport("https://siem/")
+				}); err != nil {
+					return err
+				}
+				if err := e.DB.Note(ctx, func(n store.Notes) error { return n.AddExport("https://siem/") }); err != nil {
+					return err
+				}
+			}
+			return c.take(ctx, b)
+		}})
+		until(t, "the first arrive", func() bool { return len(c.got()) > 0 })
+		addEvents(t, e.DB, 1)
+		until(t, "the first arrive again", func() bool {
+			n := 0
+			for _, seq := range c.got() {
+				if seq == 1 {
+					n++
+				}
+			}
+			return n == 2
+		})
 	})
 }

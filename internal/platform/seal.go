@@ -78,12 +78,12 @@ func (p *Platform) Seal(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := p.DB.Seal(ctx, sealBatch, func(last string, list []audit.Record) (audit.Note, error) {
+	n, err := p.DB.Seal(ctx, sealBatch, func(n store.Notes, last string, list []audit.Record) (audit.Note, error) {
 		var from audit.Note
 		if last != "" {
 			// A note that somebody else wrote is not made good by going on from it.
 			if from, err = audit.ParseNote(last); err == nil && !key.AuditKey().Equal(from.Key) {
-				err = p.knowsKey(ctx, from.Key)
+				err = p.knowsKey(n, from.Key)
 			}
 			if err != nil {
 				return from, fmt.Errorf("the newest checkpoint is not good: %w; run \"sft-platform audit verify\"", err)
@@ -103,8 +103,8 @@ func (p *Platform) Seal(ctx context.Context) (int, error) {
 
 // auditKeys returns the public keys that have signed the audit, old ones too.
 // What counts is that the master key opens them: anybody can write a row.
-func (p *Platform) auditKeys(tx *store.Tx) ([]ed25519.PublicKey, error) {
-	records, err := tx.CAs("")
+func (p *Platform) auditKeys(n store.Notes) ([]ed25519.PublicKey, error) {
+	records, err := n.CAs("")
 	if err != nil {
 		return nil, err
 	}
@@ -121,14 +121,14 @@ func (p *Platform) auditKeys(tx *store.Tx) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-func (p *Platform) knowsKey(ctx context.Context, k ed25519.PublicKey) error {
-	return p.DB.Read(ctx, func(tx *store.Tx) error {
-		keys, err := p.auditKeys(tx)
-		if err == nil && !slices.ContainsFunc(keys, func(o ed25519.PublicKey) bool { return o.Equal(k) }) {
-			err = errors.New("it is signed by a key that is not this platform's")
-		}
-		return err
-	})
+// knowsKey refuses a key that is not the platform's. It reads with n: whoever
+// seals has one connection, and others may wait for it with all the rest.
+func (p *Platform) knowsKey(n store.Notes, k ed25519.PublicKey) error {
+	keys, err := p.auditKeys(n)
+	if err == nil && !slices.ContainsFunc(keys, func(o ed25519.PublicKey) bool { return o.Equal(k) }) {
+		err = errors.New("it is signed by a key that is not this platform's")
+	}
+	return err
 }
 
 // SealStatus is how the sealing of events goes.
@@ -219,7 +219,7 @@ func (p *Platform) VerifyAudit(ctx context.Context, kept string) (Verified, erro
 	err := p.DB.Read(ctx, func(tx *store.Tx) error {
 		c := audit.Chain{}
 		var err error
-		if c.Keys, err = p.auditKeys(tx); err != nil {
+		if c.Keys, err = p.auditKeys(tx.Notes); err != nil {
 			return err
 		}
 		var mark *audit.Note

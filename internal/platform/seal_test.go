@@ -255,8 +255,15 @@ func TestWhatIsDoneToSealedEventsIsFound(t *testing.T) {
 					t.Errorf("with nothing to seal: %v", err)
 				}
 				addEvents(t, e.DB, 1)
+				var began []string
+				e.DB.Watch(func(s store.Span) { began = append(began, s.Kind) })
+				defer e.DB.Watch(func(store.Span) {})
 				if _, err := p.Seal(t.Context()); err == nil || !strings.Contains(err.Error(), "the newest checkpoint is not good: it is signed by a key that is not this platform's") {
 					t.Errorf("going on from a stranger's checkpoint: %v", err)
+				}
+				// Nothing is read beside the sealing while that goes on.
+				if want := []string{"read", "read", "seal"}; !slices.Equal(began, want) {
+					t.Errorf("it took %q, want %q", began, want)
 				}
 				return fmt.Sprintf("at event %d: the next checkpoint was changed: it is signed by a key that is not this platform's", first)
 			}, ""},
@@ -464,7 +471,7 @@ func TestPrune(t *testing.T) {
 		day := n.Time.Add(24 * time.Hour)
 
 		export := func(name string, seq int64) {
-			if err := e.DB.Note(t.Context(), func(tx store.Notes) error { return errors.Join(tx.AddExport(name), tx.Exported(name, seq)) }); err != nil {
+			if err := e.DB.Note(t.Context(), func(tx store.Notes) error { return errors.Join(tx.AddExport(name), moveExport(tx, name, seq)) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -600,7 +607,9 @@ func TestRetention(t *testing.T) {
 
 		// An export keeps what it has not sent.
 		export := func(seq int64) {
-			if err := e.DB.Note(t.Context(), func(tx store.Notes) error { return errors.Join(tx.AddExport("file:/x"), tx.Exported("file:/x", seq)) }); err != nil {
+			if err := e.DB.Note(t.Context(), func(tx store.Notes) error {
+				return errors.Join(tx.AddExport("file:/x"), moveExport(tx, "file:/x", seq))
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -821,4 +830,13 @@ func TestARemovalUnderWay(t *testing.T) {
 			t.Errorf("after the next: %+v, %v", v, err)
 		}
 	})
+}
+
+// moveExport moves an export on, from wherever it is.
+func moveExport(n store.Notes, name string, to int64) error {
+	e, err := n.Export(name)
+	if err != nil || e.Seq >= to {
+		return err
+	}
+	return n.Exported(name, e.Seq, to)
 }

@@ -271,7 +271,7 @@ func (n Notes) CountUnsealed(before time.Time) (all, old int64, err error) {
 // What is not sealed is found by having no number, never by where the last
 // batch ended: an event that becomes visible after one with a later id is in
 // the next batch.
-func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []audit.Record) (audit.Note, error)) (sealed int, err error) {
+func (db *DB) Seal(ctx context.Context, max int, sign func(n Notes, last string, list []audit.Record) (audit.Note, error)) (sealed int, err error) {
 	err = db.in(ctx, db.write, &sql.TxOptions{Isolation: db.d.write}, "seal", db.d.seal, func(n Notes) error {
 		list, err := all(n, scanRecord, `SELECT `+recordCols+` FROM events WHERE seq IS NULL ORDER BY id LIMIT $1`, max)
 		if err != nil || len(list) == 0 {
@@ -282,7 +282,7 @@ func (db *DB) Seal(ctx context.Context, max int, sign func(last string, list []a
 		if err != nil {
 			return err
 		}
-		note, err := sign(last, list)
+		note, err := sign(n, last, list)
 		if err != nil {
 			return err
 		}
@@ -498,10 +498,13 @@ func (n Notes) AddExport(name string) error {
 	return n.add(`INSERT INTO exports (name, seq, holder, until) VALUES ($1, 0, '', 0) ON CONFLICT DO NOTHING`, name)
 }
 
-// HoldExport makes holder the one that sends an export until then, and returns
-// where it goes on from. While it is another's, that is ErrExists.
-func (n Notes) HoldExport(name, holder string, now, until time.Time) (Export, error) {
-	rows, err := n.exec(`UPDATE exports SET holder = $2, until = $4 WHERE name = $1 AND (holder = $2 OR until <= $3)`, name, holder, micros(now), micros(until))
+// HoldExport makes holder the one that sends an export for so long from now,
+// and returns where it goes on from. While it is another's, that is ErrExists;
+// but one that would hold on for more than twice as long has had a clock that
+// was ahead.
+func (n Notes) HoldExport(name, holder string, now time.Time, long time.Duration) (Export, error) {
+	rows, err := n.exec(`UPDATE exports SET holder = $2, until = $4 WHERE name = $1 AND (holder = $2 OR until <= $3 OR until > $5)`,
+		name, holder, micros(now), micros(now.Add(long)), micros(now.Add(2*long)))
 	if err != nil {
 		return Export{}, err
 	}
@@ -512,10 +515,11 @@ func (n Notes) HoldExport(name, holder string, now, until time.Time) (Export, er
 	return e, err
 }
 
-// Exported moves an export on: what has the number seq has arrived. It never
-// goes back.
-func (n Notes) Exported(name string, seq int64) error {
-	return n.add(`UPDATE exports SET seq = $2 WHERE name = $1 AND seq < $2`, name, seq)
+// Exported moves an export on from the number where it was: what has the number
+// to has arrived. One that is elsewhere by now, as after a restore, is
+// ErrNotFound: what it is to send next nobody else can say.
+func (n Notes) Exported(name string, from, to int64) error {
+	return n.must(`UPDATE exports SET seq = $3 WHERE name = $1 AND seq = $2`, name, from, to)
 }
 
 // RemoveExport forgets an export.

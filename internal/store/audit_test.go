@@ -286,7 +286,7 @@ func TestExports(t *testing.T) {
 	both(t, func(t *testing.T, s *suite) {
 		hold := func(holder string, now time.Time) error {
 			return s.Note(context.Background(), func(n store.Notes) error {
-				_, err := n.HoldExport("file:/a", holder, now, now.Add(time.Minute))
+				_, err := n.HoldExport("file:/a", holder, now, time.Minute)
 				return err
 			})
 		}
@@ -299,11 +299,16 @@ func TestExports(t *testing.T) {
 		s.is("another", hold("q", t0.Add(time.Minute)), store.ErrExists)
 		s.is("another, later", hold("q", t0.Add(90*time.Second)), nil)
 		s.is("the first, then", hold("p", t0.Add(91*time.Second)), store.ErrExists)
-		for _, seq := range []int64{5, 9, 3} {
-			s.note(func(n store.Notes) error { return n.Exported("file:/a", seq) })
+		s.is("one whose clock was not ahead", hold("p", t0.Add(30*time.Second)), store.ErrExists)
+		for _, m := range []struct {
+			from, to int64
+			want     error
+		}{{0, 5, nil}, {5, 9, nil}, {0, 3, store.ErrNotFound}, {12, 15, store.ErrNotFound}} {
+			s.is("moving it on", s.Note(t.Context(), func(n store.Notes) error { return n.Exported("file:/a", m.from, m.to) }), m.want)
 		}
 		s.same("the export", get(s, func(tx *store.Tx) ([]store.Export, error) { return tx.Exports() }),
 			[]store.Export{{Name: "file:/a", Seq: 9, Holder: "q", Until: t0.Add(150 * time.Second)}})
+		s.is("one whose clock was ahead", hold("p", t0.Add(20*time.Second)), nil)
 		s.change(func(tx *store.Tx) error { return tx.RemoveExport("file:/a") })
 		s.is("removing it twice", s.try(func(tx *store.Tx) error { return tx.RemoveExport("file:/a") }), store.ErrNotFound)
 	})
