@@ -253,7 +253,11 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	}
 	// What is under way when the grace is over ends with this context.
 	base, hangUp := context.WithCancel(context.Background())
-	var kept sync.WaitGroup
+	// What keeps a restore away is kept until nothing writes any more.
+	keep, letGo := context.WithCancel(context.Background())
+	var kept, holding sync.WaitGroup
+	defer holding.Wait()
+	defer letGo()
 	defer kept.Wait()
 	defer hangUp()
 	srv := &http.Server{
@@ -270,8 +274,8 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	kept.Go(func() { p.Run(base) })
 	done := make(chan error, 2)
 	go func() { done <- srv.ServeTLS(ln, "", "") }()
-	kept.Go(func() {
-		err := using.db.Keep(base, platform.ErrRestored, func(ctx context.Context) error {
+	holding.Go(func() {
+		err := using.db.Keep(keep, platform.ErrRestored, func(ctx context.Context) error {
 			_, err := platform.Restored(ctx, p.DB, &records)
 			return err
 		})
