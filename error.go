@@ -12,6 +12,7 @@ const (
 	Invalid        Code = "invalid_request"              // the request is wrong: change it
 	ContentType    Code = "unsupported_content_type"     // the body is of another type: send JSON
 	NoMethod       Code = "method_not_allowed"           // the path does not take the method: use one that it takes
+	KeyReused      Code = "idempotency_key_reused"       // the key was sent with another request before: send a new one
 	SignIn         Code = "authentication_error"         // nobody is signed in, or no longer: sign in, then retry
 	ClockSkew      Code = "clock_skew"                   // the two clocks are too far apart: set one
 	Replayed       Code = "request_replayed"             // this very request was seen before: make a new one
@@ -67,6 +68,7 @@ var Codes = []CodeInfo{
 	{Invalid, 400, ExitFailed, "the request is wrong: change it"},
 	{ContentType, 415, ExitFailed, "the body is of another type: send JSON"},
 	{NoMethod, 405, ExitFailed, "the path does not take the method: use one that it takes"},
+	{KeyReused, 422, ExitFailed, "the `Idempotency-Key` was sent with another request before: send a new one"},
 	{SignIn, 401, ExitSignIn, "nobody is signed in, or no longer: sign in, then retry"},
 	{ClockSkew, 401, ExitFailed, "the two clocks are too far apart: set one"},
 	{Replayed, 401, ExitFailed, "this very request was seen before: make a new one"},
@@ -114,6 +116,7 @@ type Error struct {
 	Code Code   `json:"code"`           // which of the table
 	Msg  string `json:"message"`        // what failed; lower case, no full stop
 	Hint string `json:"hint,omitempty"` // what to do next, as an order
+	ID   string `json:"id,omitempty"`   // of what is there already
 	Err  error  `json:"-"`              // the cause, for the log only
 }
 

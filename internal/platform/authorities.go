@@ -198,6 +198,7 @@ func (p *Platform) rotateCAs(ctx context.Context, a Actor, r AuthoritiesRequest,
 		kinds = append(kinds, ca.Kind(k))
 	}
 	var dropped []string
+	a.gives(func() any { return reply })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		team, pr, err := where(tx)
 		if err != nil {

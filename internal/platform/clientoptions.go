@@ -73,6 +73,7 @@ func (p *Platform) SetClientOption(ctx context.Context, a Actor, r ClientOptionR
 	if r.Value == "" {
 		return ClientOption{}, &sft.Error{Code: sft.Invalid, Msg: "client option " + sft.Quote(r.Key) + " has no value", Hint: "give config_value, or delete the option"}
 	}
+	a.gives(func() any { return r.ClientOption })
 	return r.ClientOption, p.setClientOption(ctx, a, r, r.Key, r.Value, func(store.ProjectRecord) error { return nil })
 }
 

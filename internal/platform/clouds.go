@@ -29,6 +29,7 @@ type CloudAccountRequest struct {
 // CreateCloudAccount lets the instances of an account enrol in a project.
 func (p *Platform) CreateCloudAccount(ctx context.Context, a Actor, r CloudAccountRequest) (sft.CloudAccount, error) {
 	var c store.CloudAccountRecord
+	a.gives(func() any { return c.CloudAccount })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
 		if err != nil {
@@ -50,7 +51,17 @@ func (p *Platform) CreateCloudAccount(ctx context.Context, a Actor, r CloudAccou
 		}
 		return e, err
 	})
-	return c.CloudAccount, err
+	return c.CloudAccount, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+		there, err := tx.CloudAccount(r.Provider, r.AccountID)
+		if err != nil {
+			return "", err
+		}
+		in, err := tx.Project(teamID, r.Project)
+		if err != nil || in.ID != there.ProjectID {
+			return "", err // of another project, or of another team, which is not to be told
+		}
+		return there.ID, nil
+	})
 }
 
 // ListCloudAccounts returns the cloud accounts of a project.

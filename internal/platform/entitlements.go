@@ -94,6 +94,7 @@ func sudoIn(tx *store.Tx, k asker, id string) (store.SudoRecord, error) {
 // project is given it.
 func (p *Platform) CreateSudo(ctx context.Context, a Actor, r SudoRequest) (sft.SudoEntitlement, error) {
 	s := store.SudoRecord{}
+	a.gives(func() any { return s.SudoEntitlement })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
@@ -107,7 +108,10 @@ func (p *Platform) CreateSudo(ctx context.Context, a Actor, r SudoRequest) (sft.
 		tell(&e, s.SudoEntitlement)
 		return e, exists(tx.AddSudo(s), "sudo entitlement", s.Name)
 	})
-	return s.SudoEntitlement, err
+	return s.SudoEntitlement, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+		there, err := tx.Sudo(teamID, s.Name)
+		return there.ID, err
+	})
 }
 
 // UpdateSudo replaces what a sudo entitlement allows. Hosts hear of it at

@@ -48,6 +48,7 @@ func (p *Platform) newGroup(tx *store.Tx, teamID, name string, roles []sft.Role)
 // CreateGroup makes a group.
 func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sft.Group, error) {
 	var g store.GroupRecord
+	a.gives(func() any { return g.Group })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
@@ -56,7 +57,10 @@ func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sf
 		g, err = p.newGroup(tx, k.team.ID, r.Name, r.Roles)
 		return p.event(a, audit.GroupCreate, k.team.Name, "", r.Name), err
 	})
-	return g.Group, err
+	return g.Group, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+		there, err := tx.Group(teamID, r.Name)
+		return there.ID, err
+	})
 }
 
 // GroupsRequest is GET /v1/teams/{team}/groups. The key of the list is the

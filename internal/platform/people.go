@@ -116,6 +116,7 @@ func (p *Platform) firstUse(tx *store.Tx, userID string) (string, error) {
 // CreateUser makes a person, who signs in with a one-time link first.
 func (p *Platform) CreateUser(ctx context.Context, a Actor, r CreateUserRequest) (CreateUserReply, error) {
 	var reply CreateUserReply
+	a.givesOnce("the user", &reply.ID, "make another link by POST to the user's first_use")
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
@@ -134,7 +135,10 @@ func (p *Platform) CreateUser(ctx context.Context, a Actor, r CreateUserRequest)
 		// The group "everyone" may be in a project.
 		return e, tx.ReviseTeam(k.team.ID)
 	})
-	return reply, err
+	return reply, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+		u, err := tx.User(teamID, r.Name)
+		return u.ID, err
+	})
 }
 
 // UserRequest names a user.
@@ -310,6 +314,7 @@ func (p *Platform) setStatus(tx *store.Tx, a Actor, k asker, u *store.UserRecord
 // until it is used.
 func (p *Platform) ResetUser(ctx context.Context, a Actor, r UserRequest) (CreateUserReply, error) {
 	var reply CreateUserReply
+	a.givesOnce("a link for the user", &reply.ID, "make another link with another key")
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
@@ -340,6 +345,7 @@ type ServiceUserRequest struct {
 // CreateServiceUser makes a service user, without a key.
 func (p *Platform) CreateServiceUser(ctx context.Context, a Actor, r ServiceUserRequest) (sft.User, error) {
 	var u store.UserRecord
+	a.gives(func() any { return u.User })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
@@ -348,7 +354,10 @@ func (p *Platform) CreateServiceUser(ctx context.Context, a Actor, r ServiceUser
 		u, err = p.newUser(tx, k.team.ID, r.Name, "", "", sft.Service)
 		return p.event(a, audit.UserCreate, k.team.Name, "", r.Name), err
 	})
-	return u.User, err
+	return u.User, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+		u, err := tx.User(teamID, r.Name)
+		return u.ID, err
+	})
 }
 
 // KeyReply shows a service user's new key, once.
@@ -370,6 +379,7 @@ const keyOverlap = 24 * time.Hour
 // RotateKey makes a new key for a service user; older ones end in a day.
 func (p *Platform) RotateKey(ctx context.Context, a Actor, r UserRequest) (KeyReply, error) {
 	var reply KeyReply
+	a.givesOnce("the key", &reply.ID, "delete it and make another")
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, u, err := p.serviceUser(tx, a, r, policy.Administer)
 		if err != nil {

@@ -88,6 +88,8 @@ type Actor struct {
 	// RequestID is the id of a signed request; it may change something once.
 	RequestID      string
 	RequestExpires time.Time
+
+	Once *Once // of a request that may be sent again
 }
 
 // audit says who the actor is in an event.
@@ -141,6 +143,9 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 			return audit.Event{}, err
 		}
 		e, err := fn(tx)
+		if err == nil {
+			err = p.keep(tx, a)
+		}
 		news = tx.News()
 		return e, err
 	})
@@ -225,7 +230,7 @@ func (p *Platform) asBy(tx *store.Tx, a Actor, teamName string, action policy.Ac
 	if !policy.May(k.user.Status, k.roles, action) {
 		return k, mayNot(k.user, a.Client != "", action)
 	}
-	return k, nil
+	return k, p.repeated(tx, a)
 }
 
 // mayNot refuses an action for want of a role, and says which would do.

@@ -75,6 +75,7 @@ func (p *Platform) GetPreauth(ctx context.Context, a Actor, r PreauthRequest) (s
 // preauthorizations and is no administrator gives them to others alone.
 func (p *Platform) CreatePreauth(ctx context.Context, a Actor, r PreauthRequest) (sft.Preauthorization, error) {
 	var v store.PreauthRecord
+	a.gives(func() any { return v.Preauthorization })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Preauthorize)
 		if err != nil {

@@ -129,6 +129,7 @@ func settings(pr sft.Project) map[string]string {
 // CreateProject makes a project with its own authorities.
 func (p *Platform) CreateProject(ctx context.Context, a Actor, r ProjectRequest) (sft.Project, error) {
 	var pr store.ProjectRecord
+	a.gives(func() any { return pr.Project })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
@@ -139,7 +140,10 @@ func (p *Platform) CreateProject(ctx context.Context, a Actor, r ProjectRequest)
 		e.Detail = settings(pr.Project)
 		return e, err
 	})
-	return pr.Project, err
+	return pr.Project, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+		there, err := tx.Project(teamID, r.Name)
+		return there.ID, err
+	})
 }
 
 func (p *Platform) newProject(tx *store.Tx, teamID string, r ProjectRequest) (store.ProjectRecord, error) {
@@ -427,6 +431,7 @@ func (p *Platform) GetProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 // AddProjectGroup lets a group into a project.
 func (p *Platform) AddProjectGroup(ctx context.Context, a Actor, r ProjectGroupRequest) (sft.ProjectGroup, error) {
 	var pg sft.ProjectGroup
+	a.gives(func() any { return pg })
 	err := p.setProjectGroup(ctx, a, r, r.Name, func(tx *store.Tx, g store.ProjectGroupRecord) error {
 		pg = g.ProjectGroup
 		return exists(tx.AddProjectGroup(g), "group in the project called", g.Group)

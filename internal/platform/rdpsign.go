@@ -56,6 +56,7 @@ func rdpSigningCertificate(a *ca.Authority) (api.RDPSigningCertificate, error) {
 // signs connection files for the people of a team. From then on it does.
 func (p *Platform) CreateRDPSigner(ctx context.Context, a Actor, r RDPSignerRequest) (api.RDPSigningCertificate, error) {
 	var reply api.RDPSigningCertificate
+	a.gives(func() any { return reply })
 	there := func(tx *store.Tx, k asker) error {
 		switch _, err := p.rdpSigner(tx, k.team.ID); {
 		case err == nil:

@@ -44,6 +44,7 @@ func binding(tx *store.Tx, b store.Binding, user string, now time.Time) (sft.Ser
 // CreateBinding lets an account of a server act as a service user.
 func (p *Platform) CreateBinding(ctx context.Context, a Actor, r BindingRequest) (sft.ServiceBinding, error) {
 	var v sft.ServiceBinding
+	a.gives(func() any { return v })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, u, err := p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer)
 		if err != nil {
@@ -76,7 +77,10 @@ func (p *Platform) CreateBinding(ctx context.Context, a Actor, r BindingRequest)
 		// From its first binding on the service user has accounts of its own.
 		return e, tx.ReviseTeam(k.team.ID)
 	})
-	return v, err
+	return v, p.named(ctx, r.Team, err, func(tx *store.Tx, _ string) (string, error) {
+		b, err := tx.Binding(r.Server, r.Account)
+		return b.ID, err
+	})
 }
 
 // BindingsRequest is GET /v1/teams/{team}/service_users/{user}/bindings. The

@@ -33,6 +33,7 @@ type TokenReply struct {
 // CreateToken makes an enrollment token for a project's servers.
 func (p *Platform) CreateToken(ctx context.Context, a Actor, r TokenRequest) (TokenReply, error) {
 	var reply TokenReply
+	a.givesOnce("the enrollment token", &reply.ID, "delete it and make another")
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.Administer)
 		if err != nil {

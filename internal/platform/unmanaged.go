@@ -63,6 +63,7 @@ func (r UnmanagedRequest) facts() (api.Facts, error) {
 // held like any server's, and none of them may be another's.
 func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) (sft.Server, error) {
 	var s store.ServerRecord
+	a.gives(func() any { return s.Server(p.Now()) })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.ManageServers)
 		if err != nil {
@@ -103,7 +104,13 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 		return e, nil
 	})
 	if err != nil {
-		return sft.Server{}, err
+		return sft.Server{}, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
+			in, err := tx.Project(teamID, r.Project)
+			if err != nil {
+				return "", err
+			}
+			return tx.NameHolder(in.ID, r.Hostname)
+		})
 	}
 	return s.Server(p.Now()), nil
 }

@@ -24,9 +24,9 @@ func (n Notes) UseID(id string, expires time.Time) error {
 }
 
 // Sweep deletes what has expired: used ids, sign-ins on their way, web
-// sessions, and through which servers sessions went.
+// sessions, through which servers sessions went, and what requests made.
 func (n Notes) Sweep(now time.Time) error {
-	for _, table := range []string{"used_ids", "sign_ins", "web_sessions", "first_uses", "session_hops"} {
+	for _, table := range []string{"used_ids", "sign_ins", "web_sessions", "first_uses", "session_hops", "repeats"} {
 		if err := n.add(`DELETE FROM `+table+` WHERE expires_at < $1`, micros(now)); err != nil {
 			return err
 		}

@@ -67,6 +67,13 @@ func everyCodeOfThePlatform(t *testing.T, e *testenv.Env) {
 		b, _ := json.Marshal(api.EnrollServerRequest{Token: e.Token(testenv.Project), DeviceKey: spki, Facts: testenv.Facts("web02")})
 		return string(b)
 	}
+	for _, name := range []string{"keyed", "other"} {
+		status, got := withKey(t, e, as[robot], "POST", base+"/groups", "k", []byte(`{"name":"`+name+`"}`))
+		if name == "other" && (status != sft.KeyReused.Info().Status || !strings.Contains(got, string(sft.KeyReused))) {
+			t.Errorf("a key with another body: %d %s", status, got)
+		}
+	}
+	delete(said, sft.KeyReused)
 	connect := string(m.body(`{"target":"prod/web01","service":"x","csr":"$C"}`))
 	// Each is sent until it gets the code, at most so often.
 	for _, tt := range []struct {

@@ -46,6 +46,14 @@ const preface = "# The REST API\n\n" +
 	"with a parameter that the route does not take, or with one given twice. So nothing is listed whole, and nothing set to nothing, because of a slip. In a value of\n" +
 	"the query write `%` as `%25`, `;` as `%3B`, `+` as `%2B` and `&` as `%26`, or have curl do it: `-G --data-urlencode 'selector=env=top'`. A method that a path does not\n" +
 	"take is refused with 405, and `Allow` has those that it takes.\n\n" +
+	"## Sending a request again\n\n" +
+	"Who has no answer does not know whether a request was carried out. GET, PUT and DELETE may simply be sent again. A POST that makes something takes the header\n" +
+	"`Idempotency-Key`, which the caller chooses, another for each thing that is to be made (a UUID, or the name of the step in a plan). For a day the same request with the\n" +
+	"same key makes nothing more: it is answered as the first was. Where that answer held a secret, which is kept nowhere, it is `resource_already_exists` with the `id` of\n" +
+	"what was made: delete that, and make another. The same key with another route or body is `idempotency_key_reused`. Keys are each person's or service user's own, and\n" +
+	"what was refused has used up none. A name that is taken is `resource_already_exists` too, with the `id` of what has it where the caller may know it.\n\n" +
+	"    curl -fsS -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -H \"Idempotency-Key: $(uuidgen)\" --retry 5 --retry-all-errors \\\n" +
+	"        https://PLATFORM/v1/teams/TEAM/projects/PROJECT/server_enrollment_tokens -d '{\"description\":\"image 7\",\"max_uses\":1}'\n\n" +
 	"## Limits\n\n" +
 	"Each reply says how much the caller may ask for, or, where nobody has signed, the place that the request comes from: `X-RateLimit-Limit` is how many requests can be\n" +
 	"made at once, `X-RateLimit-Remaining` how many of them are left, and `X-RateLimit-Reset` when all can be made again, in seconds since 1970. What is over a limit is\n" +

@@ -153,6 +153,9 @@ func (g *generator) operations() (list []operation) {
 		if r.method == http.MethodPost || r.method == http.MethodPut {
 			t.codes[sft.ContentType] = true
 		}
+		if r.makes() {
+			t.codes[sft.Exists], t.codes[sft.KeyReused] = true, true
+		}
 		for _, c := range sft.Codes {
 			if t.codes[c.Code] || g.base.codes[c.Code] {
 				o.codes = append(o.codes, c)
@@ -305,6 +308,9 @@ func (g *generator) request(o *operation) {
 			p.min, p.max = bounds(f)
 			o.params = append(o.params, p)
 		}
+	}
+	if o.makes() {
+		o.params = append(o.params, field{name: onceHeader, in: "header", doc: "another for each thing that is to be made, 1 to 255 visible characters of ASCII: the same request may be sent again with it for a day", typ: reflect.TypeFor[string]()})
 	}
 	if n := strings.Count(o.path, "{"); n != len(slices.DeleteFunc(slices.Clone(o.params), func(f field) bool { return f.in != "path" })) {
 		g.problem("%s %s: %s does not have all of the path's words", o.method, o.path, t)

@@ -2,6 +2,7 @@ package webapi
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"sft"
+	"sft/internal/platform"
 )
 
 // inputs is what an operation takes.
@@ -264,4 +266,27 @@ func bearer(r *http.Request) (string, error) {
 		return "", &sft.Error{Code: sft.SignIn, Msg: "the header Authorization has no bearer token", Hint: "get a token from service_token, and send it as Authorization: Bearer TOKEN"}
 	}
 	return "Bearer " + token, nil
+}
+
+// onceHeader is what a request says so that it can be sent again.
+const onceHeader = "Idempotency-Key"
+
+// makes reports whether a route makes something for a person or service user,
+// and so takes an Idempotency-Key. What others change is the same when it is
+// changed again.
+func (rt route) makes() bool {
+	return rt.method == http.MethodPost && rt.access == person && rt.handle.status == http.StatusCreated
+}
+
+// once reads the Idempotency-Key of a request; nil without one.
+func once(rt route, r *http.Request, body []byte) (*platform.Once, error) {
+	keys := r.Header.Values(onceHeader)
+	if len(keys) == 0 || !rt.makes() {
+		return nil, nil
+	}
+	if k := keys[0]; len(keys) > 1 || k == "" || len(k) > 255 || strings.ContainsFunc(k, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return nil, invalid("send one, of 1 to 255 visible characters of ASCII, as a UUID is", "the %s cannot be used", onceHeader)
+	}
+	sum := sha256.Sum256(body)
+	return &platform.Once{Key: keys[0], Route: r.Method + " " + r.URL.EscapedPath(), Body: sum[:]}, nil
 }

@@ -222,6 +222,9 @@ func (t *trail) follow(d *declared) {
 				if path == "sft/internal/cloudid" && !field { // the platform's field AWS; other things are verified, too
 					continue
 				}
+				if sel.Sel.Name == "repeated" { // of those that make something, which operations knows
+					continue
+				}
 				for _, f := range t.s.pkg(path).funcs[sel.Sel.Name] {
 					if f.method && receiver(f.node.(*ast.FuncDecl)) != "BackupFile" { // which no operation has
 						t.follow(f)

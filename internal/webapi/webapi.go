@@ -240,7 +240,13 @@ func (s *Server) handle(ctx context.Context, rt route, r *http.Request, header s
 	if err := s.admit(ctx, rt.access, a); err != nil {
 		return 0, nil, err
 	}
+	if a.Once, err = once(rt, r, body); err != nil {
+		return 0, nil, err
+	}
 	status, reply, err := rt.handle.serve(ctx, a, r, body)
+	if again, ok := errors.AsType[*platform.Repeated](err); ok {
+		return rt.handle.status, again.Reply, nil
+	}
 	s.metrics.handled(rt, body, reply, err)
 	return status, reply, err
 }
