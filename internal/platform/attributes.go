@@ -214,11 +214,11 @@ func (p *Platform) SetUserAttribute(ctx context.Context, a Actor, r AttributeReq
 		if r.Name != windowsUserName && u.WindowsLogin == u.Login {
 			now.WindowsLogin, now.WindowsUID, now.WindowsGID = now.Login, now.UID, now.GID
 		}
+		if err := differ(accountsOf(u), accountsOf(now)); err != nil {
+			return audit.Event{}, err
+		}
 		e := p.event(a, audit.UserAttribute, k.team.Name, "", u.Name)
 		e.Detail = map[string]string{"attribute": r.Name, "now": accountsOf(now), "was": accountsOf(u)}
-		if accountsOf(now) == accountsOf(u) {
-			return e, nil
-		}
 		return e, errors.Join(tx.SetAccounts(u, now), reviseFor(tx, u, now))
 	})
 }
@@ -341,8 +341,8 @@ func (p *Platform) SetGroupAttribute(ctx context.Context, a Actor, r AttributeRe
 		case unixGroupName:
 			was := serverGroupOf(g)
 			e.Detail = map[string]string{"attribute": r.Name, "now": "name " + r.Value, "was": "name " + was}
-			if r.Value == was {
-				return e, nil
+			if err := differ(was, r.Value); err != nil {
+				return audit.Event{}, err
 			}
 			if err := mayBeServerGroup(tx, g, r.Value); err != nil {
 				return audit.Event{}, err
@@ -354,6 +354,9 @@ func (p *Platform) SetGroupAttribute(ctx context.Context, a Actor, r AttributeRe
 			return e, errors.Join(tx.SetServerGroup(g.ID, stored, was, r.Value), tx.ReviseGroup(g.ID))
 		case unixGID:
 			gid, err := number(r.Name, r.Value, func(n int) (bool, error) { return tx.GIDTaken(k.team.ID, n, g.ID) })
+			if err == nil {
+				err = differ(g.GID, gid)
+			}
 			if err != nil {
 				return audit.Event{}, err
 			}

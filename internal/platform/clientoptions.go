@@ -94,7 +94,11 @@ func (p *Platform) setClientOption(ctx context.Context, a Actor, r ClientOptionR
 		if err := check(pr); err != nil {
 			return audit.Event{}, err
 		}
+		was := pr.Project
 		if err := setClientOptions(&pr.ClientOptions, map[string]*string{key: &value}); err != nil {
+			return audit.Event{}, err
+		}
+		if err := differ(was, pr.Project); err != nil {
 			return audit.Event{}, err
 		}
 		if err := tx.SaveProject(pr); err != nil {

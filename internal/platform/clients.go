@@ -366,11 +366,11 @@ func (p *Platform) UpdateClient(ctx context.Context, a Actor, r UpdateClientRequ
 			}
 			tx.Also(e)
 		}
+		if !moves {
+			return audit.Event{}, errSame
+		}
 		e := p.event(a, audit.ClientAssign, k.team.Name, "", c.Hostname)
 		e.Detail = map[string]string{"client": c.ID, "user": c.User, "was": c.User}
-		if !moves {
-			return e, nil
-		}
 		u, err := tx.User(k.team.ID, r.User)
 		if err == nil && (u.Type != sft.Human || u.Status != sft.StatusActive) {
 			err = store.ErrNotFound

@@ -152,7 +152,7 @@ func (p *Platform) mayTakeOver(tx *store.Tx, old store.ServerRecord, pr store.Pr
 	} else if err != nil {
 		return "", err
 	}
-	if err := p.once(tx, Actor{RequestID: c.ID, RequestExpires: time.Unix(c.Expires, 0)}); err != nil {
+	if err := p.once(tx.Notes, Actor{RequestID: c.ID, RequestExpires: time.Unix(c.Expires, 0)}); err != nil {
 		return "", err
 	}
 	return "took its record over, by its old key", nil

@@ -131,6 +131,9 @@ func (p *Platform) UpdateSudo(ctx context.Context, a Actor, r SudoRequest) (stru
 			return audit.Event{}, err
 		}
 		now.ID, now.CreatedAt = s.ID, s.CreatedAt
+		if err := differ(s.SudoEntitlement, now); err != nil {
+			return audit.Event{}, err
+		}
 		s.SudoEntitlement = now
 		e := p.event(a, audit.SudoUpdate, k.team.Name, "", s.Name)
 		tell(&e, now)

@@ -106,11 +106,14 @@ func (p *Platform) UpdateGroup(ctx context.Context, a Actor, r GroupRequest) (st
 		if g.Name == sft.Owners {
 			return audit.Event{}, builtIn(g.Name)
 		}
-		e := p.event(a, audit.GroupUpdate, k.team.Name, "", g.Name)
-		e.Detail = map[string]string{"roles": fmt.Sprint(r.Roles), "was": fmt.Sprint(g.Roles)}
 		if r.Roles == nil {
 			r.Roles = []sft.Role{}
 		}
+		if err := differ(g.Roles, r.Roles); err != nil {
+			return audit.Event{}, err
+		}
+		e := p.event(a, audit.GroupUpdate, k.team.Name, "", g.Name)
+		e.Detail = map[string]string{"roles": fmt.Sprint(r.Roles), "was": fmt.Sprint(g.Roles)}
 		return e, tx.SetRoles(g.ID, r.Roles)
 	})
 }
@@ -249,7 +252,10 @@ func (p *Platform) AddMember(ctx context.Context, a Actor, r MemberRequest) (str
 		e := p.event(a, audit.MemberAdd, k.team.Name, "", u.Name)
 		e.Detail = map[string]string{"group": g.Name}
 		added, err := tx.AddMember(g.ID, u.ID)
-		if !added || err != nil {
+		if !added && err == nil {
+			err = errSame
+		}
+		if err != nil {
 			return e, err
 		}
 		return e, tx.ReviseGroup(g.ID)

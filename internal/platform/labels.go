@@ -30,7 +30,7 @@ func (p *Platform) setLabels(tx *store.Tx, a Actor, k asker, s store.ServerRecor
 	}
 	e, changed := p.labelsEvent(a, k.team.Name, s, before)
 	if !changed {
-		return e, nil
+		return e, errSame
 	}
 	return e, tx.ReviseServer(s.ID)
 }

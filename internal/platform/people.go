@@ -276,6 +276,9 @@ func (p *Platform) setStatus(tx *store.Tx, a Actor, k asker, u *store.UserRecord
 	case u.Status == sft.StatusDeleted:
 		return audit.Event{}, noSuch("user", r.User)
 	}
+	if err := differ(u.Status, r.Status); err != nil {
+		return audit.Event{}, err
+	}
 	kind := audit.UserUpdate
 	if r.Status == sft.StatusDeleted {
 		kind = audit.UserRemove

@@ -342,9 +342,16 @@ func TestClientOptions(t *testing.T) {
 			{"both", m{"client_config_options": m{forward: "native", agent: "none"}}, sft.ClientOptions{PortForward: "native", ForwardAgent: "none"}},
 			{"the default", m{"client_config_options": m{forward: "", agent: ""}}, sft.ClientOptions{}},
 		} {
+			was := e.Project("p").ClientOptions
 			events := since(e, func() { e.Do("PUT", "/projects/p", tt.body, nil) })
 			if got := e.Project("p").ClientOptions; got != tt.want {
 				t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+			}
+			if tt.want == was {
+				if len(events) > 0 {
+					t.Errorf("%s is told as %+v", tt.name, events)
+				}
+				continue
 			}
 			if d := events[0].Detail; told(events) != "project.update success" || d["client_config_options."+forward] != tt.want.PortForward || d["client_config_options."+agent] != tt.want.ForwardAgent {
 				t.Errorf("%s is told as %+v", tt.name, events)

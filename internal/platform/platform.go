@@ -9,10 +9,12 @@
 package platform
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -114,11 +116,11 @@ func (p *Platform) event(a Actor, kind audit.Kind, team, project, target string)
 }
 
 // once refuses a signed request that was seen before.
-func (p *Platform) once(tx *store.Tx, a Actor) error {
+func (p *Platform) once(n store.Notes, a Actor) error {
 	if a.RequestID == "" {
 		return nil
 	}
-	err := tx.UseID(a.RequestID, a.RequestExpires.Add(2*api.MaxSkew))
+	err := n.UseID(a.RequestID, a.RequestExpires.Add(2*api.MaxSkew))
 	if errors.Is(err, store.ErrExists) {
 		return &sft.Error{Code: sft.Replayed, Msg: "this request was seen before", Hint: "make a new request"}
 	}
@@ -139,7 +141,7 @@ func (p *Platform) add(ctx context.Context, a Actor, fn func(*store.Tx) (audit.E
 func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, func(*store.Tx) (audit.Event, error)) error, fn func(*store.Tx) (audit.Event, error)) error {
 	var news []string
 	err := in(ctx, func(tx *store.Tx) (audit.Event, error) {
-		if err := p.once(tx, a); err != nil {
+		if err := p.once(tx.Notes, a); err != nil {
 			return audit.Event{}, err
 		}
 		e, err := fn(tx)
@@ -149,8 +151,27 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 		news = tx.News()
 		return e, err
 	})
+	if errors.Is(err, errSame) {
+		return p.DB.Note(ctx, func(n store.Notes) error { return p.once(n, a) })
+	}
 	if err == nil {
 		p.news.tell(news...)
+	}
+	return err
+}
+
+// errSame ends an operation of change after which everything would be as it is:
+// it has worked, nothing of it is stored but the id of its request, and nobody
+// is told. Who puts the same things again and again, as a program that looks
+// after them does, wakes no agent.
+var errSame = errors.New("nothing would change")
+
+// differ returns errSame if two things read the same in the API.
+func differ(was, now any) error {
+	a, err := json.Marshal(was)
+	b, berr := json.Marshal(now)
+	if err = errors.Join(err, berr); err == nil && bytes.Equal(a, b) {
+		err = errSame
 	}
 	return err
 }

@@ -124,7 +124,11 @@ func (p *Platform) UpdatePreauth(ctx context.Context, a Actor, r PreauthRequest)
 		if r.User != "" && sft.Fold(r.User) != sft.Fold(v.User) {
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a preauthorization keeps its user", Hint: "disable it, and make another"}
 		}
+		was := v.Preauthorization
 		if err := p.setPreauth(tx, k, pr, r, &v); err != nil {
+			return audit.Event{}, err
+		}
+		if err := differ(was, v.Preauthorization); err != nil {
 			return audit.Event{}, err
 		}
 		return p.preauthEvent(a, audit.PreauthUpdate, k, pr, v), tx.SavePreauth(v)

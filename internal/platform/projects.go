@@ -338,14 +338,17 @@ func (p *Platform) UpdateProject(ctx context.Context, a Actor, r ProjectRequest)
 		if r.Name != "" && r.Name != pr.Name {
 			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "a project keeps its name", Hint: "make a new project"}
 		}
-		was := pr.MaxSession
+		was := pr.Project
 		if err := r.apply(&pr.Project); err != nil {
+			return audit.Event{}, err
+		}
+		if err := differ(was, pr.Project); err != nil {
 			return audit.Event{}, err
 		}
 		if err := tx.SaveProject(pr); err != nil {
 			return audit.Event{}, err
 		}
-		if longer := time.Duration(pr.MaxSession-was) * time.Second; longer > 0 { // for who has a certificate and has not signed in yet
+		if longer := time.Duration(pr.MaxSession-was.MaxSession) * time.Second; longer > 0 { // for who has a certificate and has not signed in yet
 			if err := tx.ProlongSessions(pr.ID, longer, p.Now()); err != nil {
 				return audit.Event{}, err
 			}
@@ -476,6 +479,14 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		places, err := tx.ProjectGroups(pr.ID)
 		if err != nil {
 			return audit.Event{}, err
+		}
+		was := slices.IndexFunc(places, func(g store.ProjectGroupRecord) bool { return g.GroupID == rec.GroupID })
+		if was >= 0 && r.Group != "" { // PUT names it in its path
+			now := rec.ProjectGroup
+			now.CreatedAt = places[was].CreatedAt
+			if err := differ(places[was].ProjectGroup, now); err != nil {
+				return audit.Event{}, err
+			}
 		}
 		if err := set(tx, rec); err != nil {
 			return audit.Event{}, err

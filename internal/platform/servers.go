@@ -531,12 +531,21 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		case move:
 			return p.moveServer(tx, a, k, s, r.MoveTo)
 		}
+		same := true
 		if r.Labels != nil {
 			e, err := p.setLabels(tx, a, k, s, r.Labels)
+			if same = errors.Is(err, errSame); same && rest {
+				err = nil
+			}
 			if err != nil || !rest {
 				return e, err
 			}
-			tx.Also(e)
+			if !same {
+				tx.Also(e)
+			}
+		}
+		if same && is(r.ReenrollAllowed, s.ReenrollAllowed) && is(r.KeyConflict, s.KeyConflict) && is(r.RotateKey, s.RotateKey) && (r.TakeNames == nil || len(s.NameConflict) == 0) {
+			return audit.Event{}, errSame
 		}
 		e := p.event(a, audit.ServerUpdate, k.team.Name, s.Project, name)
 		e.Detail = map[string]string{"server": s.ID}
@@ -567,6 +576,9 @@ func (p *Platform) UpdateServer(ctx context.Context, a Actor, r UpdateServerRequ
 		return e, err
 	})
 }
+
+// is reports whether what a request says, if it says it, is so already.
+func is(said *bool, now bool) bool { return said == nil || *said == now }
 
 // moveServer puts a server into another project of the team. Its agent hears
 // of it by the state of that project: it shuts the accounts of who has no

@@ -85,6 +85,9 @@ func (p *Platform) UpdateSettings(ctx context.Context, a Actor, r SettingsReques
 		if r.AllowDeviceCode != nil {
 			t.AllowDeviceCode = *r.AllowDeviceCode
 		}
+		if err := differ(k.team, t); err != nil {
+			return audit.Event{}, err
+		}
 		e := p.event(a, audit.TeamSettings, t.Name, "", t.Name)
 		e.Detail = map[string]string{}
 		for name, v := range map[string][2]any{
