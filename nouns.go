@@ -224,9 +224,11 @@ type Authority struct {
 	ExpiresAt   time.Time `json:"expires_at"`
 	// Until is when a retired one goes, and when one that is next signs at the
 	// latest. WaitingFor are the ids of active servers whose agents have not said
-	// that they have it, of one that is next or took another's place.
+	// that they have it, of one that is next or took another's place: the first
+	// 100 of Waiting.
 	Until      *time.Time `json:"until,omitempty"`
 	WaitingFor []string   `json:"waiting_for,omitempty"`
+	Waiting    int64      `json:"waiting,omitempty"`
 }
 
 // A ProjectGroup lets a group into a project's servers.

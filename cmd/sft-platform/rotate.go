@@ -216,7 +216,7 @@ func printAuthorities(w io.Writer, list []sft.Authority) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "KIND\tSTAGE\tNOT HEARD YET\tFINGERPRINT")
 	for _, c := range list {
-		fmt.Fprintf(t, "%s\t%s\t%d servers\t%s\n", c.Kind, c.Stage, len(c.WaitingFor), c.Fingerprint)
+		fmt.Fprintf(t, "%s\t%s\t%d servers\t%s\n", c.Kind, c.Stage, c.Waiting, c.Fingerprint)
 	}
 	return t.Flush()
 }

@@ -71,24 +71,28 @@ func (p *Platform) projectCAs(tx *store.Tx, pr store.ProjectRecord) ([]sft.Autho
 		return nil, err
 	}
 	list := []sft.Authority{}
+	waiting := map[int64]sft.Authority{} // by revision: kinds that were rotated together have one
 	for _, c := range records {
 		v := sft.Authority{ID: c.ID, Kind: c.Kind, Stage: c.Stage, Since: c.StageAt, Fingerprint: fingerprint(c), CreatedAt: c.CreatedAt, ExpiresAt: c.NotAfter}
 		switch c.Stage {
 		case store.CANext:
 			until := c.StageAt.Add(caPatience)
 			v.Until = &until
-			if v.WaitingFor, err = p.waitingFor(tx.Notes, c); err != nil {
-				return nil, err
-			}
-		case store.CAActive:
-			if c.Revision > 0 { // it took the place of another, which who has not heard trusts still
-				if v.WaitingFor, err = p.waitingFor(tx.Notes, c); err != nil {
-					return nil, err
-				}
-			}
 		case store.CARetired:
 			until := c.StageAt.Add(signedLife(c.Kind) + caMargin)
 			v.Until = &until
+		}
+		// An active one has a revision if it took the place of another, which who
+		// has not heard trusts still.
+		if c.Stage == store.CANext || c.Stage == store.CAActive && c.Revision > 0 {
+			w, ok := waiting[c.Revision]
+			if !ok {
+				if w.WaitingFor, w.Waiting, err = p.waitingFor(tx.Notes, c, maxWaiting); err != nil {
+					return nil, err
+				}
+				waiting[c.Revision] = w
+			}
+			v.WaitingFor, v.Waiting = w.WaitingFor, w.Waiting
 		}
 		list = append(list, v)
 	}
@@ -106,17 +110,14 @@ func fingerprint(c store.CARecord) string {
 	return ca.Fingerprint(c.Public)
 }
 
-// waitingFor returns the ids of the active servers whose agents have not taken
-// up a CA that is next, or that took a dropped one's place.
-func (p *Platform) waitingFor(n store.Notes, c store.CARecord) (ids []string, err error) {
-	servers, err := n.Servers(c.ProjectID)
-	for _, s := range servers {
-		if !s.Unmanaged && s.Server(p.Now()).State == sft.StateActive && s.AgentRevision < c.Revision {
-			ids = append(ids, s.ID)
-		}
-	}
-	slices.Sort(ids)
-	return ids, err
+// maxWaiting is how many servers an authority names that it waits for.
+const maxWaiting = 100
+
+// waitingFor returns how many active servers there are whose agents have not
+// taken up a CA that is next, or that took another's place, and the ids of the
+// first of them.
+func (p *Platform) waitingFor(n store.Notes, c store.CARecord, first int) (ids []string, count int64, err error) {
+	return n.Behind(c.ProjectID, c.Revision, p.Now().Add(-sft.ActiveFor), first)
 }
 
 // sawRevision notes which revision of its project an agent says it has.
@@ -291,13 +292,16 @@ func (p *Platform) beginCAs(tx *store.Tx, a Actor, team string, pr store.Project
 }
 
 // caStep says what is to be done with a CA now: the stage that is next for it,
-// "" for its end, or ok is false.
+// "" for its end, the same where its time is to be put right, or ok is false.
 func (p *Platform) caStep(n store.Notes, c store.CARecord) (stage string, ok bool, err error) {
 	since := p.Now().Sub(c.StageAt)
+	if since < -clockOff && c.Stage != store.CAActive {
+		return c.Stage, true, nil // its step was taken by a clock that was ahead: it is as if now
+	}
 	switch c.Stage {
 	case store.CANext:
-		waiting, err := p.waitingFor(n, c)
-		return store.CAActive, err == nil && since >= caSettle && (len(waiting) == 0 || since >= caPatience), err
+		_, waiting, err := p.waitingFor(n, c, 0)
+		return store.CAActive, err == nil && since >= caSettle && (waiting == 0 || since >= caPatience), err
 	case store.CARetired:
 		return "", since >= signedLife(c.Kind)+caMargin, nil
 	case store.CAActive:
@@ -362,13 +366,17 @@ func (p *Platform) advanceCA(tx *store.Tx, c store.CARecord) (audit.Event, error
 	if err != nil {
 		return audit.Event{}, err
 	}
-	if stage == store.CANext {
+	if stage == store.CANext && c.Stage == store.CAActive {
 		e, err := p.beginCAs(tx, Actor{}, team.Name, pr, []ca.Kind{ca.Kind(c.Kind)})
 		e.Actor = housekeeper
 		return e, err
 	}
 	e := p.event(Actor{}, audit.CARotate, team.Name, pr.Name, pr.Name)
 	e.Actor, e.Detail = housekeeper, map[string]string{"kind": c.Kind, "stage": stage, "fingerprint": fingerprint(c)}
+	if stage == c.Stage {
+		e.Detail["was_since"] = c.StageAt.UTC().Format(time.RFC3339)
+		return e, tx.SetCAStage(c.ID, stage, p.Now())
+	}
 	if stage == "" {
 		e.Detail["stage"] = "removed"
 		return e, errors.Join(tx.RemoveCA(c.ID), tx.Revise(pr.ID))

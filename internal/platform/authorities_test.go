@@ -3,6 +3,7 @@ package platform_test
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,8 +13,10 @@ import (
 
 	"sft"
 	"sft/internal/api"
+	"sft/internal/audit"
 	"sft/internal/ca"
 	"sft/internal/platform"
+	"sft/internal/store"
 	"sft/internal/testenv"
 )
 
@@ -274,6 +277,80 @@ func TestDroppedCAs(t *testing.T) {
 		e.Grant("lab", "dev", false, "ann")
 		if st := e.State(e.Server("lab", testenv.Facts("lab01"))); len(st.DroppedCAs) != 0 {
 			t.Errorf("another project's host is told of %q", st.DroppedCAs)
+		}
+	})
+}
+
+// A step that was taken by a clock that was ahead counts as one of now: the
+// rotation goes on.
+func TestARotationByAClockThatWasAhead(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		r := rotation{names: names{t, e}}
+		const ahead = 20 * 24 * time.Hour
+		e.Clock.Advance(ahead)
+		if _, err := e.Platform.RotateAuthoritiesHere(t.Context(), platform.AuthoritiesRequest{Team: testenv.Team, Project: testenv.Project, Kinds: []string{"access"}}); err != nil {
+			t.Fatal(err)
+		}
+		e.Clock.Advance(-ahead)
+		r.housekeep("access next")
+		r.housekeep("")
+		e.Clock.Advance(3 * time.Minute)
+		r.housekeep("access active")
+		e.Clock.Advance(-4 * time.Minute) // which is less than clocks differ
+		r.housekeep("")
+		e.Clock.Advance(-ahead)
+		r.housekeep("access retired")
+		e.Clock.Advance(ca.AccessLife + 2*time.Hour)
+		r.housekeep("access removed")
+	})
+}
+
+// An authority names some of very many servers that it waits for, and counts
+// them all.
+func TestAnAuthorityWaitsForMany(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Do("POST", "/projects/prod/authorities", platform.AuthoritiesRequest{Kinds: []string{"access", "host"}}, nil)
+		if err := e.DB.Change(t.Context(), func(tx *store.Tx) (audit.Event, error) {
+			team, err := tx.Team(testenv.Team)
+			if err != nil {
+				return audit.Event{}, err
+			}
+			pr, err := tx.Project(team.ID, testenv.Project)
+			if err != nil {
+				return audit.Event{}, err
+			}
+			now, long := e.Clock.Now(), e.Clock.Now().Add(-sft.ActiveFor)
+			for i := range 110 {
+				s := store.ServerRecord{ID: fmt.Sprintf("s%03d", i), TeamID: team.ID, ProjectID: pr.ID, DeviceKey: fmt.Append(nil, i), RegisteredAt: now, LastSeen: &now}
+				switch i {
+				case 0:
+					s.LastSeen = nil
+				case 1:
+					s.LastSeen = &long
+				case 2:
+					s.Unmanaged = true
+				}
+				if err := tx.AddServer(s); err != nil {
+					return audit.Event{}, err
+				}
+			}
+			e := audit.Event{ID: audit.NewID(), Time: now, Kind: audit.ServerEnroll, Actor: audit.Actor{Kind: "platform"}, Outcome: audit.Success}
+			return e, errors.Join(tx.RemoveServer("s003", now), tx.SetAgentRevision("s004", pr.Revision))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var l api.List[sft.Authority]
+		e.Do("GET", "/projects/prod/authorities", nil, &l)
+		for _, a := range l.List {
+			if a.Stage != store.CANext {
+				if a.Waiting != 0 || len(a.WaitingFor) != 0 {
+					t.Errorf("%s %s waits for %d", a.Kind, a.Stage, a.Waiting)
+				}
+				continue
+			}
+			if a.Waiting != 105 || len(a.WaitingFor) != 100 || a.WaitingFor[0] != "s005" || a.WaitingFor[99] != "s104" {
+				t.Errorf("%s %s waits for %d, of which it names %d: %q", a.Kind, a.Stage, a.Waiting, len(a.WaitingFor), a.WaitingFor)
+			}
 		}
 	})
 }

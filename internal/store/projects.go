@@ -602,6 +602,19 @@ func (n Notes) Servers(projectID string) ([]ServerRecord, error) {
 	return all(n, scanServer, `SELECT `+serverCols+serverFrom+`WHERE s.project_id = $1 AND s.deleted_at IS NULL`, projectID)
 }
 
+// Behind returns how many servers of a project whose agents were seen since
+// then have not taken up a revision of it, and the ids of the first of them.
+func (n Notes) Behind(projectID string, revision int64, since time.Time, first int) (ids []string, count int64, err error) {
+	args := []any{projectID, revision, micros(since)}
+	if count, err = one(n, scanCount, `SELECT count(*)`+behind, args...); err != nil || count == 0 || first == 0 {
+		return nil, count, err
+	}
+	ids, err = all(n, scanID, `SELECT id`+behind+` ORDER BY id LIMIT $4`, append(args, first)...)
+	return ids, count, err
+}
+
+const behind = ` FROM servers WHERE project_id = $1 AND deleted_at IS NULL AND NOT unmanaged AND agent_revision < $2 AND last_seen > $3`
+
 // A NamedServer is a server with its project.
 type NamedServer struct {
 	ServerRecord
