@@ -394,18 +394,6 @@ type ServersRequest struct {
 	Paging
 }
 
-// noun returns the server, if it is one of those asked for by what is not in
-// the store's filter.
-func (r ServersRequest) noun(now time.Time) func(store.ServerRecord) (sft.Server, bool) {
-	same := func(want string) func(string) bool {
-		return func(name string) bool { return sft.HostFold(name) == sft.HostFold(want) }
-	}
-	return func(s store.ServerRecord) (sft.Server, bool) {
-		v := s.Server(now)
-		return v, (r.Bastion == "" || same(r.Bastion)(v.Bastion)) && (r.AltNamesContains == "" || slices.ContainsFunc(v.AltNames, same(r.AltNamesContains)))
-	}
-}
-
 // ListServers returns servers that the asker may reach, or, for those who
 // may read all servers' records, all: the oldest first.
 func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (api.List[sft.Server], error) {
@@ -413,7 +401,8 @@ func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (
 		if r.State != "" && r.State != sft.StateActive && r.State != sft.StateInactive {
 			return api.List[sft.Server]{}, &sft.Error{Code: sft.Invalid, Msg: "state " + sft.Quote(string(r.State)) + " is unknown", Hint: "use ACTIVE or INACTIVE"}
 		}
-		f := store.ServerFilter{State: r.State, SeenSince: p.Now().Add(-sft.ActiveFor).UnixMicro(), Hostname: r.Hostname, CanonicalName: r.CanonicalName, CloudProvider: r.CloudProvider}
+		f := store.ServerFilter{State: r.State, SeenSince: p.Now().Add(-sft.ActiveFor).UnixMicro(), Hostname: r.Hostname, CanonicalName: r.CanonicalName,
+			CloudProvider: r.CloudProvider, Bastion: r.Bastion, AltName: r.AltNamesContains}
 		filter, err := policy.ParseFilter(r.Selector)
 		if err != nil {
 			return api.List[sft.Server]{}, err
@@ -441,12 +430,10 @@ func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (
 			f.Projects = reach.projects()
 		}
 		f.Labels = reach.labels(f.Projects, filter, everything)
-		noun := r.noun(p.Now())
 		return pageOf(r.Paging, func(s store.ServerRecord) string { return s.ID },
 			func(g store.Page) ([]store.ServerRecord, error) { return tx.ServersByID(k.team.ID, f, g) },
 			func(s store.ServerRecord) (sft.Server, bool) {
-				v, ok := noun(s)
-				return v, ok && filter.Matches(s.Labels()) && (everything || reach.on(s).Access)
+				return s.Server(p.Now()), filter.Matches(s.Labels()) && (everything || reach.on(s).Access)
 			})
 	})
 }

@@ -213,7 +213,9 @@ type ServerFilter struct {
 	Hostname      string // in any case
 	CanonicalName string
 	CloudProvider string
-	Unmanaged     bool // those alone
+	Bastion       string // in any case
+	AltName       string // one of several, in any case
+	Unmanaged     bool   // those alone
 	// Labels asks for a label of one of the alternatives: of each of them, where
 	// there are several. Those of administrators and hosts are found, by an
 	// index, and only in Projects that are named.
@@ -258,11 +260,29 @@ func (s ServerFilter) byID(teamID string) listing {
 	if s.CanonicalName != "" { // as the index has it
 		f.and(`s.canonical_name <> '' AND lower(s.canonical_name) = ?`, fold(s.CanonicalName))
 	}
-	f.maybe(`s.cloud_provider = ?`, s.CloudProvider)
+	if s.CloudProvider != "" { // as the index has it
+		f.and(`s.cloud_provider <> '' AND s.cloud_provider = ?`, s.CloudProvider)
+		f.and(`s.team_id = ?`, teamID)
+	}
 	if s.Unmanaged {
 		f.sql += ` AND s.unmanaged`
 	}
-	return listing{`SELECT ` + serverCols + serverFrom, f, `s.id`}
+	l := listing{`SELECT ` + serverCols + serverFrom, f, `s.id`}
+	// They are read along the first of the aliases, which has them in order. To
+	// SQLite CROSS JOIN says what comes first.
+	for _, a := range []alias{{aliasName, s.AltName}, {aliasBastion, s.Bastion}} {
+		switch {
+		case a.name == "":
+		case l.key == `s.id`:
+			l.sel, l.key = `SELECT `+serverCols+` FROM server_aliases a CROSS JOIN servers s JOIN projects p ON p.id = s.project_id`, `a.server_id`
+			f.and(`s.id = a.server_id AND a.kind = ?`, a.kind)
+			f.and(`a.name_fold = ?`, sft.HostFold(a.name))
+		default:
+			f.and(`EXISTS (SELECT 1 FROM server_aliases b WHERE b.server_id = a.server_id AND b.kind = ?`, a.kind)
+			f.and(`b.name_fold = ?)`, sft.HostFold(a.name))
+		}
+	}
+	return l
 }
 
 // Counts are how many there are of each in a team; deleted ones do not count.

@@ -171,6 +171,9 @@ func TestAPageCostsAPage(t *testing.T) {
 		for _, q := range []string{
 			`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port, facts, name_conflict, registered_at, last_seen, last_seq) ` + rows +
 				`SELECT 's' || (100000 + i), $1, $2, CAST('k' || i AS bytea), 'host-' || i, 'name-' || i, '', 1, '{}', '[]', 1, 2, 0 FROM n WHERE $3 <> '' AND $4 <> ''`,
+			`UPDATE servers SET cloud_provider = 'aws' WHERE id LIKE '%7' AND $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,
+			`INSERT INTO server_aliases (server_id, kind, name_fold) SELECT id, 'name', 'alias-' || (CAST(substr(id, 2) AS bigint) - 100000) FROM servers WHERE $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,
+			`INSERT INTO server_aliases (server_id, kind, name_fold) SELECT id, 'bastion', 'gw' FROM servers WHERE $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,
 			`INSERT INTO users (id, team_id, name, name_fold, type, status, full_name, email, login, uid, gid, windows_login, windows_uid, windows_gid, created_at, password_hash) ` + rows +
 				`SELECT 'u' || (100000 + i), $1, 'u' || i, 'u' || i, 'human', 'ACTIVE', '', '', 'u' || i, 100000 + i, 100000 + i, 'u' || i, 100000 + i, 100000 + i, 1, '' FROM n WHERE $2 <> '' AND $3 <> '' AND $4 <> ''`,
 			`INSERT INTO clients (id, team_id, user_id, device_key, state, hostname, os, version, description, enrolled_at, signed_in_until) ` + rows +

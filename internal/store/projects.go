@@ -419,6 +419,9 @@ func (tx *Tx) AddServer(r ServerRecord) error {
 		provider, instance, pending, details, r.ReenrollAllowed, r.Unmanaged, f.OSType); err != nil {
 		return err
 	}
+	if err := tx.indexAliases(r.ID, f); err != nil {
+		return err
+	}
 	return tx.indexLabels(r, sft.LabelSFTD, f.Labels)
 }
 
@@ -582,6 +585,9 @@ func (tx *Tx) SaveServer(r ServerRecord) error {
 	if err := tx.indexLabels(r, sft.LabelSFTD, f.Labels); err != nil {
 		return err
 	}
+	if err := tx.indexAliases(r.ID, f); err != nil {
+		return err
+	}
 	return tx.must(`UPDATE servers SET hostname = $2, canonical_name = $3, access_address = $4, broker_port = $5, facts = $6,
 		name_conflict = $7, host_key = $8, host_key_old = $9, os_type = $10 WHERE id = $1`,
 		r.ID, f.Hostname, f.CanonicalName, f.AccessAddress, f.BrokerPort, toJSON(f), toJSON(r.NameConflict), r.HostKey, r.HostKeyOld, f.OSType)
@@ -687,7 +693,7 @@ func (tx *Tx) RemoveServer(id string, at time.Time) error {
 	if err := tx.removeBindings(`server_id`, id, at); err != nil {
 		return err
 	}
-	for _, table := range []string{"server_names", "server_labels", "account_conflicts"} {
+	for _, table := range []string{"server_names", "server_labels", "server_aliases", "account_conflicts"} {
 		if err := tx.add(`DELETE FROM `+table+` WHERE server_id = $1`, id); err != nil {
 			return err
 		}

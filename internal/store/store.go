@@ -140,7 +140,7 @@ func (db *DB) migrations() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(db.d.goose, db.write, dir)
+	return goose.NewProvider(db.d.goose, db.write, dir, goose.WithExcludeNames([]string{aliasMigration}), goose.WithGoMigrations(db.aliasMigration(dir)))
 }
 
 // TooNew refuses what has a newer schema than this program knows.

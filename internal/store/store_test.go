@@ -800,7 +800,8 @@ func TestSessionsFromBefore(t *testing.T) {
 		s := &suite{T: t, DB: db, url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}}
 		s.change(func(tx *store.Tx) error { return tx.AddTeam(s.team) })
 		ann, prod := s.user("ann"), s.project("prod")
-		c, gw, web := s.client(ann), s.server(prod, "gw"), s.server(prod, "web")
+		addOld(t, url, s.team.ID, prod.ID, "{}", "{}")
+		c, gw, web := s.client(ann), store.ServerRecord{ID: "old00000"}, store.ServerRecord{ID: "old00001"}
 		session := store.Session{ID: "s1", ProjectID: prod.ID, ServerID: web.ID, UserID: ann.ID, ClientID: c.ID, Service: "ssh", CreatedAt: t0, ExpiresAt: t0.Add(time.Minute), LiveUntil: t0.Add(time.Hour)}
 		s.change(func(tx *store.Tx) error {
 			return errors.Join(tx.AddSession(session), tx.AddSessionHop("s1", gw.ID, t0.Add(time.Hour)), tx.RemoveClient(c.ID, t0))
