@@ -51,7 +51,9 @@ type sshLive struct {
 	Session string    `json:"session"`
 	CA      string    `json:"ca,omitempty"` // the fingerprint of its key; empty: an agent before did not note it
 	Until   time.Time `json:"until"`
-	Told    bool      `json:"told,omitempty"` // it came by the broker, whose session's end is told there
+	Told    bool      `json:"told,omitempty"` // its session's end is, or is told by the broker, by which it came
+
+	ending bool // somebody ends it, and tells
 }
 
 // ref is what the session of a sign-in is known by at the broker.
@@ -436,6 +438,9 @@ func (a *Agent) dropDead(open map[ref]string) map[ref]bool {
 	dead := map[ref]bool{}
 	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool {
 		alive := a.ssh.server.Alive(s.Process)
+		if s.ending {
+			return false
+		}
 		if _, atBroker := open[s.ref()]; !alive && s.User != "" && !s.Told && !atBroker {
 			dead[s.ref()] = true
 		}
@@ -479,8 +484,10 @@ func (a *Agent) endLive(ctx context.Context) {
 		return strings.HasPrefix(ca, "SHA256:") && !slices.Contains(a.ssh.dropped, ca)
 	})
 	a.ssh.dropped = st.DroppedCAs
-	for _, s := range a.ssh.live {
+	for n, s := range a.ssh.live {
 		switch {
+		case s.ending:
+			continue
 		case slices.Contains(st.EndedSessions, s.Session):
 			why[s.ref()] = "ended: the platform has ended the session"
 		case s.CA == "" && anyNew, slices.Contains(st.DroppedCAs, s.CA):
@@ -494,13 +501,12 @@ func (a *Agent) endLive(ctx context.Context) {
 			continue
 		}
 		over = append(over, s)
+		a.ssh.live[n].ending, a.ssh.live[n].Until = true, now // also for an agent after this one: it is not forgotten before it is gone
 	}
 	if len(over) == 0 {
 		a.ssh.mu.Unlock()
 		return
 	}
-	a.ssh.live = rest
-	a.saveLive()
 	others := map[string]bool{}
 	for _, s := range rest {
 		others[s.Login] = true
@@ -511,6 +517,7 @@ func (a *Agent) endLive(ctx context.Context) {
 	for r := range open {
 		delete(why, r)
 	}
+	a.saveLive()
 	a.ssh.mu.Unlock()
 	var list []sshd.Process
 	for _, s := range over {
@@ -522,6 +529,16 @@ func (a *Agent) endLive(ctx context.Context) {
 			others[s.Login] = true
 			a.sessions.logOff(s.Login)
 		}
+	}
+	a.ssh.mu.Lock()
+	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return s.ending && !a.ssh.server.Alive(s.Process) })
+	for n := range a.ssh.live {
+		s := &a.ssh.live[n]
+		s.Told, s.ending = s.Told || s.ending, false // what does not end is ended again
+	}
+	a.saveLive()
+	a.ssh.mu.Unlock()
+	for _, s := range over {
 		if v := why[s.ref()]; v != "" && s.User != "" && !s.Told { // several of one session end at once
 			why[s.ref()] = ""
 			a.sshEnded(s.ref(), v)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"net/netip"
 	"os"
 	"slices"
@@ -230,6 +231,46 @@ func TestSSHSessionGoesOnOverARestart(t *testing.T) {
 	b.sessions.watch()
 	b.wantEnds("ann ssh ended: sftd was stopped 0", "ann ssh ended: for the test 0", "ann ssh "+sshClosed+" 7")
 	stop()
+}
+
+// A sign-in that has to end is not forgotten before it is gone: not by an agent
+// that is killed meanwhile.
+func TestSSHLoginThatEndsIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
+	defer h.lock.Release()
+	pid, ended := serving(t, "ann")
+	p, _ := h.ssh.server.Process(sshd.Login{PID: pid, Login: "ann"})
+	syscall.Kill(pid, syscall.SIGSTOP) // it takes its time
+	h.ssh.live = []sshLive{{Process: p, Login: "ann", User: "u", Session: "ses-1", Until: h.machine().Add(time.Hour)}}
+	h.state = &api.State{DroppedCAs: []string{"SHA256:of-now"}} // an agent before did not note the CA
+	done := make(chan struct{})
+	go func() { h.endLive(t.Context()); close(done) }()
+	for began := false; !began; {
+		select {
+		case <-done:
+			t.Fatal("it was never noted that it has to end")
+		case <-time.After(time.Millisecond):
+		}
+		b, _ := os.ReadFile(h.c.file(liveFile))
+		var live []sshLive
+		began = json.Unmarshal(b, &live) == nil && len(live) == 1 && !live[0].Until.After(h.machine()) && !isOver(ended)
+	}
+	<-done
+	<-ended
+	h.endLive(t.Context())
+	told := 0
+	for _, e := range h.events.unsent {
+		if e.Kind == string(audit.SessionEnd) {
+			told++
+		}
+	}
+	if len(h.ssh.live) != 0 || told != 1 {
+		t.Errorf("%v is left, and %d ends are told", h.ssh.live, told)
+	}
 }
 
 func fingerprintOf(t *testing.T, line string) string {
