@@ -72,7 +72,7 @@ func serves(pid int, login string) bool {
 }
 
 // Alive reports whether p still serves its connection.
-func (s *Server) Alive(p Process) bool { return alive(p, s.serverPrograms()) }
+func (s *Server) Alive(p Process) bool { return alive(p, s.goingPrograms()) }
 
 func alive(p Process, programs []string) bool {
 	return p.PID > 1 && p.Began != "" && started(p.PID) == p.Began &&
@@ -88,7 +88,7 @@ var servingRE = regexp.MustCompile(`^sshd(?:-session)?: ([a-z_][a-z0-9_-]{0,31})
 // PAM comes before the account's own processes, and can take long.
 func (s *Server) Serving(logins ...string) (list []Process) {
 	dirs, _ := os.ReadDir("/proc")
-	programs := s.serverPrograms()
+	programs := s.goingPrograms()
 	for _, d := range dirs {
 		pid, err := strconv.Atoi(d.Name())
 		if err != nil {
@@ -111,7 +111,7 @@ const endPatience = time.Second
 // End ends the connections that these processes serve, and returns when they
 // are gone, or were killed. What a person has left running goes on.
 func (s *Server) End(ctx context.Context, list []Process) {
-	programs := s.serverPrograms()
+	programs := s.goingPrograms()
 	tell := func(sig syscall.Signal) {
 		for _, p := range list {
 			h, err := os.FindProcess(p.PID) // held, so that none of the same number is hit

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,12 +49,28 @@ func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 // program of its own serves a connection.
 func (s *Server) serverPrograms() []string {
 	list := []string{s.program()}
-	for _, p := range []string{"/usr/lib/openssh/sshd-session", "/usr/libexec/openssh/sshd-session", "/usr/lib/ssh/sshd-session", "/usr/libexec/sshd-session"} {
+	for _, p := range sessionPrograms {
 		if exists(p) {
 			if full, err := filepath.EvalSymlinks(p); err == nil {
 				list = append(list, full)
 			}
 		}
+	}
+	return list
+}
+
+var sessionPrograms = []string{"/usr/lib/openssh/sshd-session", "/usr/libexec/openssh/sshd-session", "/usr/lib/ssh/sshd-session", "/usr/libexec/sshd-session"}
+
+// goingPrograms are those that connections can be served by that were made when
+// the server was there. Where it is not any more, as when its package was
+// removed, they go on all the same.
+func (s *Server) goingPrograms() []string {
+	if s.program() != "" {
+		return s.serverPrograms()
+	}
+	list := slices.Clone(sessionPrograms)
+	for _, dir := range binDirs {
+		list = append(list, filepath.Join(dir, "sshd"))
 	}
 	return list
 }

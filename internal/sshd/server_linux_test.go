@@ -349,6 +349,12 @@ func testEnd(t *testing.T, b *box) {
 			}
 		}
 	}
+	program := b.s.program
+	b.s.program = func() string { return "" }
+	if !b.s.Alive(list[0]) || len(b.s.Serving("ann")) != 2 {
+		t.Error("with the server's package removed, nobody is signed in any more")
+	}
+	b.s.program = program
 	if b.s.Alive(Process{list[0].PID, list[0].Began + "0"}) || b.s.Alive(Process{os.Getpid(), started(os.Getpid())}) {
 		t.Error("another process is taken for the server's")
 	}
