@@ -129,7 +129,7 @@ func New(c Config, log *slog.Logger, b accounts.Backend, clock *api.Clock) (*Age
 	a.rdpSet = a.rdpFacts
 	a.careForSSH()
 	a.sshAddress, a.sshAccount = a.sshdAddress, a.sshAccountIs
-	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), inject: c.RDPSignIn == frame.Inject, now: a.machine, log: log, event: a.event, refused: a.tellRefusal, elsewhere: a.sshGoesOn, path: c.file(sessionsFile),
+	a.sessions = newSessions(&sessions{acc: acc, grace: c.grace(), inject: c.RDPSignIn == frame.Inject, now: a.machine, log: log, event: a.event, refused: a.tellRefusal, elsewhere: a.sshGoesOn, signedIn: a.sshSignedIn, path: c.file(sessionsFile),
 		end: func(id uint64, why string) {
 			if child := a.child.Load(); child != nil {
 				go child.End(id, why) // the broker may be slow to read

@@ -64,7 +64,7 @@ func (s *sessions) left(login string, at time.Time) {
 // needed tells whether an account on demand has to be there. The caller holds
 // s.mu.
 func (s *sessions) needed(login string, period time.Duration) bool {
-	if s.holds[login] > 0 {
+	if s.holds[login] > 0 || s.signedIn(login) {
 		return true
 	}
 	for _, ses := range s.sessions {
@@ -91,6 +91,9 @@ func (s *sessions) demanded(made []string, period time.Duration) (wanted, gone m
 	for login, since := range s.demand {
 		if since.After(now) { // the clock went back
 			s.demand[login], changed = now, true
+		}
+		if s.signedIn(login) { // who leaves has been here until now
+			s.demand[login] = now
 		}
 		if s.needed(login, period) {
 			wanted[login] = true

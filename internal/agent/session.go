@@ -86,10 +86,12 @@ type sessions struct {
 	limit   func() (max, disc time.Duration) // a session's most, and a disconnected OS session's
 	// elsewhere reports whether its person is signed in for a session past the broker
 	elsewhere func(ref) bool
-	path      string                             // of sessionsFile
-	op        func(login string) (unlock func()) // one operation on an account at a time
-	wake      chan struct{}                      // a tick is worth its while now
-	looks     chan struct{}                      // holds one for each look that goes on
+	// signedIn reports whether somebody is signed in as login past the broker
+	signedIn func(login string) bool
+	path     string                             // of sessionsFile
+	op       func(login string) (unlock func()) // one operation on an account at a time
+	wake     chan struct{}                      // a tick is worth its while now
+	looks    chan struct{}                      // holds one for each look that goes on
 
 	mu       sync.Mutex
 	next     uint64 // stream
@@ -856,6 +858,11 @@ func (s *sessions) recover(ctx context.Context) error {
 	}
 	maps.Copy(s.past, left.Past)
 	maps.Copy(s.demand, left.Demand)
+	for login := range s.demand {
+		if s.signedIn(login) {
+			s.demand[login] = now
+		}
+	}
 	for _, ses := range left.Sessions {
 		if goesOn[ses.ID] == nil {
 			s.gone(ses, now)

@@ -86,6 +86,7 @@ func (b *bench) again(path string) *sessions {
 			b.told[id] = why
 		},
 		elsewhere: func(ref) bool { return false },
+		signedIn:  func(string) bool { return false },
 		kill: func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()

@@ -431,6 +431,13 @@ func (a *Agent) sshGoesOn(r ref) bool {
 	return slices.ContainsFunc(a.ssh.live, func(s sshLive) bool { return s.ref() == r && !s.Told })
 }
 
+// sshSignedIn reports whether somebody is, as login, by the platform's certificate.
+func (a *Agent) sshSignedIn(login string) bool {
+	a.ssh.mu.Lock()
+	defer a.ssh.mu.Unlock()
+	return slices.ContainsFunc(a.ssh.live, func(s sshLive) bool { return s.Login == login })
+}
+
 // dropDead forgets the sign-ins that are over, and returns the sessions of which
 // nothing goes on any more, nor was open at the broker: that is told with the
 // session's end there. The caller holds a.ssh.mu.

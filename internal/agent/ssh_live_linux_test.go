@@ -273,6 +273,40 @@ func TestSSHLoginThatEndsIsNotForgotten(t *testing.T) {
 	}
 }
 
+// An account on demand stays, with its files, while its person is signed in to
+// the SSH server itself, and its time begins when they have left.
+func TestAccountOnDemandOfSSHLogins(t *testing.T) { // by itself: what serves an ann is ended, other tests' too
+	b := newSSHBench(t)
+	b.change(func(st *api.State) { st.Settings.UserOnDemand = demandPeriod })
+	look := func(d time.Duration) bool {
+		b.env.Clock.Advance(d)
+		b.reconcile(t.Context())
+		return b.hasAccount("ann")
+	}
+	pid, ended := b.signIn("ses-1", direct, "ann")
+	if !look(3 * demandPeriod * time.Second) {
+		t.Fatal("it went while she was signed in")
+	}
+	syscall.Kill(pid, syscall.SIGKILL)
+	<-ended
+	b.endLive(t.Context())
+	if !look((demandPeriod - 10) * time.Second) {
+		t.Fatal("it went before its time")
+	}
+	_, ended = b.signIn("ses-2", direct, "ann")
+	if !look(50 * time.Second) {
+		t.Fatal("a new session does not cancel")
+	}
+	b.change(func(st *api.State) { st.EndedSessions = []string{"ses-2"} })
+	until(t, "it is ended", func() bool { b.endLive(t.Context()); return isOver(ended) })
+	until(t, "it is forgotten", func() bool { return !b.sshSignedIn("ann") })
+	if !look((demandPeriod - 10) * time.Second) {
+		t.Fatal("it went before its time after the end")
+	}
+	b.env.Clock.Advance(11 * time.Second)
+	until(t, "it is gone", func() bool { return !b.hasAccount("ann") })
+}
+
 func fingerprintOf(t *testing.T, line string) string {
 	t.Helper()
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))

@@ -17,6 +17,7 @@ func (a *Agent) shutSSH(context.Context, []string)           {}
 func (a *Agent) sshFacts() *api.SSHFacts                     { return nil }
 func (a *Agent) sshStatus() *SSHStatus                       { return nil }
 func (a *Agent) sshGoesOn(ref) bool                          { return false }
+func (a *Agent) sshSignedIn(string) bool                     { return false }
 func (a *Agent) sshDue(string) []string                      { return nil }
 func (a *Agent) sshAskNow()                                  {}
 func (a *Agent) takeSSH(string, []string, []string)          {}
