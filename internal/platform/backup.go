@@ -108,10 +108,16 @@ func (p *Platform) BackupMade(ctx context.Context, b Backup, name string) error 
 		if len(b.MasterKey) > 0 {
 			e.Detail["master_key"] = "sealed with a passphrase"
 		}
-		// Not sealed anew when the key is changed: see BackupBeforeKey.
-		sealed, err := p.Sealer.Seal(backupKey, nil)
-		return e, errors.Join(err, tx.SetSetting(backupKey, base64.StdEncoding.EncodeToString(sealed)), tx.SetSetting(lastBackup, b.MadeAt.Format(time.RFC3339)))
+		return e, setLastBackup(tx, p.Sealer, b.MadeAt)
 	})
+}
+
+// setLastBackup writes down when the last backup was made, and with which master
+// key: what that seals here is not sealed anew when it is changed. See
+// BackupBeforeKey.
+func setLastBackup(tx *store.Tx, s ca.Sealer, made time.Time) error {
+	sealed, err := s.Seal(backupKey, nil)
+	return errors.Join(err, tx.SetSetting(backupKey, base64.StdEncoding.EncodeToString(sealed)), tx.SetSetting(lastBackup, made.UTC().Format(time.RFC3339)))
 }
 
 // A BackupFile is a backup that was read and found to be as it was written.
@@ -295,7 +301,7 @@ func (b *BackupFile) Restore(ctx context.Context, db *store.DB, r RestoreRequest
 			return e, err
 		}
 		e.Detail = map[string]string{"sha256": hex.EncodeToString(b.sum), "made_at": b.MadeAt.Format(time.RFC3339), "rows": fmt.Sprint(rows.Sum())}
-		return e, errors.Join(tx.SetSetting(lastBackup, b.MadeAt.Format(time.RFC3339)), tx.SetSetting(restoredAt, p.Now().UTC().Format(time.RFC3339Nano)), tx.AfterRestore())
+		return e, errors.Join(setLastBackup(tx, r.Sealer, b.MadeAt), tx.SetSetting(restoredAt, p.Now().UTC().Format(time.RFC3339Nano)), tx.AfterRestore())
 	})
 	return rows, err
 }

@@ -2,9 +2,14 @@ package platform_test
 
 import (
 	"bytes"
+	"compress/gzip"
+	"context"
 	"database/sql"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"sft"
@@ -181,6 +186,102 @@ func TestRestore(t *testing.T) {
 		wantEmpty(t, db, false)
 	})
 }
+
+// A backup that is made while others write restores, on either database, as
+// what is in it: each row, but for what is taken back on purpose.
+func TestRestoreIsTheBackup(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Grant("prod", "staff", false, "ann", "eve")
+		e.Client("ann")
+		server := e.Server("prod", testenv.Facts("web01"))
+		e.Report(server)
+		e.Cookie("ann")
+		if _, err := e.Platform.NewFirstUse(t.Context(), "", "eve"); err != nil {
+			t.Fatal(err)
+		}
+		e.Do("PUT", "/servers/"+server.ID, m{"labels": m{"env": "lab"}}, nil)
+
+		ctx, stop := context.WithCancel(t.Context())
+		var writers sync.WaitGroup
+		defer writers.Wait()
+		defer stop()
+		wrote := make(chan struct{})
+		for w := range 3 {
+			writers.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					name := fmt.Sprint("w", w, "-", i)
+					if err := e.DB.Change(context.Background(), func(tx *store.Tx) (audit.Event, error) {
+						return audit.Event{ID: audit.NewID(), Time: e.Clock.Now(), Kind: audit.UserUpdate, Team: testenv.Team, Actor: audit.Actor{Kind: "platform", Name: "test"}, Target: name, Outcome: audit.Success}, tx.SetSetting(name, name)
+					}); err != nil {
+						t.Error(err)
+						return
+					}
+					select {
+					case wrote <- struct{}{}:
+					case <-ctx.Done():
+					}
+				}
+			})
+		}
+		// Each part of the file waits for a change that it must not have.
+		var whole bytes.Buffer
+		if _, err := e.Platform.Backup(t.Context(), writerFunc(func(b []byte) (int, error) { <-wrote; return whole.Write(b) }), nil); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		writers.Wait()
+		_, rest, _ := bytes.Cut(whole.Bytes(), []byte("\n"))
+		_, rest, _ = bytes.Cut(rest, []byte("\n"))
+		z, err := gzip.NewReader(bytes.NewReader(rest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		z.Multistream(false) // behind it are hash and seal
+		records, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		for what, url := range map[string]string{"SQLite": testdb.SQLite(t), "PostgreSQL": testdb.Postgres(t)} {
+			db, err := store.Open(t.Context(), url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			if _, err := reopen(t, whole.Bytes()).Restore(t.Context(), db, platform.RestoreRequest{Sealer: e.Platform.Sealer, Scratch: t.TempDir(), Name: "b"}); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			var has bytes.Buffer
+			if err := db.Read(t.Context(), func(tx *store.Tx) error { _, err := tx.Dump(&has); return err }); err != nil {
+				t.Fatal(err)
+			}
+			told := 0
+			got := testdb.ReadDump(t, has.String(), func(table string, row map[string]any) map[string]any {
+				switch {
+				case table == "settings" && slices.Contains([]any{"last_backup", "last_backup_key", "restored_at"}, row["name"]):
+					return nil
+				case table == "events" && row["kind"] == string(audit.PlatformRestore):
+					told++
+					return nil
+				}
+				return row
+			})
+			if told != 1 {
+				t.Errorf("%s: %d events tell of the restore", what, told)
+			}
+			for _, table := range []string{"clients", "events", "members", "projects", "server_labels", "servers", "settings", "teams", "users"} {
+				if len(got[table]) == 0 {
+					t.Errorf("%s: there is nothing in %s", what, table)
+				}
+			}
+			testdb.Compare(t, got, testdb.ReadDump(t, string(records), testdb.Restored))
+		}
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // A backup by a newer version is refused, and one by an older is brought up to
 // date.

@@ -121,6 +121,28 @@ func TestDumpGoesAcross(t *testing.T) {
 	}
 }
 
+// After a restore, each row of each table is as it was, but for what is taken
+// back on purpose.
+func TestAfterRestore(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		db := open(t, url)
+		all := everything(t, db)
+		if err := store.Alone(t.Context(), db, func(tx *store.Tx) error {
+			if _, err := tx.Load(strings.NewReader(all)); err != nil {
+				return err
+			}
+			return tx.AfterRestore()
+		}); err != nil {
+			t.Fatal(err)
+		}
+		got := testdb.ReadDump(t, dump(t, db), func(_ string, row map[string]any) map[string]any { return row })
+		if len(got) < 20 {
+			t.Errorf("only %d tables have rows", len(got))
+		}
+		testdb.Compare(t, got, testdb.ReadDump(t, all, testdb.Restored))
+	})
+}
+
 // values is a dump with JSON written one way, sorted.
 func values(t *testing.T, dump string) string {
 	var b strings.Builder
