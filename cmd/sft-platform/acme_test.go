@@ -385,6 +385,24 @@ func TestACMEClockAhead(t *testing.T) {
 	}
 }
 
+// A certificate that the authority has issued is kept, also where the answer
+// that it wanted cannot be forgotten.
+func TestACMEAnswerStays(t *testing.T) {
+	port := freePort(t)
+	ca := newPebble(t, port)
+	url := testdb.SQLite(t)
+	d := publicPlatform(t, url, "https://"+acmeName)
+	clock := &testenv.Clock{}
+	clock.Set(time.Now())
+	k := openACME(t, d, clock, &acme.Authority{Directory: ca.directory, AcceptTerms: true, Roots: ca.roots})
+	k.listen(port)
+	_, err := testdb.Raw(t, url).Exec(`CREATE TRIGGER stays BEFORE UPDATE OF challenge ON acme WHEN OLD.challenge <> '' AND NEW.challenge = '' BEGIN SELECT RAISE(ABORT, 'it stays'); END`)
+	must(t, err)
+	if err := k.ACME.Round(t.Context()); err != nil || k.ACME.End().IsZero() || ca.orders() != 1 {
+		t.Errorf("the certificate ends at %v after %d orders: %v", k.ACME.End(), ca.orders(), err)
+	}
+}
+
 // Several platforms on one database get one certificate: whichever the
 // authority asks has the answer, and nobody orders twice.
 func TestACMEShared(t *testing.T) {

@@ -541,8 +541,10 @@ func (a *ACME) obtain(ctx context.Context, r store.ACME) error {
 	chain, w, err := a.authority.Obtain(trying, o)
 	last, done := outlast(ctx)
 	defer done()
-	if cerr := p.DB.Note(last, func(n store.Notes) error { return n.SetACMEChallenge(r.Directory, "") }); err == nil {
-		err = cerr
+	// An answer that nobody asks for any more is no harm, and no reason to throw
+	// a certificate away.
+	if err := p.DB.Note(last, func(n store.Notes) error { return n.SetACMEChallenge(r.Directory, "") }); err != nil {
+		p.Log.Warn("forget the answer to the ACME authority", "directory", r.Directory, "error", err)
 	}
 	if err != nil {
 		return err
