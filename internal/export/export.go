@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,6 +87,11 @@ func Open(to string, o Options) (Sink, error) {
 		// Not shown: it may hold a password.
 		return nil, &sft.Error{Code: sft.Invalid, Msg: "an audit export is not readable", Hint: "use file:PATH, syslog+tls://HOST:PORT or https://HOST/PATH, without a user"}
 	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, &sft.Error{Code: sft.Invalid, Msg: "the export to " + u.Hostname() + " has the port " + sft.Quote(p) + ", which there is not", Hint: "give a port from 1 to 65535"}
+		}
+	}
 	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.Roots, ServerName: u.Hostname()}
 	if o.Certificate != nil {
 		tlsConf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Certificate() }
@@ -112,10 +118,15 @@ func Open(to string, o Options) (Sink, error) {
 
 // secretKey reads a secret of Standard Webhooks.
 func secretKey(s sft.Secret) ([]byte, error) {
-	v, ok := strings.CutPrefix(strings.TrimSpace(s.Reveal()), "whsec_")
+	const hint = `write one with (umask 077; echo "whsec_$(openssl rand -base64 32)" > FILE), and give the file as --audit-export-secret`
+	text := strings.TrimSpace(s.Reveal())
+	if text == "" {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "a webhook needs a secret", Hint: hint}
+	}
+	v, ok := strings.CutPrefix(text, "whsec_")
 	key, err := base64.StdEncoding.DecodeString(v)
 	if !ok || err != nil || len(key) < 24 || len(key) > 64 {
-		return nil, &sft.Error{Code: sft.Invalid, Msg: "a webhook needs a secret", Hint: `write one with (umask 077; echo "whsec_$(openssl rand -base64 32)" > FILE), and give the file as --audit-export-secret`}
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "the secret of the webhooks cannot be used: it is to be whsec_ and the base64 of 24 to 64 bytes", Hint: hint}
 	}
 	return key, nil
 }

@@ -78,6 +78,9 @@ func TestOpen(t *testing.T) {
 	for _, tt := range []struct{ to, secret, name, hint string }{
 		{"file:/var/log/a.jsonl", "", "file:/var/log/a.jsonl", ""},
 		{"syslog+tls://siem.example.com", "", "syslog+tls://siem.example.com:6514", ""},
+		{"syslog+tls://siem.example.com:99999", "", "", "give a port from 1 to 65535"},
+		{"syslog+tls://siem.example.com:0", "", "", "give a port from 1 to 65535"},
+		{"https://siem.example.com:99999/hook", secret, "", "give a port from 1 to 65535"},
 		{"syslog+tls://[2001:db8::1]:601", "", "syslog+tls://[2001:db8::1]:601", ""},
 		{"https://siem.example.com/hook?token=hunter2", secret + "\n", "https://siem.example.com/hook", ""},
 		{"https://siem.example.com/hook", "", "", "write one with"},
@@ -107,6 +110,11 @@ func TestOpen(t *testing.T) {
 		}
 		if name != tt.name || !strings.HasPrefix(hint, tt.hint) || tt.hint == "" && err != nil {
 			t.Errorf("Open(%q) = %q, %v (%s), want %q, %q", tt.to, name, err, hint, tt.name, tt.hint)
+		}
+	}
+	for text, want := range map[string]string{"": "a webhook needs a secret", "whsec_short": "the secret of the webhooks cannot be used: "} {
+		if _, err := Open("https://siem.example.com/hook", Options{Secret: sft.NewSecret(text)}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("the secret %q: %v, want %s", text, err, want)
 		}
 	}
 	if _, err := ParseRoots([]byte("no certificate")); err == nil {
