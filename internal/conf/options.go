@@ -146,8 +146,28 @@ func kindOf(f *pflag.Flag) any {
 		return (*int64)(nil)
 	case "stringSlice", "stringArray":
 		return []string(nil)
+	case "float64", "duration":
+		return (*loose)(nil)
 	}
 	return (*string)(nil)
+}
+
+// A loose value is text that may look like a number.
+type loose string
+
+// Unknown are the variables of an environment that begin with the program's
+// prefix, and are of no flag in these sets.
+func (o Options) Unknown(environ []string, sets ...*pflag.FlagSet) (list []string) {
+	known := map[string]bool{}
+	for _, s := range sets {
+		s.VisitAll(func(f *pflag.Flag) { known[o.Variable(f.Name)] = true })
+	}
+	for _, v := range environ {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, o.Prefix+"_") && !known[name] {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // Where names a file, and the line on which a key of its top level is, if it
@@ -188,7 +208,8 @@ func (o Options) Print(w io.Writer, from map[string]string) error {
 		if hidden {
 			note += "; what is secret in it is left out"
 		}
-		if _, text := kindOf(f).(*string); text || !isText {
+		_, text := kindOf(f).(*string)
+		if _, l := kindOf(f).(*loose); text || l || !isText {
 			var b strings.Builder // JSON is YAML, too
 			e := json.NewEncoder(&b)
 			e.SetEscapeHTML(false)

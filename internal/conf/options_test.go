@@ -3,6 +3,7 @@ package conf
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,5 +101,16 @@ func TestRedact(t *testing.T) {
 		if got := Redact(in); got != want {
 			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// A variable that sets nothing is known to whoever asks, by the flags there are.
+func TestUnknown(t *testing.T) {
+	a, b := pflag.NewFlagSet("a", pflag.ContinueOnError), pflag.NewFlagSet("b", pflag.ContinueOnError)
+	a.String("log-level", "", "")
+	b.Bool("json", false, "")
+	got := Options{Prefix: "SFT_X"}.Unknown([]string{"SFT_X_LOG_LEVEL=a", "SFT_X_JSON=true", "SFT_X_LOGLEVEL=debug", "SFT_XY=1", "PATH=/bin", "SFT_X_=", "odd"}, a, b)
+	if want := []string{"SFT_X_LOGLEVEL", "SFT_X_"}; !slices.Equal(got, want) {
+		t.Errorf("unknown are %q, want %q", got, want)
 	}
 }

@@ -41,7 +41,7 @@ func checkPrivate(f *os.File, i fs.FileInfo) error {
 	}
 	if i.Mode().Perm()&0o077 != 0 {
 		return &sft.Error{Code: sft.Invalid, Msg: f.Name() + " can be read by others",
-			Hint: "run \"chmod 600 " + f.Name() + "\"; if anybody else uses this machine, enrol again"}
+			Hint: "run \"chmod 600 " + f.Name() + "\"; if anybody else uses this machine, make another secret in its place, for a device by enrolling again"}
 	}
 	return nil
 }

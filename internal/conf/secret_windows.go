@@ -105,7 +105,7 @@ func checkDescriptor(path string, sd *windows.SECURITY_DESCRIPTOR) error {
 			Hint: "remove it, or run the program as the user it belongs to"}
 	case r.judge(me) != asMade:
 		return &sft.Error{Code: sft.Invalid, Msg: path + " can be read by others",
-			Hint: "remove the other accounts from its permissions; if anybody else uses this machine, enrol again"}
+			Hint: "remove the other accounts from its permissions; if anybody else uses this machine, make another secret in its place, for a device by enrolling again"}
 	}
 	return nil
 }

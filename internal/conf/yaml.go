@@ -66,7 +66,7 @@ func DecodeYAML(name string, data []byte, v any) (err error) {
 		return refuseYAML(name, docs[1].GetToken().Position.Line, "there is more than one document", "remove the line \"---\" and what follows it")
 	}
 	t := reflect.TypeOf(v).Elem()
-	if err := checkWhole(name, docs[0], t); err != nil {
+	if err := checkKinds(name, docs[0], t); err != nil {
 		return err
 	}
 	if err := yaml.NodeToValue(docs[0], v, yaml.Strict()); err != nil {
@@ -75,9 +75,10 @@ func DecodeYAML(name string, data []byte, v any) (err error) {
 	return nil
 }
 
-// checkWhole refuses 1.5 where a whole number is asked for: the decoder would
-// cut it down to 1.
-func checkWhole(name string, n ast.Node, t reflect.Type) error {
+// checkKinds refuses what the decoder would make something else of: 1.5 where a
+// whole number is asked for, which it would cut down to 1, and a number or true
+// where text is, as 1.50 would be the text 1.5.
+func checkKinds(name string, n ast.Node, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -94,12 +95,35 @@ func checkWhole(name string, n ast.Node, t reflect.Type) error {
 				return refuseYAML(name, kv.Key.GetToken().Position.Line,
 					fmt.Sprintf("key %s must be a whole number", sft.Quote(kv.Key.String())), "correct the value")
 			}
-			if err := checkWhole(name, kv.Value, f.Type); err != nil {
+			if t, list := textOf(f.Type); t {
+				values := []ast.Node{kv.Value}
+				if s, ok := kv.Value.(*ast.SequenceNode); ok && list {
+					values = s.Values
+				}
+				for _, v := range values {
+					switch v.(type) {
+					case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+						return refuseYAML(name, v.GetToken().Position.Line, fmt.Sprintf("key %s must be text", sft.Quote(kv.Key.String())), "put the value in quotes, if it is meant so")
+					}
+				}
+			}
+			if err := checkKinds(name, kv.Value, f.Type); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// textOf reports whether a value of type t is text, or a list of it.
+func textOf(t reflect.Type) (text, list bool) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() == reflect.Slice {
+		t, list = t.Elem(), true
+	}
+	return t == reflect.TypeFor[string](), list
 }
 
 func isInt(t reflect.Type) bool {
