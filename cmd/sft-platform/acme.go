@@ -62,11 +62,11 @@ func (a acmeFlags) open() (*acme.Authority, error) {
 	}
 	b, err := os.ReadFile(a.ca)
 	if err != nil {
-		return nil, fmt.Errorf("read the authority's root: %w", err)
+		return nil, unread("the authority's root", "acme-ca", err)
 	}
 	authority.Roots = x509.NewCertPool()
 	if !authority.Roots.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("%s has no certificate in PEM", a.ca)
+		return nil, &sft.Error{Code: sft.Invalid, Msg: a.ca + " has no certificate in PEM", Hint: "give the authority's root as PEM with --acme-ca"}
 	}
 	return authority, nil
 }

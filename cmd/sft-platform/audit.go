@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/audit"
 	"sft/internal/conf"
 	"sft/internal/export"
 	"sft/internal/platform"
@@ -102,7 +103,7 @@ func (x *auditFlags) open(platformURL string) ([]platform.Sink, error) {
 	if x.ca != "" {
 		b, err := os.ReadFile(x.ca)
 		if err != nil {
-			return nil, fmt.Errorf("read the CA of the audit exports: %w", err)
+			return nil, unread("the CA of the audit exports", "audit-export-ca", err)
 		}
 		if o.Roots, err = export.ParseRoots(b); err != nil {
 			return nil, err
@@ -117,7 +118,7 @@ func (x *auditFlags) open(platformURL string) ([]platform.Sink, error) {
 	if x.secret != "" {
 		b, err := conf.ReadPrivate(x.secret)
 		if err != nil {
-			return nil, fmt.Errorf("read the secret of the audit exports: %w", err)
+			return nil, unread("the secret of the audit exports", "audit-export-secret", err)
 		}
 		o.Secret = sft.NewSecret(string(b))
 	}
@@ -178,9 +179,12 @@ exported.`,
 			if from != "" {
 				b, err := readSmall(from)
 				if err != nil {
-					return fmt.Errorf("read the kept checkpoint: %w", err)
+					return unread("the kept checkpoint", "from", err)
 				}
 				kept = string(b)
+				if _, err := audit.ParseNote(kept); err != nil {
+					return &sft.Error{Code: sft.Invalid, Msg: "the kept checkpoint: " + err.Error(), Err: err, Hint: "give --from a file with what \"sft-platform audit checkpoint\" printed, and nothing else"}
+				}
 			}
 			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
 				v, err := p.VerifyAudit(cmd.Context(), kept)

@@ -43,7 +43,7 @@ failed.`,
 		PreRunE: func(*cobra.Command, []string) error { return nil }, // settings that are wrong are a finding
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r := doctor.Report{Out: cmd.OutOrStdout(), JSON: asJSON}
-			x := &examination{s: s, add: r.Add, machine: thisMachine}
+			x := &examination{s: s, unset: s.unknown(cmd), add: r.Add, machine: thisMachine}
 			x.run(cmd.Context(), s.fill(cmd))
 			worst, err := r.End()
 			if err == nil && worst != nil {
@@ -79,8 +79,9 @@ var thisMachine = machine{
 // An examination is one run of doctor.
 type examination struct {
 	machine
-	s   *settings
-	add func(doctor.Check)
+	s     *settings
+	unset []string // variables that set nothing
+	add   func(doctor.Check)
 }
 
 func (x *examination) value(flag string) string { return x.s.Flags.Lookup(flag).Value.String() }
@@ -153,6 +154,10 @@ func (x *examination) settings() {
 			x.fail("settings", errors.New(x.s.file+" has the database's password, and everybody can read it"), "run \"chmod o= "+x.s.file+"\", and change the password")
 			return
 		}
+	}
+	if len(x.unset) > 0 {
+		x.warn("settings", strings.Join(x.unset, ", ")+": no setting has this variable, and it sets nothing", "correct its name, or unset it; \"sft-platform serve --print-config\" shows what is in force")
+		return
 	}
 	x.ok("settings", found)
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -75,14 +76,45 @@ EXIT STATUS
 		return sft.ExitFailed
 	}
 	fmt.Fprintln(os.Stderr, "sft-platform:", err)
-	if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint != "" {
-		fmt.Fprintln(os.Stderr, "sft-platform: hint:", e.Hint)
+	_, wrong := errors.AsType[usage](err)
+	wrong = wrong || strings.HasPrefix(err.Error(), "unknown command")
+	hint := whatToDo(err)
+	if wrong && hint == "" {
+		hint = "see \"sft-platform --help\""
 	}
-	if _, ok := errors.AsType[usage](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
-		fmt.Fprintln(os.Stderr, "sft-platform: hint: see \"sft-platform --help\"")
+	if hint != "" {
+		fmt.Fprintln(os.Stderr, "sft-platform: hint:", hint)
+	}
+	if wrong {
 		return sft.ExitUsage
 	}
 	return sft.ExitFailed
+}
+
+// whatToDo is the hint of an error: its own, or that of what the system or the
+// database has said. What has been worded in one line with what to do has none.
+func whatToDo(err error) string {
+	if e, ok := errors.AsType[*sft.Error](err); ok && e.Hint != "" {
+		return e.Hint
+	}
+	text := err.Error()
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "stop what has the address (\"ss -ltnp\" tells), or give another one"
+	case errors.Is(err, syscall.ENOSPC), strings.Contains(text, "database or disk is full"):
+		return "make room, or name a place on another disk"
+	case errors.Is(err, syscall.EROFS), strings.Contains(text, "readonly database"):
+		return "have the file system mounted for writing, and the files owned by the account that the platform runs as"
+	case errors.Is(err, fs.ErrPermission), strings.Contains(text, "unable to open database file"):
+		return "run this as the account that the platform runs as, as in \"sudo -u sft-platform sft-platform …\", and see that it may use the file"
+	case errors.Is(err, fs.ErrNotExist):
+		return "check the path"
+	case strings.HasPrefix(text, "open database: the database is neither"):
+		return "give --database as sqlite:PATH or postgres://USER@HOST/NAME"
+	case strings.Contains(text, "open database: "):
+		return "check --database, and that PostgreSQL runs and lets this account in"
+	}
+	return ""
 }
 
 // A usage error is the caller's: the exit status tells.

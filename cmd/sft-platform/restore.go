@@ -61,7 +61,7 @@ clients, servers) is back. Take it away again; docs/operating.md says how.
 func restore(ctx context.Context, d data, file, passphrase string, force bool) (*platform.BackupFile, store.Rows, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, &sft.Error{Code: sft.Invalid, Msg: "read the backup: " + err.Error(), Err: err, Hint: "name a file that \"sft-platform backup\" made, and that this account may read"}
 	}
 	defer f.Close()
 	i, err := f.Stat()

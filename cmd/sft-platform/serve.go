@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -55,13 +56,17 @@ work: see docs/metrics.md, also for metrics and limits.`,
 			if (o.cert == "") != (o.key == "") {
 				return usage{errors.New("--tls-cert and --tls-key go together")}
 			}
-			if err := o.check(); err != nil {
+			if err := o.check(s.name); err != nil {
 				return usage{err}
 			}
 			if show {
 				return s.Print(cmd.OutOrStdout(), s.from)
 			}
-			return serve(cmd.Context(), d, o, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+			logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+			for _, name := range s.unknown(cmd) {
+				logger.Warn("a variable of the environment is no setting, and sets nothing", "variable", name, "hint", "correct its name, or unset it; sft-platform serve --print-config shows what is in force")
+			}
+			return serve(cmd.Context(), d, o, logger)
 		},
 	}
 	d.flags(cmd)
@@ -98,11 +103,29 @@ type serving struct {
 	acme                  acmeFlags
 }
 
-// check refuses what cannot be served so.
-func (o serving) check() error {
-	l := o.limits
-	if !(l.Rate >= 0.1 && l.Anonymous >= 0.1 && l.Rate <= 1e6 && l.Anonymous <= 1e6) || l.Requests < 4 || l.Agents < 1 || l.Connections < 4 {
-		return errors.New("a limit is too low or too high: rates are 0.1 to 1000000, --max-requests and --max-connections 4 at least, --max-agents 1")
+// check refuses what cannot be served so. name is how a flag is called.
+func (o serving) check(name func(flag string) string) error {
+	_, port, err := net.SplitHostPort(o.listen)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is %q; use HOST:PORT, or :PORT for all addresses", name("listen"), o.listen)
+	}
+	for _, l := range []struct {
+		flag        string
+		is          float64
+		least, most float64
+	}{
+		{"rate", o.limits.Rate, 0.1, 1e6},
+		{"anonymous-rate", o.limits.Anonymous, 0.1, 1e6},
+		{"max-requests", float64(o.limits.Requests), 4, 1e9},
+		{"max-agents", float64(o.limits.Agents), 1, 1e9},
+		{"max-connections", float64(o.limits.Connections), 4, 1e9},
+	} {
+		if !(l.is >= l.least && l.is <= l.most) { // nor what is no number
+			return fmt.Errorf("%s is %s; use %s to %s", name(l.flag), decimal(l.is), decimal(l.least), decimal(l.most))
+		}
 	}
 	if err := o.acme.check(o.cert != ""); err != nil {
 		return err
@@ -111,23 +134,26 @@ func (o serving) check() error {
 		return err
 	}
 	if o.delay < 0 || o.delay > 15*time.Second {
-		return fmt.Errorf("--shutdown-delay is %v; use 0 to 15s", o.delay)
+		return fmt.Errorf("%s is %v; use 0 to 15s", name("shutdown-delay"), o.delay)
 	}
 	if o.metrics == "" {
 		return nil
 	}
 	host, _, err := net.SplitHostPort(o.metrics)
 	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		return fmt.Errorf("--metrics-listen is %q: give a loopback address and a port, as in 127.0.0.1:9464, or use --metrics-token-file for readers from elsewhere", o.metrics)
+		return fmt.Errorf("%s is %q: give a loopback address and a port, as in 127.0.0.1:9464, or use --metrics-token-file for readers from elsewhere", name("metrics-listen"), o.metrics)
 	}
 	return nil
 }
+
+// decimal is a number as a person writes it.
+func decimal(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 // readToken reads the token that opens the metrics.
 func readToken(path string) (sft.Secret, error) {
 	b, err := conf.ReadPrivate(path)
 	if err != nil {
-		return sft.Secret{}, fmt.Errorf("read the token of the metrics: %w", err)
+		return sft.Secret{}, unread("the token of the metrics", "metrics-token-file", err)
 	}
 	token := strings.TrimRight(string(b), "\r\n")
 	if len(token) < 16 || len(token) > 200 || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
@@ -204,7 +230,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	if o.aws != "" {
 		b, err := os.ReadFile(o.aws)
 		if err != nil {
-			return fmt.Errorf("read the AWS certificates: %w", err)
+			return unread("the AWS certificates", "aws-certificates", err)
 		}
 		if p.AWS, err = cloudid.ParseAWS(b); err != nil {
 			return err
@@ -214,7 +240,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	if o.cert != "" {
 		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
 		if err != nil {
-			return fmt.Errorf("read the certificate: %w", err)
+			return unread("the certificate", "tls-cert and --tls-key", err)
 		}
 		tlsConf.Certificates = []tls.Certificate{pair}
 	} else if o.acme.on {
