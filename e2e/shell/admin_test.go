@@ -3,6 +3,7 @@
 package shell
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -113,11 +114,48 @@ func TestAdministratorWithCurl(t *testing.T) {
 	refused(t, desk, sft.ExitDenied, []string{"are for other servers than \"db01\"", "ask an administrator"}, "ssh", "db01", "true")
 	refused(t, desk, sft.ExitDenied, []string{"has no access to the servers of project \"lab\""}, "ssh", "test01", "true")
 
-	// And is found by who, where and when.
-	s.Wait("the session is found", 20*time.Second, func() bool {
-		return run(`api -G "$P/auditsV2" -d type=server.ssh_login -d user=ann -d target=web01 --data-urlencode "from=$(date -u -d '1 hour ago' +%FT%TZ)" --data-urlencode "to=$(date -u -d '1 hour' +%FT%TZ)" |
-			jq -r '.list[] | .detail.user + " " + .target + " " + .detail.login'`) == "ann web01 ann"
+	// So does somebody else, on the same server and on another.
+	desk2 := s.Desk("laptop2", "bob")
+	desk2.EnrollQuickly()
+	mayLogin(s, hosts["web01"], "bob")
+	says(t, desk2, "web01\nbob\n", "ssh", "web01", "hostname; id -un")
+
+	// And is found by who, where and when: in the second that it was in, and
+	// neither before nor after it.
+	found := func(user, server, from, to string) string {
+		t.Helper()
+		return run(`api -G "$P/auditsV2" -d type=server.ssh_login -d user=` + user + ` -d target=` + server + ` --data-urlencode "from=` + from + `" --data-urlencode "to=` + to + `" |
+			jq -r '.list[] | .detail.user + " " + .target + " " + .detail.login'`)
+	}
+	const hour = "$(date -u -d '1 hour ago' +%FT%TZ)"
+	const next = "$(date -u -d '1 hour' +%FT%TZ)"
+	s.Wait("the sessions are found", 20*time.Second, func() bool {
+		return found("ann", "web01", hour, next) == "ann web01 ann" && found("bob", "web01", hour, next) == "bob web01 bob"
 	})
+	// The beginning of an id says when the event was recorded.
+	id := run(`api "$P/auditsV2?type=server.ssh_login&user=ann&target=web01" | jq -r '.list[0].id'`)
+	at, err := strconv.ParseInt(strings.ReplaceAll(id, "-", "")[:12], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	when := time.UnixMilli(at)
+	sec := func(n int) string {
+		return when.Truncate(time.Second).Add(time.Duration(n) * time.Second).UTC().Format(time.RFC3339)
+	}
+	for _, tt := range []struct{ what, user, server, from, to, want string }{
+		{"in its second", "ann", "web01", sec(0), sec(1), "ann web01 ann"},
+		{"on the day", "ann", "web01", sec(-86400), sec(86400), "ann web01 ann"},
+		{"until the second before", "ann", "web01", sec(-86400), sec(-1), ""},
+		{"from the second after", "ann", "web01", sec(1), sec(86400), ""},
+		{"a week before", "ann", "web01", sec(-8 * 86400), sec(-7 * 86400), ""},
+		{"on another server", "ann", "web02", sec(-86400), sec(86400), ""},
+		{"of somebody else", "bob", "web01", sec(-86400), sec(86400), "bob web01 bob"},
+		{"of who was not there", "olive", "web01", sec(-86400), sec(86400), ""},
+	} {
+		if got := found(tt.user, tt.server, tt.from, tt.to); got != tt.want {
+			t.Errorf("%s, the session of %s on %s at %s is found from %s to %s as %q, want %q", tt.what, tt.user, tt.server, when.UTC(), tt.from, tt.to, got, tt.want)
+		}
+	}
 	if got := run(`
 		session=$(api "$P/auditsV2?type=server.ssh_login&user=ann" | jq -r '.list[0].session')
 		api "$P/auditsV2?user=ann&count=1000" | jq -r --arg s "$session" '.list[] | select(.session == $s) | .type' | sort -u | tr '\n' ' '`); !strings.Contains(got, "user_creds.issue") || !strings.Contains(got, "server.ssh_login") {
