@@ -3,11 +3,13 @@ package platform
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"sft"
+	"sft/internal/api"
 	"sft/internal/audit"
 	"sft/internal/policy"
 	"sft/internal/store"
@@ -33,8 +35,18 @@ type AuditsRequest struct {
 // was asked for is sealed for it. Descending, or with to, pages are in the order
 // of ids, which is that of when it was recorded: what was under way when a page
 // was read may be missing.
-func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) ([]audit.Event, error) {
-	whole := false // as of the moment when it was read
+func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) (api.List[audit.Event], error) {
+	list, full, err := p.listEvents(ctx, a, r)
+	l := api.List[audit.Event]{List: list}
+	if full && err == nil {
+		l.Next = list[len(list)-1].ID
+	}
+	return l, err
+}
+
+// listEvents is ListEvents; full says that the page is.
+func (p *Platform) listEvents(ctx context.Context, a Actor, r AuditsRequest) (list []audit.Event, full bool, err error) {
+	var whole bool // as of the moment when it was read
 	page := func() ([]audit.Event, error) {
 		return read(ctx, p, a, r.Team, policy.ReadAudit, func(tx *store.Tx, k asker) ([]audit.Event, error) {
 			q, err := r.query(k.team.Name)
@@ -42,7 +54,8 @@ func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) ([]
 				return nil, err
 			}
 			list, err := tx.FindEvents(q)
-			if whole = len(list) == q.Count || !q.Numbered; err != nil || whole {
+			full = err == nil && len(list) == q.Count
+			if whole = full || !q.Numbered; err != nil || whole {
 				return list, err
 			}
 			more, err := tx.Unsealed()
@@ -50,21 +63,22 @@ func (p *Platform) ListEvents(ctx context.Context, a Actor, r AuditsRequest) ([]
 			return list, err
 		})
 	}
-	list, err := page()
+	list, err = page()
 	if err != nil || whole {
-		return list, err
+		return list, full, err
 	}
 	// Another platform may have sealed them by now. Where sealing fails Run says
 	// so, and there is nothing to add to the page.
 	if _, err := p.Seal(ctx); err != nil {
-		return list, nil
+		return list, full, nil
 	}
-	return page()
+	list, err = page()
+	return list, full, err
 }
 
 // query is what is asked of the store.
 func (r AuditsRequest) query(team string) (store.EventQuery, error) {
-	q := store.EventQuery{Team: team, Kind: audit.Kind(r.Kind), Who: r.User, Target: r.Target, After: r.Offset, Count: r.Count, Descending: r.Descending == "true"}
+	q := store.EventQuery{Team: team, Kind: audit.Kind(r.Kind), Who: r.User, Target: r.Target, After: r.Offset, Count: r.Count}
 	if q.Count == 0 {
 		q.Count = 100
 	}
@@ -74,13 +88,49 @@ func (r AuditsRequest) query(team string) (store.EventQuery, error) {
 	if _, err := uuid.Parse(r.Offset); r.Offset != "" && err != nil {
 		return q, &sft.Error{Code: sft.Invalid, Msg: "offset is " + sft.Quote(r.Offset), Hint: "use the id of the last event of the page before"}
 	}
+	if q.Kind != "" && !slices.Contains(audit.Kinds, q.Kind) {
+		return q, &sft.Error{Code: sft.Invalid, Msg: "there are no events of the type " + sft.Quote(r.Kind), Hint: "use one that there is, as " + string(nearest(q.Kind))}
+	}
 	var err error
+	if q.Descending, err = flag("descending", r.Descending); err != nil {
+		return q, err
+	}
 	if q.From, err = moment("from", r.From); err != nil {
 		return q, err
 	}
-	q.Before, err = moment("to", r.To)
+	if q.Before, err = moment("to", r.To); err == nil && r.To != "" && q.From.After(q.Before) {
+		err = &sft.Error{Code: sft.Invalid, Msg: "from is after to", Hint: "give the earlier time as from"}
+	}
 	q.Numbered = !q.Descending && q.Before.IsZero()
 	return q, err
+}
+
+// nearest is the kind of event whose name is the least changes away.
+func nearest(k audit.Kind) audit.Kind {
+	k = k[:min(len(k), 100)]
+	return slices.MinFunc(audit.Kinds, func(a, b audit.Kind) int { return distance(string(a), string(k)) - distance(string(b), string(k)) })
+}
+
+// distance is how many bytes have to be put in, taken out or changed to make
+// one text of another.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1) // from nothing of a
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0] // of the row above, one to the left
+		row[0] = i + 1
+		for j := range len(b) {
+			change := before
+			if a[i] != b[j] {
+				change++
+			}
+			before = row[j+1]
+			row[j+1] = min(change, before+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 func moment(name, s string) (time.Time, error) {

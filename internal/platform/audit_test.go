@@ -63,9 +63,22 @@ func TestSearchingTheAudit(t *testing.T) {
 				}
 			}
 		}
-		for _, q := range []url.Values{{"from": {"yesterday"}}, {"to": {"2026-01-01"}}, {"offset": {"17"}}, {"offset": {"' OR 1=1"}}} {
+		for _, q := range []url.Values{{"from": {"yesterday"}}, {"to": {"2026-01-01"}}, {"offset": {"17"}}, {"offset": {"' OR 1=1"}},
+			{"descending": {"maybe"}}, {"type": {"group.crate"}}, {"type": {"Group.create"}}, {"prev": {"true"}}, {"from": {"2026-02-01T00:00:00Z"}, "to": {"2026-01-01T00:00:00Z"}}} {
 			_, err := search(q)
 			wantCode(t, q.Encode(), err, sft.Invalid)
+		}
+		for asked, near := range map[string]string{"group.crate": "group.create", "apikey.rotat": "apikey.rotate", "x": "ca.drop", "server.sshlogin": "server.ssh_login"} {
+			_, err := search(url.Values{"type": {asked}})
+			if want := "use one that there is, as " + near; err == nil || !strings.HasSuffix(sft.Explain(err), want) {
+				t.Errorf("the type %s: %v, want the hint %s", asked, err, want)
+			}
+		}
+		for _, yes := range []string{"1", "true", "T"} {
+			got, err := search(url.Values{"descending": {yes}, "count": {"1"}})
+			if newest := all[len(all)-1].ID; err != nil || len(got) != 1 || got[0].ID < newest {
+				t.Errorf("descending=%s: %s, %v, want what is not before %s", yes, told(got), err, newest)
+			}
 		}
 	})
 }

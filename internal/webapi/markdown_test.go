@@ -36,7 +36,7 @@ const preface = "# The REST API\n\n" +
 	"        curl -fsS -D head -H \"Authorization: Bearer $TOKEN\" \"$url\" | jq -c '.list[]'\n" +
 	"        url=$(tr -d '\\r' <head | sed -n 's/^[Ll]ink: <\\(.*\\)>; rel=\"next\"$/\\1/p')\n" +
 	"    done\n\n" +
-	"The audit events have no such header: the id of a page's last one is the `offset` of the next. After an empty page ask again with the same `offset`, and you have\n" +
+	"Of the audit events a full page has `next` alone, and no page has `prev`: the id of a page's last one is the `offset` of the next. After a page that is not full ask again with the same `offset`, and you have\n" +
 	"what came since: each event once, and none is missed ([audit.md](audit.md#reading)). Of all other lists, what is there all the time while somebody reads is on\n" +
 	"exactly one page, whatever comes and goes meanwhile.\n\n" +
 	"## What is common to all\n\n" +

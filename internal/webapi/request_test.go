@@ -186,3 +186,48 @@ func TestBearer(t *testing.T) {
 		}
 	}
 }
+
+// Whoever goes on by the audit's header has all of it, once, and no page after
+// the last.
+func TestPagesOfTheAudit(t *testing.T) {
+	e := testenv.New(t)
+	as, _ := cast(t, e)
+	call(t, e, as[robot], "GET", base+"/auditsV2", "", nil) // the first page makes the key that seals, which is an event
+	want := e.Events()
+	for _, query := range []string{"", "&descending=true"} {
+		var got []string
+		for next := base + "/auditsV2?count=7" + query; next != ""; {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", e.URL+next, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", as[robot]("GET", next, nil))
+			resp, err := e.HTTP().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var page struct{ List []object }
+			err = json.NewDecoder(resp.Body).Decode(&page)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("GET %s: %s, %v", next, resp.Status, err)
+			}
+			for _, v := range page.List {
+				got = append(got, v["id"].(string))
+			}
+			link, _, more := strings.Cut(resp.Header.Get("Link"), ">; rel=\"next\"")
+			if more != (len(page.List) == 7) || strings.Contains(strings.Join(resp.Header.Values("Link"), ""), "prev") {
+				t.Errorf("a page of %d has the header Link: %q", len(page.List), resp.Header.Values("Link"))
+			}
+			if next = ""; more {
+				next = strings.TrimPrefix(link, "<"+e.URL)
+			}
+			if len(got) > 2*len(want) {
+				t.Fatal("it has no end")
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%q: %d events were got, want %d", query, len(got), len(want))
+		}
+	}
+}
