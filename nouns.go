@@ -38,11 +38,11 @@ type Role string
 const (
 	AccessAdmin   Role = "access_admin"     // everything in the team
 	AccessUser    Role = "access_user"      // read most things, manage own clients
-	ReportingUser Role = "reporting_user"   // read everything
+	ReportingUser Role = "reporting_user"   // read what access_user reads, and enrollment tokens, preauthorizations and what anybody is to a server (cloud accounts, service users' keys and team_stats are for access_admin alone)
 	Preauthorizer Role = "preauthorization" // give others preauthorizations, and no more
-	// ServerAdmin may set the labels of servers, make the records of those without
-	// an agent, and delete any, and no more. It is nothing on hosts: that is the
-	// field of a ProjectGroup.
+	// set the labels of servers, make the records of those without an agent, and
+	// delete any, and no more (it is nothing on hosts: that is the field of that
+	// name of a group in a project)
 	ServerAdmin Role = "server_admin"
 )
 

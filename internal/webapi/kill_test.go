@@ -260,6 +260,7 @@ var writes = map[string]write{
 		kind: audit.ServerRemove, about: `"server":"{id}"`},
 	"POST /v1/teams/{team}/projects/{project}/preauthorizations":        {record: one("preauthorizations a JOIN preauthorization_projects j ON j.preauth_id = a.id JOIN users u ON u.id = a.user_id WHERE u.name = '$U'"), kind: audit.PreauthCreate, about: `"target":"$U"`},
 	"PUT /v1/teams/{team}/projects/{project}/preauthorizations/{id}":    {record: one("preauthorizations WHERE id = '{id}' AND disabled = true"), kind: audit.PreauthUpdate, about: `"target":"{x}"`},
+	"POST /v1/teams/{team}/projects/{project}/servers":                  {record: one("servers WHERE hostname = '$N' AND unmanaged = true"), kind: audit.ServerUnmanaged, about: `"target":"$N"`},
 	"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":        {record: one("servers WHERE hostname = '$N' AND unmanaged = true"), kind: audit.ServerUnmanaged, about: `"target":"$N"`},
 	"DELETE /v1/teams/{team}/projects/{project}/unmanaged_servers/{id}": {record: one("servers WHERE id = '{id}' AND deleted_at IS NOT NULL"), kind: audit.ServerRemove, about: `"server":"{id}"`},
 

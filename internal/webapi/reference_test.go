@@ -145,6 +145,14 @@ func (g *generator) operations() (list []operation) {
 			}
 		}
 		o.roles = g.rolesOf(t)
+		if whose := own[name]; whose != "" {
+			i := slices.Index(o.roles, "own client: no role")
+			if i < 0 {
+				g.problem("%s asks for nothing of one's own", name)
+				continue
+			}
+			o.roles[i] = whose + ": no role"
+		}
 		if r.access != anyone && r.access != agent {
 			for _, f := range p.funcs["SignedIn"] {
 				t.follow(f)
@@ -172,6 +180,9 @@ func (o operation) pages() bool {
 	return o.handle.reply.Implements(reflect.TypeFor[interface{ Around() (prev, next string) }]()) &&
 		slices.ContainsFunc(o.params, func(f field) bool { return f.name == "count" })
 }
+
+// own says which part of an operation takes no role, where that is not a client.
+var own = map[string]string{"GetUser": "oneself alone", "ListProjects": "with self=true alone"}
 
 // tagOf is the heading of a route: what it is about.
 func tagOf(path string) string {

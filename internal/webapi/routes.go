@@ -115,6 +115,7 @@ func routes(p *platform.Platform) []route {
 		{"GET", project + "/server_users", person, call(ok, p.ListServerUsers)},
 		{"GET", project + "/server_users/{user}", person, call(ok, p.GetServerUser)},
 		{"GET", project + "/servers", person, call(ok, p.ListServers)},
+		{"POST", project + "/servers", person, call(created, p.CreateUnmanaged)}, // the same as of unmanaged_servers
 		{"GET", project + "/servers/{id}", person, call(ok, p.GetServer)},
 		{"PUT", project + "/servers/{id}", person, call(none, p.UpdateServer)},
 		{"DELETE", project + "/servers/{id}", person, call(none, p.DeleteServer)},

@@ -429,6 +429,7 @@ var matrix = map[string]struct {
 	"GET /v1/teams/{team}/projects/{project}/server_users":                     {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/server_users/{user}":              {"", reads},
 	"GET /v1/teams/{team}/projects/{project}/servers":                          {"", reads},
+	"POST /v1/teams/{team}/projects/{project}/servers":                         {`{"hostname":"$N","alt_names":["$N.example.com"],"access_address":"192.0.2.1","port":2222,"labels":{"env":"prod"}}`, makes},
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}":                     {"", reads},
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":                     {`{"reenroll_allowed":true}`, [callers]int{401, 401, 403, 400, 400, 401, 404}}, // one that enrolled by a token
 	"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":                  {"", alters},
@@ -550,7 +551,7 @@ func whoMayCallWhat(t *testing.T, e *testenv.Env) {
 	}
 }
 
-// A server_admin does what a user without the role does, and five things more.
+// A server_admin does what a user without the role does, and six things more.
 func TestAServerAdminDoesNoMore(t *testing.T) { testenv.Each(t, serverAdminDoesNoMore) }
 
 func serverAdminDoesNoMore(t *testing.T, e *testenv.Env) {
@@ -564,6 +565,7 @@ func serverAdminDoesNoMore(t *testing.T, e *testenv.Env) {
 		"PUT /v1/teams/{team}/servers/{id}":                                 204,
 		"PUT /v1/teams/{team}/projects/{project}/servers/{id}":              204,
 		"DELETE /v1/teams/{team}/projects/{project}/servers/{id}":           204,
+		"POST /v1/teams/{team}/projects/{project}/servers":                  201,
 		"POST /v1/teams/{team}/projects/{project}/unmanaged_servers":        201,
 		"DELETE /v1/teams/{team}/projects/{project}/unmanaged_servers/{id}": 204,
 	}
