@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
-	"sft/internal/audit"
 	"sft/internal/conf"
 	"sft/internal/export"
 	"sft/internal/platform"
@@ -182,7 +181,7 @@ exported.`,
 					return unread("the kept checkpoint", "from", err)
 				}
 				kept = string(b)
-				if _, err := audit.ParseNote(kept); err != nil {
+				if err := platform.CheckCheckpoint(kept); err != nil {
 					return &sft.Error{Code: sft.Invalid, Msg: "the kept checkpoint: " + err.Error(), Err: err, Hint: "give --from a file with what \"sft-platform audit checkpoint\" printed, and nothing else"}
 				}
 			}

@@ -271,6 +271,12 @@ func checkpointBefore(tx *store.Tx, t time.Time, most int64) (audit.Note, error)
 	return n, err
 }
 
+// CheckCheckpoint refuses a text that is no checkpoint, whoever signed it.
+func CheckCheckpoint(text string) error {
+	_, err := audit.ParseNote(text)
+	return err
+}
+
 // retained is the note of what was removed on purpose, or the zero Note.
 func retained(tx *store.Tx) (audit.Note, error) {
 	text, err := tx.Retention()
