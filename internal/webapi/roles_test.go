@@ -344,8 +344,14 @@ func (w *table) route(r webapi.Row, actors []*actor) {
 			w.changes.since()
 		}
 		for i, pair := range pairs {
-			if a.elsewhere && i == len(pairs)-1 || want == 401 && i > 0 {
-				continue // their own team, or nobody to tell
+			team := i == len(pairs)-1
+			switch {
+			case want == 401 && (i > 0 || a.scheme == "agent"):
+				continue // nobody to tell
+			case team && a.elsewhere:
+				continue // it is theirs
+			case team && len(a.roles) > 0 && !slices.Contains(a.roles, string(sft.AccessAdmin)):
+				continue // who has no role and who has all there stand for the others
 			}
 			var replies [2]string
 			for j, path := range pair {
