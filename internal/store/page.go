@@ -260,9 +260,8 @@ func (s ServerFilter) byID(teamID string) listing {
 	if s.CanonicalName != "" { // as the index has it
 		f.and(`s.canonical_name <> '' AND lower(s.canonical_name) = ?`, fold(s.CanonicalName))
 	}
-	if s.CloudProvider != "" { // as the index has it
+	if s.CloudProvider != "" { // as the indexes have it
 		f.and(`s.cloud_provider <> '' AND s.cloud_provider = ?`, s.CloudProvider)
-		f.and(`s.team_id = ?`, teamID)
 	}
 	if s.Unmanaged {
 		f.sql += ` AND s.unmanaged`

@@ -206,6 +206,9 @@ func TestAPageCostsAPage(t *testing.T) {
 				if bad := dear(plans[what]); bad != "" {
 					t.Errorf("a page of %s costs more: %s in\n%s", what, bad, strings.Join(plans[what], "\n"))
 				}
+				if strings.HasSuffix(what, " cloud") && driver == "sqlite" && !strings.Contains(strings.Join(plans[what], "\n"), "_cloud (") {
+					t.Errorf("%s are found by\n%s", what, strings.Join(plans[what], "\n"))
+				}
 			}
 		}
 	})

@@ -9,6 +9,7 @@ CREATE INDEX sessions_client ON sessions (client_id, live_until);
 CREATE INDEX sessions_live ON sessions (live_until);
 
 CREATE INDEX servers_cloud ON servers (team_id, cloud_provider, id) WHERE deleted_at IS NULL AND cloud_provider <> '';
+CREATE INDEX servers_project_cloud ON servers (project_id, cloud_provider, id) WHERE deleted_at IS NULL AND cloud_provider <> '';
 
 -- Two of the facts once more, to find servers by them. The program fills it in
 -- the transaction of this migration: how a name is folded is its to know.
