@@ -352,10 +352,15 @@ func TestTooManyServiceClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		idle := e.Server("lab", testenv.Facts("lab02"))
+		before := e.State(idle).Revision
 		var events []audit.Event
 		st := heard(t, e, s, "one too many", func() { events = since(e, func() { process(t, e, host) }) })
 		if !slices.Equal(st.EndedSessions, []string{way.SessionID}) {
 			t.Errorf("the sessions %q are ended", st.EndedSessions)
+		}
+		if now := e.State(idle).Revision; now != before {
+			t.Errorf("a server without a session of it went from revision %d to %d", before, now)
 		}
 		if got := told(events); !strings.Contains(got, "client.remove success") || !strings.Contains(got, "client.enroll success") || len(events) != 2 {
 			t.Errorf("it is told as %s", got)

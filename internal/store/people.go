@@ -495,6 +495,17 @@ func (tx *Tx) RemoveClient(id string, now time.Time) error {
 	return tx.must(`UPDATE clients SET state = $2, signed_in_until = 0 WHERE id = $1`, id, sft.StateDeleted)
 }
 
+// ReviseSessionsOf is ReviseServer for those to which, or through which, sessions
+// of a client may live.
+func (tx *Tx) ReviseSessionsOf(clientID string, now time.Time) error {
+	ids, err := all(tx.Notes, scanID, `UPDATE servers SET revision = revision + 1 WHERE id IN (
+		SELECT server_id FROM sessions WHERE client_id = $1 AND live_until > $2
+		UNION SELECT h.server_id FROM session_hops h JOIN sessions s ON s.id = h.session_id WHERE h.expires_at > $2 AND s.client_id || '' = $1) RETURNING id`,
+		clientID, micros(now.Add(-clockSlack)))
+	tx.tell(ids...)
+	return err
+}
+
 // ClientSeen notes when a client last asked for something.
 func (n Notes) ClientSeen(id string, at time.Time) error {
 	return n.must(`UPDATE clients SET last_seen = $2 WHERE id = $1`, id, micros(at))
