@@ -311,6 +311,7 @@ const (
 // of its agent.
 type Server struct {
 	ID            string   `json:"id"`
+	Team          string   `json:"team_name,omitempty"`
 	Project       string   `json:"project_name"`
 	Hostname      string   `json:"hostname"`
 	CanonicalName string   `json:"canonical_name,omitempty"`
@@ -371,14 +372,15 @@ func (s Server) Name() string {
 
 // A ServerUser is the local account that a user has on a project's servers.
 type ServerUser struct {
-	User         string `json:"user_name"`
-	Login        string `json:"server_user_name"`         // the account's name on Linux servers
-	WindowsLogin string `json:"windows_server_user_name"` // and on Windows servers
-	FullName     string `json:"full_name"`
-	UID          int    `json:"unix_uid"`
-	GID          int    `json:"unix_gid"`
-	Admin        bool   `json:"admin"` // whether it is an administrator's
-	Status       Status `json:"status"`
+	User         string   `json:"user_name"`
+	Type         UserType `json:"type"`                     // a person or a program
+	Login        string   `json:"server_user_name"`         // the account's name on Linux servers
+	WindowsLogin string   `json:"windows_server_user_name"` // and on Windows servers
+	FullName     string   `json:"full_name"`
+	UID          int      `json:"unix_uid"`
+	GID          int      `json:"unix_gid"`
+	Admin        bool     `json:"admin"` // whether it is an administrator's
+	Status       Status   `json:"status"`
 }
 
 // A Client is one enrolled device of one user.

@@ -50,10 +50,12 @@ const (
 	SudoCreate      Kind = "entitlement_sudo.create"
 	SudoUpdate      Kind = "entitlement_sudo.update"
 	SudoRemove      Kind = "entitlement_sudo.remove"
+	SudoAttach      Kind = "entitlement_sudo.add_to_project" // a group has it in the project from then on
+	SudoDetach      Kind = "entitlement_sudo.remove_from_project"
 	ServiceCreate   Kind = "service.create" // a service user is bound to a host's account
 	ServiceRemove   Kind = "service.remove"
 	ServerEnroll    Kind = "server.enroll"
-	ServerUnmanaged Kind = "server.create_unmanaged"
+	ServerUnmanaged Kind = "unmanaged_server.create"
 	ServerRemove    Kind = "server.remove"
 	ServerReassign  Kind = "server.reassign" // it is in another project from then on
 	ServerUpdate    Kind = "server.update"
@@ -67,9 +69,9 @@ const (
 	MasterKeyRotate Kind = "master_key.rotate"
 	ClientEnroll    Kind = "client.enroll"
 	ClientRemove    Kind = "client.remove"
-	ClientAssign    Kind = "client.assign"    // it is another person's from then on
-	ClientUpdate    Kind = "client.update"    // it waits for an administrator's approval from then on, or has it
-	AuthTokenIssue  Kind = "auth_token.issue" // a sign-in, on the web, of a client or of a service user
+	ClientAssign    Kind = "client.assign"       // it is another person's from then on
+	ClientUpdate    Kind = "client.state.update" // it waits for an administrator's approval from then on, or has it
+	AuthTokenIssue  Kind = "auth_token.issue"    // a sign-in, on the web, of a client or of a service user
 	AuthTokenEnd    Kind = "auth_token.end"
 	UserCredsIssue  Kind = "user_creds.issue"   // certificates to a broker and to SSH servers
 	HostCredsIssue  Kind = "server_creds.issue" // certificates of a broker and of an SSH server

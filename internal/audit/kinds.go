@@ -5,7 +5,7 @@ var Kinds = []Kind{
 	TeamCreate, TeamSettings, UserCreate, UserUpdate, UserRemove, PasswordChange, KeyRotate, KeyDelete,
 	GroupCreate, GroupUpdate, GroupDelete, UserAttribute, GroupAttribute, MemberAdd, MemberRemove, ProjectCreate,
 	ProjectUpdate, ProjectDelete, ProjectGroup, ProjectUngroup, ProjectSelector, PreauthCreate, PreauthUpdate,
-	TokenCreate, TokenDelete, CloudCreate, CloudDelete, SudoCreate, SudoUpdate, SudoRemove, ServiceCreate,
+	TokenCreate, TokenDelete, CloudCreate, CloudDelete, SudoCreate, SudoUpdate, SudoRemove, SudoAttach, SudoDetach, ServiceCreate,
 	ServiceRemove, ServerEnroll, ServerUnmanaged, ServerRemove, ServerReassign, ServerUpdate, ServerLabels,
 	NameConflict, KeyConflict, DeviceKeyRotate, NameReuse, CARotate, CADrop, MasterKeyRotate, ClientEnroll,
 	ClientRemove, ClientAssign, ClientUpdate, AuthTokenIssue, AuthTokenEnd, UserCredsIssue, HostCredsIssue,

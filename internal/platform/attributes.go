@@ -266,8 +266,8 @@ func idsOf(tx *store.Tx, u store.UserRecord, login string) (uid, gid int, err er
 	return uid, gid, err
 }
 
-// maxLogin is what Windows takes, too.
-const maxLogin = 20
+// maxWindowsLogin is how long a login may be on Windows.
+const maxWindowsLogin = 20
 
 // mayBeLogin refuses a login that is not for this user.
 func mayBeLogin(tx *store.Tx, u store.UserRecord, login string) error {
@@ -275,10 +275,14 @@ func mayBeLogin(tx *store.Tx, u store.UserRecord, login string) error {
 		return err
 	}
 	// An account has a group of its name, and "sft_" is what groups begin with.
-	if len(login) > maxLogin || slices.Contains(reservedLogins, login) || strings.HasPrefix(login, "sft_") || sft.CheckServerGroup(login) != nil {
-		return &sft.Error{Code: sft.Invalid, Msg: "login name " + sft.Quote(login) + " cannot be used", Hint: fmt.Sprintf("use up to %d characters, and no name that systems have", maxLogin)}
+	if slices.Contains(reservedLogins, login) || strings.HasPrefix(login, "sft_") || sft.CheckServerGroup(login) != nil {
+		return &sft.Error{Code: sft.Invalid, Msg: "login name " + sft.Quote(login) + " is one that systems or sftd keep for themselves", Hint: "choose another"}
 	}
 	if u.WindowsLogin == u.Login { // and so it will be
+		if len(login) > maxWindowsLogin {
+			return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("login name %s has %d characters, and would be the one on Windows, too", sft.Quote(login), len(login)),
+				Hint: fmt.Sprintf("use up to %d, or give the person another windows_user_name first", maxWindowsLogin)}
+		}
 		return mayBeWindowsLogin(tx, u, login)
 	}
 	return free(tx, u, login)

@@ -121,7 +121,7 @@ func TestAPendingClient(t *testing.T) {
 		wantCode(t, "an administrator's own, by itself", put(own.Client, own.ID, m{"state": "PENDING"}), sft.Invalid)
 		old := e.State(host)
 		events := since(e, func() { wantCode(t, "by an administrator", put(own.Client, c.ID, m{"state": "PENDING"}), "") })
-		if told(events) != "client.update success" || events[0].Detail["state"] != "PENDING" || events[0].Detail["was"] != "ACTIVE" || events[0].Detail["client"] != c.ID || events[0].Detail["user"] != "ann" {
+		if told(events) != "client.state.update success" || events[0].Detail["state"] != "PENDING" || events[0].Detail["was"] != "ACTIVE" || events[0].Detail["client"] != c.ID || events[0].Detail["user"] != "ann" {
 			t.Errorf("it is told as %+v", events)
 		}
 		if st := e.State(host); !slices.Equal(st.EndedSessions, []string{way.SessionID}) || st.Revision <= old.Revision {
@@ -187,7 +187,7 @@ func TestAPendingClient(t *testing.T) {
 
 		// Approved, it is as it was, and wants a sign-in.
 		events = since(e, func() { e.Do("PUT", "/clients/"+c.ID, m{"state": "ACTIVE"}, nil) })
-		if told(events) != "client.update success" || events[0].Detail["state"] != "ACTIVE" || events[0].Detail["was"] != "PENDING" {
+		if told(events) != "client.state.update success" || events[0].Detail["state"] != "ACTIVE" || events[0].Detail["was"] != "PENDING" {
 			t.Errorf("it is told as %+v", events)
 		}
 		_, _, err = e.Connect(c, "web01")
@@ -204,7 +204,7 @@ func TestAPendingClient(t *testing.T) {
 		// Two things at once are two events; what is not said stays.
 		e.User("bob")
 		events = since(e, func() { e.Do("PUT", "/clients/"+c.ID, m{"state": "PENDING", "user_name": "bob"}, nil) })
-		if told(events) != "client.update success, client.assign success" {
+		if told(events) != "client.state.update success, client.assign success" {
 			t.Errorf("both are told as %s", told(events))
 		}
 		e.Do("PUT", "/clients/"+c.ID, m{"user_name": "ann"}, nil)

@@ -38,11 +38,11 @@ func (p *Platform) CreateCloudAccount(ctx context.Context, a Actor, r CloudAccou
 		if err := cloudid.CheckAccount(r.Provider, r.AccountID); err != nil {
 			return audit.Event{}, err
 		}
-		if len(r.Description) > 200 {
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the description is too long", Hint: "use up to 200 characters"}
+		if !oneLine(r.Description, 200) {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the description cannot be used", Hint: "use up to 200 characters in one line"}
 		}
 		c = store.CloudAccountRecord{ProjectID: pr.ID, CloudAccount: sft.CloudAccount{ID: audit.NewID(), Provider: r.Provider, AccountID: r.AccountID,
-			Description: r.Description, CreatedBy: k.user.Name, CreatedAt: p.Now().UTC().Truncate(time.Microsecond)}}
+			Description: r.Description, CreatedBy: k.user.Name, CreatedAt: p.Now().UTC()}}
 		e := p.event(a, audit.CloudCreate, k.team.Name, pr.Name, r.Provider+":"+r.AccountID)
 		e.Detail = map[string]string{"id": c.ID, "description": r.Description}
 		err = tx.AddCloudAccount(c)

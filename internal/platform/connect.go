@@ -43,7 +43,7 @@ func (p *Platform) Resolve(ctx context.Context, a Actor, r ResolveRequest) (api.
 		if err != nil {
 			return none, err
 		}
-		return api.ResolveReply{Server: target.server.Server(p.Now()), Login: k.user.LoginOn(target.server.Facts.OSType), Route: stepNames(hops)}, nil
+		return api.ResolveReply{Server: k.server(*target.server, p.Now()), Login: k.user.LoginOn(target.server.Facts.OSType), Route: stepNames(hops)}, nil
 	})
 }
 

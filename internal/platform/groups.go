@@ -21,13 +21,18 @@ type GroupRequest struct {
 	Roles []sft.Role `json:"roles,omitempty"` // all that its members may do in the team
 }
 
-func checkRoles(roles []sft.Role) error {
+// checkRoles returns the roles, each once.
+func checkRoles(roles []sft.Role) ([]sft.Role, error) {
+	list := []sft.Role{}
 	for _, r := range roles {
 		if r != sft.AccessAdmin && r != sft.AccessUser && r != sft.ReportingUser && r != sft.Preauthorizer && r != sft.ServerAdmin {
-			return &sft.Error{Code: sft.Invalid, Msg: "role " + sft.Quote(string(r)) + " is unknown", Hint: "use access_admin, access_user, reporting_user, preauthorization or server_admin"}
+			return nil, &sft.Error{Code: sft.Invalid, Msg: "role " + sft.Quote(string(r)) + " is unknown", Hint: "use access_admin, access_user, reporting_user, preauthorization or server_admin"}
+		}
+		if !slices.Contains(list, r) {
+			list = append(list, r)
 		}
 	}
-	return nil
+	return list, nil
 }
 
 func (p *Platform) newGroup(tx *store.Tx, teamID, name string, roles []sft.Role) (store.GroupRecord, error) {
@@ -35,11 +40,9 @@ func (p *Platform) newGroup(tx *store.Tx, teamID, name string, roles []sft.Role)
 	if err := sft.CheckName("group", name); err != nil {
 		return g, err
 	}
-	if err := checkRoles(roles); err != nil {
+	roles, err := checkRoles(roles)
+	if err != nil {
 		return g, err
-	}
-	if roles == nil {
-		roles = []sft.Role{}
 	}
 	g.ID, g.Name, g.Roles, g.CreatedAt = audit.NewID(), name, roles, p.Now().UTC()
 	return g, exists(tx.AddGroup(g), "group", name)
@@ -100,14 +103,11 @@ func (p *Platform) UpdateGroup(ctx context.Context, a Actor, r GroupRequest) (st
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if err := checkRoles(r.Roles); err != nil {
+		if r.Roles, err = checkRoles(r.Roles); err != nil {
 			return audit.Event{}, err
 		}
 		if g.Name == sft.Owners {
 			return audit.Event{}, builtIn(g.Name)
-		}
-		if r.Roles == nil {
-			r.Roles = []sft.Role{}
 		}
 		if err := differ(g.Roles, r.Roles); err != nil {
 			return audit.Event{}, err

@@ -81,12 +81,16 @@ type CreateUserReply struct {
 	FirstUseURL string `json:"first_use_url"` // where the person sets a password, within three days; shown once
 }
 
+// oneLine reports whether a text of a person's is one line, of max bytes at
+// most, that is shown as it is written.
+func oneLine(s string, max int) bool { return len(s) <= max && sft.Printable(s) == s }
+
 // newUser makes a user with its login name and ids.
 func (p *Platform) newUser(tx *store.Tx, teamID, name, fullName, email string, kind sft.UserType) (store.UserRecord, error) {
 	if err := sft.CheckName("user", name); err != nil {
 		return store.UserRecord{}, err
 	}
-	if len(fullName) > 200 || len(email) > 200 || strings.ContainsFunc(fullName+email, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+	if !oneLine(fullName, 200) || !oneLine(email, 200) {
 		return store.UserRecord{}, &sft.Error{Code: sft.Invalid, Msg: "the full name or email cannot be used", Hint: "use up to 200 characters in one line"}
 	}
 	u := store.UserRecord{TeamID: teamID}
@@ -247,7 +251,7 @@ func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest)
 func (p *Platform) GetServiceUser(ctx context.Context, a Actor, r UserRequest) (sft.User, error) {
 	var u store.UserRecord
 	err := p.DB.Read(ctx, func(tx *store.Tx) (err error) {
-		_, u, err = p.serviceUser(tx, a, r, policy.Read)
+		_, u, err = p.everyServiceUser(tx, a, r, policy.Read)
 		return err
 	})
 	return u.User, err
@@ -259,7 +263,7 @@ func (p *Platform) UpdateServiceUser(ctx context.Context, a Actor, r UpdateUserR
 	var u store.UserRecord
 	err := p.change(ctx, a, func(tx *store.Tx) (e audit.Event, err error) {
 		var k asker
-		if k, u, err = p.serviceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer); err != nil {
+		if k, u, err = p.everyServiceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer); err != nil {
 			return e, err
 		}
 		return p.setStatus(tx, a, k, &u, r)
@@ -273,11 +277,12 @@ func (p *Platform) setStatus(tx *store.Tx, a Actor, k asker, u *store.UserRecord
 		return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "nobody may change their own status", Hint: "ask another administrator"}
 	case r.Status != sft.StatusActive && r.Status != sft.StatusDisabled && r.Status != sft.StatusDeleted:
 		return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(r.Status)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
-	case u.Status == sft.StatusDeleted:
-		return audit.Event{}, noSuch("user", r.User)
 	}
 	if err := differ(u.Status, r.Status); err != nil {
 		return audit.Event{}, err
+	}
+	if u.Status == sft.StatusDeleted {
+		return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "user " + sft.Quote(u.Name) + " was deleted, which is for good", Hint: "make a user of another name"}
 	}
 	kind := audit.UserUpdate
 	if r.Status == sft.StatusDeleted {
@@ -324,11 +329,13 @@ func (p *Platform) ResetUser(ctx context.Context, a Actor, r UserRequest) (Creat
 			return audit.Event{}, err
 		}
 		u, err := tx.User(k.team.ID, r.User)
-		if err != nil || u.Type != sft.Human || u.Status != sft.StatusActive {
-			if err == nil {
-				err = store.ErrNotFound
-			}
+		switch {
+		case err != nil:
 			return audit.Event{}, notFound(err, "user", r.User)
+		case u.Type != sft.Human:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: sft.Quote(u.Name) + " is a service user, and has no password", Hint: "make a key for it"}
+		case u.Status != sft.StatusActive:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("user %s is not active, but %s", sft.Quote(u.Name), u.Status), Hint: "make one that is DISABLED ACTIVE first; one that is DELETED stays so"}
 		}
 		reply.User = u.User
 		reply.FirstUseURL, err = p.firstUse(tx, u.ID)
@@ -399,13 +406,23 @@ func (p *Platform) RotateKey(ctx context.Context, a Actor, r UserRequest) (KeyRe
 	return reply, err
 }
 
+// serviceUser finds a service user who is not deleted.
 func (p *Platform) serviceUser(tx *store.Tx, a Actor, r UserRequest, action policy.Action) (asker, store.UserRecord, error) {
+	k, u, err := p.everyServiceUser(tx, a, r, action)
+	if err == nil && u.Status == sft.StatusDeleted {
+		u, err = store.UserRecord{}, noSuch("service user", r.User)
+	}
+	return k, u, err
+}
+
+// everyServiceUser is serviceUser for those, too, who are deleted.
+func (p *Platform) everyServiceUser(tx *store.Tx, a Actor, r UserRequest, action policy.Action) (asker, store.UserRecord, error) {
 	k, err := p.as(tx, a, r.Team, action)
 	if err != nil {
 		return k, store.UserRecord{}, err
 	}
 	u, err := tx.User(k.team.ID, r.User)
-	if err == nil && (u.Type != sft.Service || u.Status == sft.StatusDeleted) {
+	if err == nil && u.Type != sft.Service {
 		err = store.ErrNotFound
 	}
 	return k, u, notFound(err, "service user", r.User)

@@ -43,7 +43,6 @@ func TestLoginNames(t *testing.T) {
 	if u := e.User("eve.x"); u.UID == old.UID || u.GID == old.GID {
 		t.Errorf("uid %d or gid %d was given twice", u.UID, u.GID)
 	}
-	wantCode(t, "a deleted user is enabled", e.Service.Do(t.Context(), "PUT", base+"/users/eve", map[string]string{"status": "ACTIVE"}, nil), sft.NotFound)
 }
 
 func TestNamesThatCannotBe(t *testing.T) {
@@ -54,7 +53,11 @@ func TestNamesThatCannotBe(t *testing.T) {
 		}
 		wantCode(t, fmt.Sprintf("a member called %.20q", name), e.Service.Do(t.Context(), "POST", base+"/groups/owners/users", map[string]string{"name": name}, nil), sft.NotFound)
 	}
-	for _, full := range []string{"a\nb", "a\x00b", strings.Repeat("x", 201)} {
+	for _, full := range []string{"a\nb", "a\x00b", "a\u202eb", "a\u2066b", strings.Repeat("x", 201)} {
+		for path, body := range map[string]m{"server_enrollment_tokens": {}, "cloud_accounts": {"provider": "aws", "account_id": "123456789012"}} {
+			body["description"] = full
+			wantCode(t, fmt.Sprintf("%s with the description %.20q", path, full), e.Service.Do(t.Context(), "POST", base+"/projects/prod/"+path, body, nil), sft.Invalid)
+		}
 		wantCode(t, fmt.Sprintf("a full name %.20q", full), e.Service.Do(t.Context(), "POST", base+"/users", map[string]string{"name": "ann", "full_name": full}, nil), sft.Invalid)
 	}
 }
@@ -106,6 +109,56 @@ func TestUsersAndOwners(t *testing.T) {
 	if len(members.List) != 3 {
 		t.Errorf("everyone is %+v", members.List)
 	}
+}
+
+// What cannot be done to a user says why, and one that was deleted reads the
+// same as a person and as a service user.
+func TestUsersWhoAreNotActive(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		for _, name := range []string{"dis", "del"} {
+			e.User(name)
+			e.Do("POST", "/service_users", m{"name": "s" + name}, nil)
+		}
+		for _, at := range []string{"/users/", "/service_users/s"} {
+			e.Do("PUT", at+"dis", m{"status": "DISABLED"}, nil)
+			e.Do("PUT", at+"del", m{"status": "DELETED"}, nil)
+			e.Do("PUT", at+"del", m{"status": "DELETED"}, nil) // as it is
+			var u sft.User
+			if e.Do("GET", at+"del", nil, &u); u.Status != sft.StatusDeleted {
+				t.Errorf("%sdel is %+v", at, u)
+			}
+			for _, status := range []string{"ACTIVE", "DISABLED"} {
+				refused(t, e, at+" becomes "+status, "PUT", at+"del", m{"status": status}, sft.Invalid, "was deleted, which is for good")
+			}
+		}
+		refused(t, e, "a link for somebody disabled", "POST", "/users/dis/first_use", nil, sft.Invalid, `user "dis" is not active, but DISABLED`)
+		refused(t, e, "a link for somebody deleted", "POST", "/users/del/first_use", nil, sft.Invalid, `user "del" is not active, but DELETED`)
+		refused(t, e, "a link for a service user", "POST", "/users/sdis/first_use", nil, sft.Invalid, `"sdis" is a service user`)
+		refused(t, e, "a link for nobody", "POST", "/users/nix/first_use", nil, sft.NotFound, "there is no user")
+		refused(t, e, "a key for a deleted service user", "POST", "/service_users/sdel/keys", nil, sft.NotFound, "there is no service user")
+		refused(t, e, "a person as a service user", "GET", "/service_users/dis", nil, sft.NotFound, "there is no service user")
+	})
+}
+
+// What is said twice is one thing.
+func TestDuplicatesAreOne(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		s := e.Server("lab", testenv.Facts("lab01"))
+		var g sft.Group
+		e.Do("POST", "/groups", m{"name": "g", "roles": []string{"access_user", "reporting_user", "access_user"}}, &g)
+		if want := []sft.Role{"access_user", "reporting_user"}; !slices.Equal(g.Roles, want) {
+			t.Errorf("the roles are %v", g.Roles)
+		}
+		e.Do("PUT", "/groups/g", m{"roles": []string{"server_admin", "server_admin"}}, nil)
+		if e.Do("GET", "/groups/g", nil, &g); !slices.Equal(g.Roles, []sft.Role{"server_admin"}) {
+			t.Errorf("the roles are %v", g.Roles)
+		}
+		var v sft.Preauthorization
+		e.Do("POST", "/projects/lab/preauthorizations", m{"user_name": testenv.Owner, "servers": []string{s.ID, s.ID}, "expires_at": e.Clock.Now().Add(1e12)}, &v)
+		if !slices.Equal(v.Servers, []string{s.ID}) {
+			t.Errorf("the servers are %v", v.Servers)
+		}
+	})
 }
 
 // Who is refused hears which roles would do, the least first.

@@ -65,7 +65,13 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 	if now == nil {
 		now = time.Now
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: now, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, RetainEvery: time.Hour, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
+	// The database keeps microseconds: what is shown when it is made is what is
+	// shown from then on.
+	micros := func() time.Time {
+		t := now()
+		return t.Add(-time.Duration(t.Nanosecond() % 1000)) // and not Truncate: it would forget the machine's own clock
+	}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: micros, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, RetainEvery: time.Hour, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
 		p.URL, err = tx.Setting("url")
 		return err

@@ -172,7 +172,9 @@ func (p *Platform) setPreauth(tx *store.Tx, k asker, pr store.ProjectRecord, r P
 			if err != nil {
 				return err
 			}
-			v.Servers = append(v.Servers, s.ID)
+			if !slices.Contains(v.Servers, s.ID) {
+				v.Servers = append(v.Servers, s.ID)
+			}
 		}
 	}
 	// A server whose project is not among the projects would be a grant that

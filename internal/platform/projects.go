@@ -494,6 +494,11 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		if err := tx.SetSudo(pr.ID, g.ID, ids); err != nil {
 			return audit.Event{}, err
 		}
+		var had []string
+		if was >= 0 {
+			had = places[was].SudoEntitlements
+		}
+		p.tellSudo(tx, a, k, pr, g.Name, had, rec.SudoEntitlements)
 		e := p.event(a, audit.ProjectGroup, k.team.Name, pr.Name, g.Name)
 		e.Detail = map[string]string{"server_access": fmt.Sprint(r.ServerAccess), "server_admin": fmt.Sprint(r.ServerAdmin),
 			"server_group": rec.ServerGroupName, "sudo_entitlements": strings.Join(rec.SudoEntitlements, " ")}
@@ -510,6 +515,22 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		}
 		return e, tx.Revise(pr.ID)
 	})
+}
+
+// tellSudo tells which sudo entitlements a group has in a project from then on,
+// and which no more.
+func (p *Platform) tellSudo(tx *store.Tx, a Actor, k asker, pr store.ProjectRecord, group string, had, has []string) {
+	tell := func(kind audit.Kind, of, without []string) {
+		for _, name := range of {
+			if !slices.Contains(without, name) {
+				e := p.event(a, kind, k.team.Name, pr.Name, name)
+				e.Detail = map[string]string{"group": group}
+				tx.Also(e)
+			}
+		}
+	}
+	tell(audit.SudoDetach, had, has)
+	tell(audit.SudoAttach, has, had)
 }
 
 // tellSelector puts a selector into an event: with the sources of its keys, and
@@ -532,8 +553,17 @@ func (p *Platform) RemoveProjectGroup(ctx context.Context, a Actor, r ProjectGro
 		if err != nil {
 			return audit.Event{}, notFound(err, "group", r.Group)
 		}
+		places, err := tx.ProjectGroups(pr.ID)
+		if err != nil {
+			return audit.Event{}, err
+		}
 		if err := tx.RemoveProjectGroup(pr.ID, g.ID); err != nil {
 			return audit.Event{}, notFound(err, "group in the project called", r.Group)
+		}
+		for _, was := range places {
+			if was.GroupID == g.ID {
+				p.tellSudo(tx, a, k, pr, g.Name, was.SudoEntitlements, nil)
+			}
 		}
 		return p.event(a, audit.ProjectUngroup, k.team.Name, pr.Name, g.Name), tx.Revise(pr.ID)
 	})
@@ -560,7 +590,7 @@ func (p *Platform) serverUsers(tx *store.Tx, pr store.ProjectRecord) (list []sft
 	var st api.State
 	people, err := p.accounts(tx, pr, nil, &st)
 	for _, u := range st.Users {
-		list = append(list, sft.ServerUser{User: u.Name, Login: u.Login, WindowsLogin: people[u.ID].WindowsLogin, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
+		list = append(list, sft.ServerUser{User: u.Name, Type: people[u.ID].Type, Login: u.Login, WindowsLogin: people[u.ID].WindowsLogin, FullName: u.FullName, UID: u.UID, GID: u.GID, Admin: u.Admin, Status: sft.StatusActive})
 	}
 	return list, err
 }

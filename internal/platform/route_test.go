@@ -536,12 +536,12 @@ func TestUnmanagedServers(t *testing.T) {
 		events := since(e, func() {
 			s = unmanaged(t, e, "lab", m{"hostname": "Jump", "alt_names": []string{"gate"}, "access_address": web.Facts.AccessAddress, "port": 2222})
 		})
-		want := sft.Server{ID: s.ID, Project: "lab", Hostname: "Jump", AltNames: []string{"gate"}, AccessAddress: web.Facts.AccessAddress, Services: []string{}, State: sft.StateActive,
+		want := sft.Server{ID: s.ID, Team: testenv.Team, Project: "lab", Hostname: "Jump", AltNames: []string{"gate"}, AccessAddress: web.Facts.AccessAddress, Services: []string{}, State: sft.StateActive,
 			Labels: map[string]string{"system.managed": "false"}, RegisteredAt: e.Clock.Now(), SSHPort: 2222, Problems: []string{}, NameConflict: []string{web.Facts.AccessAddress}} // hosts behind it hold the address
 		if got := fmt.Sprintf("%+v", s); got != fmt.Sprintf("%+v", want) {
 			t.Errorf("it is %s, want %+v", got, want)
 		}
-		if told(events) != "server.create_unmanaged success" || events[0].Target != "Jump" || events[0].Project != "lab" ||
+		if told(events) != "unmanaged_server.create success" || events[0].Target != "Jump" || events[0].Project != "lab" ||
 			fmt.Sprint(events[0].Detail) != fmt.Sprint(map[string]string{"server": s.ID, "access_address": web.Facts.AccessAddress, "port": "2222", "alt_names": "gate"}) {
 			t.Errorf("it is told as %+v", events)
 		}
@@ -571,6 +571,7 @@ func TestUnmanagedServers(t *testing.T) {
 			"no name":                          {m{}, sft.Invalid},
 			"a name that cannot be":            {m{"hostname": "-oProxyCommand=x"}, sft.Invalid},
 			"a name with a newline":            {m{"hostname": "a\nb"}, sft.Invalid},
+			"an address that is none":          {m{"hostname": "x", "access_address": "not an address"}, sft.Invalid},
 			"an address that cannot be":        {m{"hostname": "x", "access_address": "-oProxyCommand=x"}, sft.Invalid},
 			"an address with a user":           {m{"hostname": "x", "access_address": "joe@x"}, sft.Invalid},
 			"a loopback address":               {m{"hostname": "x", "access_address": "127.0.0.1"}, sft.Invalid},
@@ -583,7 +584,11 @@ func TestUnmanagedServers(t *testing.T) {
 			"a name of a server":               {m{"hostname": "x", "alt_names": []string{"WEB01"}}, sft.Exists},
 		} {
 			events := since(e, func() {
-				wantCode(t, name, e.Service.Do(ctx, "POST", base+"/projects/lab/unmanaged_servers", tt.body, nil), tt.want)
+				err := e.Service.Do(ctx, "POST", base+"/projects/lab/unmanaged_servers", tt.body, nil)
+				wantCode(t, name, err, tt.want)
+				if says := tt.body["access_address"]; says != nil && err != nil && !strings.HasPrefix(err.Error(), fmt.Sprintf("access address %q", says)) {
+					t.Errorf("%s is refused as %v", name, err)
+				}
 			})
 			if len(events) != 0 || len(list("/projects/lab/servers")) != 2 {
 				t.Errorf("%s: told as %s, and the servers are %q", name, told(events), list("/projects/lab/servers"))

@@ -359,7 +359,7 @@ type admission struct {
 // admitToken finds the project of an enrollment token.
 func (p *Platform) admitToken(tx *store.Tx, secret string) (admission, error) {
 	var in admission
-	bad := &sft.Error{Code: sft.Denied, Msg: "the enrollment token is unknown, deleted or used up", Hint: "make a new enrollment token and put it into the token file"}
+	bad := &sft.Error{Code: sft.Denied, Msg: "the enrollment token is unknown, deleted, expired or used up", Hint: "make a new enrollment token and put it into the token file"}
 	t, err := tx.Token(tokenHash(secret))
 	if errors.Is(err, store.ErrNotFound) {
 		return in, bad
@@ -392,6 +392,13 @@ type ServersRequest struct {
 	CloudProvider    string    `query:"cloud_provider" json:"-"`     // aws
 	Selector         string    `query:"selector" json:"-"`           // a label selector; a key without a source is one of any
 	Paging
+}
+
+// server is the noun of one of the asker's team.
+func (k asker) server(s store.ServerRecord, now time.Time) sft.Server {
+	v := s.Server(now)
+	v.Team = k.team.Name
+	return v
 }
 
 // ListServers returns servers that the asker may reach, or, for those who
@@ -433,7 +440,7 @@ func (p *Platform) ListServers(ctx context.Context, a Actor, r ServersRequest) (
 		return pageOf(r.Paging, func(s store.ServerRecord) string { return s.ID },
 			func(g store.Page) ([]store.ServerRecord, error) { return tx.ServersByID(k.team.ID, f, g) },
 			func(s store.ServerRecord) (sft.Server, bool) {
-				return s.Server(p.Now()), filter.Matches(s.Labels()) && (everything || reach.on(s).Access)
+				return k.server(s, p.Now()), filter.Matches(s.Labels()) && (everything || reach.on(s).Access)
 			})
 	})
 }
@@ -449,7 +456,7 @@ type ServerRequest struct {
 func (p *Platform) GetServer(ctx context.Context, a Actor, r ServerRequest) (sft.Server, error) {
 	return read(ctx, p, a, r.Team, policy.ReadServers, func(tx *store.Tx, k asker) (sft.Server, error) {
 		s, err := serverIn(tx, k, r)
-		return s.Server(p.Now()), err
+		return k.server(s, p.Now()), err
 	})
 }
 

@@ -80,7 +80,12 @@ func TestEnrollAServer(t *testing.T) {
 			{"noise for a key", good, []byte("noise"), sft.Invalid, ""},
 			{"a good token", good, fresh, "", "server.enroll success, server.name_conflict refused"},
 		} {
-			events := since(e, func() { wantCode(t, tt.name, second(enroll(tt.token, tt.key)), tt.want) })
+			var err error
+			events := since(e, func() { err = second(enroll(tt.token, tt.key)) })
+			wantCode(t, tt.name, err, tt.want)
+			if tt.want == sft.Denied && !strings.Contains(err.Error(), "is unknown, deleted, expired or used up") {
+				t.Errorf("%s is refused as %v", tt.name, err)
+			}
 			slices.SortFunc(events, func(a, b audit.Event) int { return strings.Compare(string(a.Kind), string(b.Kind)) })
 			if told(events) != tt.told {
 				t.Errorf("%s is told as %q, want %q", tt.name, told(events), tt.told)

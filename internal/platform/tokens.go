@@ -49,8 +49,12 @@ func (p *Platform) CreateToken(ctx context.Context, a Actor, r TokenRequest) (To
 
 func (p *Platform) newEnrollmentToken(tx *store.Tx, projectID, by string, r TokenRequest) (TokenReply, error) {
 	var reply TokenReply
-	if len(r.Description) > 200 || r.MaxUses < 0 || r.ExpiresAt != nil && !r.ExpiresAt.After(p.Now()) {
-		return reply, &sft.Error{Code: sft.Invalid, Msg: "the token cannot be made", Hint: "use a description up to 200 characters, max_uses from 0, and expires_at in the future"}
+	if !oneLine(r.Description, 200) || r.MaxUses < 0 || r.ExpiresAt != nil && !r.ExpiresAt.After(p.Now()) {
+		return reply, &sft.Error{Code: sft.Invalid, Msg: "the token cannot be made", Hint: "use a description up to 200 characters in one line, max_uses from 0, and expires_at in the future"}
+	}
+	if r.ExpiresAt != nil {
+		until := r.ExpiresAt.UTC().Truncate(time.Microsecond) // as it is stored
+		r.ExpiresAt = &until
 	}
 	secret, hash := newToken()
 	t := store.TokenRecord{ProjectID: projectID, SecretHash: hash}

@@ -39,10 +39,13 @@ func (r UnmanagedRequest) facts() (api.Facts, error) {
 	if len(f.AltNames) > maxAltNames {
 		return f, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("the server has %d alt_names", len(f.AltNames)), Hint: fmt.Sprintf("keep %d", maxAltNames)}
 	}
-	for _, n := range slices.Concat([]string{f.Hostname, f.AccessAddress}, f.AltNames) {
+	for _, n := range slices.Concat([]string{f.Hostname}, f.AltNames) {
 		if err := sft.CheckHostname(n); err != nil {
 			return f, err
 		}
+	}
+	if err := sft.CheckHostname(f.AccessAddress); err != nil {
+		return f, &sft.Error{Code: sft.Invalid, Msg: "access address " + sft.Quote(f.AccessAddress) + " cannot be used", Hint: "give an IP address or a host's name, or leave it out"}
 	}
 	if ip, err := netip.ParseAddr(f.AccessAddress); err == nil {
 		f.AccessAddress = ip.String()
@@ -63,9 +66,12 @@ func (r UnmanagedRequest) facts() (api.Facts, error) {
 // held like any server's, and none of them may be another's.
 func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequest) (sft.Server, error) {
 	var s store.ServerRecord
-	a.gives(func() any { return s.Server(p.Now()) })
+	var k asker
+	a.gives(func() any { return k.server(s, p.Now()) })
 	err := p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
-		k, pr, err := p.inProject(tx, a, r.Team, r.Project, policy.ManageServers)
+		var pr store.ProjectRecord
+		var err error
+		k, pr, err = p.inProject(tx, a, r.Team, r.Project, policy.ManageServers)
 		if err != nil {
 			return audit.Event{}, err
 		}
@@ -112,17 +118,23 @@ func (p *Platform) CreateUnmanaged(ctx context.Context, a Actor, r UnmanagedRequ
 			return tx.NameHolder(in.ID, r.Hostname)
 		})
 	}
-	return s.Server(p.Now()), nil
+	return k.server(s, p.Now()), nil
 }
 
 // ListUnmanaged returns a project's servers without an agent, the oldest
 // first.
 func (p *Platform) ListUnmanaged(ctx context.Context, a Actor, r InProjectRequest) (api.List[sft.Server], error) {
-	return listIn(ctx, p, a, r, policy.ReadServers, func(s store.ServerRecord) string { return s.ID },
-		func(tx *store.Tx, pr store.ProjectRecord, g store.Page) ([]store.ServerRecord, error) {
-			return tx.ServersByID(pr.TeamID, store.ServerFilter{Projects: []string{pr.ID}, Unmanaged: true}, g)
-		},
-		func(s store.ServerRecord) sft.Server { return s.Server(p.Now()) })
+	return read(ctx, p, a, r.Team, policy.ReadServers, func(tx *store.Tx, k asker) (api.List[sft.Server], error) {
+		pr, err := tx.Project(k.team.ID, r.Project)
+		if err != nil {
+			return api.List[sft.Server]{}, notFound(err, "project", r.Project)
+		}
+		return pageOf(r.Paging, func(s store.ServerRecord) string { return s.ID },
+			func(g store.Page) ([]store.ServerRecord, error) {
+				return tx.ServersByID(pr.TeamID, store.ServerFilter{Projects: []string{pr.ID}, Unmanaged: true}, g)
+			},
+			every(func(s store.ServerRecord) sft.Server { return k.server(s, p.Now()) }))
+	})
 }
 
 // DeleteUnmanaged deletes the record of a server without an agent, and frees
