@@ -310,8 +310,11 @@ func (a *Agent) sshLogin(l sshd.Login) {
 		e.Detail["key"] = l.Fingerprint
 	}
 	goes := true // on
+	st, _ := a.current()
 	switch {
 	case l.CA == "":
+	case st == nil: // it is to be seen whose CA that is
+		a.addLive(l, "", "")
 	case a.isSSHCA(l.CA): // also if it names nobody: who has the CA's key may say anything
 		e.Session, e.User = l.Session()
 		if r, open, _ := a.sessions.find(e.Session); open && r != (ref{e.Session, e.User, l.Login, frame.SSH}) {
@@ -391,6 +394,9 @@ func (a *Agent) saveLive() {
 	}
 }
 
+// longestSession is the most that a project may allow.
+const longestSession = 7 * 24 * time.Hour
+
 // addLive notes a sign-in, and reports whether its session goes on, or somebody
 // else tells of its end, or has. One that comes from loopback and names a session
 // of the broker's is taken for one by the broker, which tells of the end. It is
@@ -401,6 +407,9 @@ func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 	_, open, until := a.sessions.find(session)
 	byBroker := l.Remote.Addr().Unmap().IsLoopback() && !until.IsZero()
 	most, _ := a.sessions.limit()
+	if most <= 0 { // the platform has not said anything yet
+		most = longestSession
+	}
 	v := sshLive{Login: l.Login, User: user, Session: session, CA: l.CA, Until: a.machine().Add(most), Told: byBroker}
 	var ok bool
 	if v.Process, ok = a.ssh.server.Process(l); !ok {

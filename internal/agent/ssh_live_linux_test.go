@@ -273,6 +273,29 @@ func TestSSHLoginThatEndsIsNotForgotten(t *testing.T) {
 	}
 }
 
+// A sign-in by a CA before it is known what the platform trusts is noted: if the
+// platform has dropped that CA, it ends.
+func TestSSHLoginBeforeTheStateIsKnown(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
+	defer h.lock.Release()
+	in := func(ca string) chan struct{} {
+		pid, ended := serving(t, "ann")
+		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort(direct), Fingerprint: "SHA256:x", KeyID: "sft:session/ses-1/user/u", CA: ca})
+		return ended
+	}
+	stolen, foreign := in("SHA256:stolen"), in("SHA256:of-another")
+	h.state = &api.State{DroppedCAs: []string{"SHA256:stolen"}}
+	h.endLive(t.Context())
+	until(t, "it ends", func() bool { return isOver(stolen) })
+	if h.endLive(t.Context()); isOver(foreign) {
+		t.Error("what a CA of the administrator's has let in ends too")
+	}
+}
+
 // An account on demand stays, with its files, while its person is signed in to
 // the SSH server itself, and its time begins when they have left.
 func TestAccountOnDemandOfSSHLogins(t *testing.T) { // by itself: what serves an ann is ended, other tests' too
