@@ -292,12 +292,9 @@ func (p *Platform) beginCAs(tx *store.Tx, a Actor, team string, pr store.Project
 }
 
 // caStep says what is to be done with a CA now: the stage that is next for it,
-// "" for its end, the same where its time is to be put right, or ok is false.
+// "" for its end, or ok is false.
 func (p *Platform) caStep(n store.Notes, c store.CARecord) (stage string, ok bool, err error) {
 	since := p.Now().Sub(c.StageAt)
-	if since < -clockOff && c.Stage != store.CAActive {
-		return c.Stage, true, nil // its step was taken by a clock that was ahead: it is as if now
-	}
 	switch c.Stage {
 	case store.CANext:
 		_, waiting, err := p.waitingFor(n, c, 0)
@@ -318,6 +315,12 @@ func (p *Platform) advanceCAs(ctx context.Context) error {
 	if err := p.DB.Read(ctx, func(tx *store.Tx) error {
 		list, err := tx.ChangingCAs(p.Now().Add(caLast))
 		for _, c := range list {
+			// Nobody can tell this clock, behind, from that one, ahead; and by one
+			// that is behind for a moment, no CA may end.
+			if c.Stage != store.CAActive && c.StageAt.Sub(p.Now()) > clockOff {
+				p.Log.Warn("the rotation of a CA waits for a time that is to come", "project", c.ProjectID, "kind", c.Kind, "since", c.StageAt.UTC(),
+					"hint", "set the clock if it is behind; if it was ahead then, drop the CAs of this kind as compromised, or wait")
+			}
 			_, ok, serr := p.caStep(tx.Notes, c)
 			if err = errors.Join(err, serr); ok {
 				due = append(due, c)
@@ -366,17 +369,13 @@ func (p *Platform) advanceCA(tx *store.Tx, c store.CARecord) (audit.Event, error
 	if err != nil {
 		return audit.Event{}, err
 	}
-	if stage == store.CANext && c.Stage == store.CAActive {
+	if stage == store.CANext {
 		e, err := p.beginCAs(tx, Actor{}, team.Name, pr, []ca.Kind{ca.Kind(c.Kind)})
 		e.Actor = housekeeper
 		return e, err
 	}
 	e := p.event(Actor{}, audit.CARotate, team.Name, pr.Name, pr.Name)
 	e.Actor, e.Detail = housekeeper, map[string]string{"kind": c.Kind, "stage": stage, "fingerprint": fingerprint(c)}
-	if stage == c.Stage {
-		e.Detail["was_since"] = c.StageAt.UTC().Format(time.RFC3339)
-		return e, tx.SetCAStage(c.ID, stage, p.Now())
-	}
 	if stage == "" {
 		e.Detail["stage"] = "removed"
 		return e, errors.Join(tx.RemoveCA(c.ID), tx.Revise(pr.ID))

@@ -184,7 +184,7 @@ func pagings(s *suite) []*paging {
 			c := store.ClientRecord{TeamID: team, UserID: owner.ID, DeviceKey: key()}
 			c.ID, c.State, c.EnrolledAt = uuid.NewString(), sft.StateActive, t0
 			return c.ID, c.ID, tx.AddClient(c)
-		}, remove: func(tx *store.Tx, id string) error { return tx.RemoveClient(id) }, page: func(tx *store.Tx, p store.Page) ([]string, error) {
+		}, remove: func(tx *store.Tx, id string) error { return tx.RemoveClient(id, t0) }, page: func(tx *store.Tx, p store.Page) ([]string, error) {
 			l, err := tx.ClientsByID(team, "", "", p)
 			return inOrder(l, func(c store.ClientRecord) string { return c.ID }), err
 		}},
