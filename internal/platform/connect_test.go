@@ -370,7 +370,15 @@ func TestResolve(t *testing.T) {
 	if err := ann.Do(t.Context(), "GET", base+"/servers", nil, &list); err != nil || len(list.List) != 1 || list.List[0].ID != s.ID {
 		t.Errorf("ann's servers are %+v, %v", list.List, err)
 	}
-	wantCode(t, "the servers of a project of others", ann.Do(t.Context(), "GET", base+"/servers?project_name=prod", nil, nil), sft.NotFound)
+	// Who may see a project is told that none of its servers is theirs to reach;
+	// to others there is no such project.
+	wantCode(t, "the servers of a project of others", ann.Do(t.Context(), "GET", base+"/servers?project_name=prod", nil, &list), "")
+	if len(list.List) != 0 {
+		t.Errorf("ann's servers in it are %+v", list.List)
+	}
+	e.Do("PUT", "/groups/everyone", map[string]any{"roles": []string{}}, nil)
+	wantCode(t, "the servers of a project of others, without a role", ann.Do(t.Context(), "GET", base+"/servers?project_name=prod", nil, nil), sft.NotFound)
+	e.Do("PUT", "/groups/everyone", map[string]any{"roles": []string{"access_user"}}, nil)
 	e.Do("GET", "/servers?state=ACTIVE", nil, &list)
 	if len(list.List) != 2 {
 		t.Errorf("the team's servers are %+v", list.List)
