@@ -132,8 +132,8 @@ func TestTokens(t *testing.T) {
 		{"blank", []byte(" \r\n\t"), "the enrollment token file is empty"},
 		{"garbage", []byte("\x00\x01\xffgarbage"), "holds no enrollment token"},
 		{"too long", []byte(strings.Repeat("A", 20000)), "the enrollment token file is too long"},
-		{"unknown", other(func(v string) string { return strings.Replace(v, `"s":"`, `"s":"x`, 1) }), "unknown, deleted or used up"},
-		{"deleted", []byte(deleted), "unknown, deleted or used up"},
+		{"unknown", other(func(v string) string { return strings.Replace(v, `"s":"`, `"s":"x`, 1) }), "unknown, deleted, expired or used up"},
+		{"deleted", []byte(deleted), "unknown, deleted, expired or used up"},
 		{"of another platform's CA", other(func(v string) string {
 			i := strings.Index(v, `"f":"`) + 5
 			return v[:i] + strings.Repeat("0", 64) + v[i+64:]
