@@ -194,10 +194,10 @@ func TestTokenThatCannotBeUsed(t *testing.T) {
 	}{
 		{"empty", nil, sft.Invalid, "is empty"},
 		{"garbage", []byte("garbage"), sft.Invalid, "holds no enrollment token"},
-		{"unknown", token(func(k *api.EnrollmentToken) { k.Secret = "unknown" }), sft.Denied, "unknown, deleted or used up"},
-		{"deleted", []byte(deleted.Token), sft.Denied, "unknown, deleted or used up"},
+		{"unknown", token(func(k *api.EnrollmentToken) { k.Secret = "unknown" }), sft.Denied, "unknown, deleted, expired or used up"},
+		{"deleted", []byte(deleted.Token), sft.Denied, "unknown, deleted, expired or used up"},
 		{"of another platform, with its fingerprint", token(func(k *api.EnrollmentToken) { k.Fingerprint = other.Init.CAFingerprint }), sft.Invalid, "does not show the CA with this fingerprint"},
-		{"of another platform, sent to this one", token(func(k *api.EnrollmentToken) { k.Secret = other.Token(testenv.Project) }), sft.Denied, "unknown, deleted or used up"},
+		{"of another platform, sent to this one", token(func(k *api.EnrollmentToken) { k.Secret = other.Token(testenv.Project) }), sft.Denied, "unknown, deleted, expired or used up"},
 		{"without the fingerprint of a private CA", token(func(k *api.EnrollmentToken) { k.Fingerprint = "" }), sft.Unavailable, "certificate"},
 		{"with half a fingerprint", token(func(k *api.EnrollmentToken) { k.Fingerprint = "abcd" }), sft.Invalid, "not 64 hexadecimal digits"},
 		{"of a platform that does not answer", token(func(k *api.EnrollmentToken) { k.URL = "https://127.0.0.1:1" }), sft.Unavailable, "no answer from the platform"},

@@ -41,6 +41,9 @@ func Extend(d time.Duration) (stop func()) {
 	return sync.OnceFunc(func() { close(over); telling.Wait() })
 }
 
+// notifyTime is how long systemd may take to hear of something.
+var notifyTime = 5 * time.Second
+
 // notify calls send with a connection to systemd, if there is one.
 func notify(send func(*net.UnixConn) error) error {
 	path := os.Getenv("NOTIFY_SOCKET")
@@ -52,5 +55,9 @@ func notify(send func(*net.UnixConn) error) error {
 		return err
 	}
 	defer c.Close()
+	// A manager that does not read holds nobody up.
+	if err := c.SetWriteDeadline(time.Now().Add(notifyTime)); err != nil {
+		return err
+	}
 	return send(c)
 }

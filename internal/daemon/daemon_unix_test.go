@@ -29,6 +29,13 @@ func TestNotify(t *testing.T) {
 		if err != nil || string(b[:n]) != "READY=1" {
 			t.Errorf("systemd heard %q, %v", b[:n], err)
 		}
+		// One that does not read holds nobody up.
+		was := notifyTime
+		notifyTime = 20 * time.Millisecond
+		for err = nil; err == nil; {
+			err = Notify("STATUS=much")
+		}
+		notifyTime = was
 		c.Close()
 	}
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "nobody"))
