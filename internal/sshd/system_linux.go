@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -106,10 +107,13 @@ func owner(i fs.FileInfo) (uid, gid int) {
 	return int(st.Uid), int(st.Gid)
 }
 
-// isServer reports whether a process runs program, as root
-// and nobody else. A program that was
-// upgraded under it is "(deleted)".
+// isServer reports whether a process runs program, as root and nobody else, and
+// not in a container, whose logins are its own. A program that was upgraded under
+// it is "(deleted)".
 func isServer(pid int, program string) bool {
+	if of, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)); err != nil || of != pidNamespace() {
+		return false
+	}
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil || strings.TrimSuffix(exe, " (deleted)") != program {
 		return false
@@ -117,6 +121,12 @@ func isServer(pid int, program string) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // the folder's owner is root for whoever has changed uids
 	return err == nil && bytes.Contains(b, []byte("\nUid:\t0\t0\t0\t0\n"))
 }
+
+// pidNamespace is this process's (pid_namespaces(7)).
+var pidNamespace = sync.OnceValue(func() string {
+	of, _ := os.Readlink("/proc/self/ns/pid")
+	return of
+})
 
 // started is when a process began, in the clock ticks of proc_pid_stat(5); it
 // tells two processes of the same number apart.
