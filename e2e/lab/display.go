@@ -31,7 +31,7 @@ func (h *Host) StartDisplay(width, height int) {
 	}
 	h.Must("", "mkdir", "-p", "/run/display")
 	h.Start("xvfb", h.Command(h.lab.t.Context(), "", "Xvfb", ":0", "-screen", "0", fmt.Sprintf("%dx%dx24", width, height),
-		"-nolisten", "tcp", "-ac", "-fbdir", "/run/display"))
+		"-noreset", "-nolisten", "tcp", "-ac", "-fbdir", "/run/display"))
 	poll(h.lab.t, h.name+": the display does not come up", func() bool {
 		f, err := os.Open(fmt.Sprintf("/proc/%d/root/run/display/Xvfb_screen0", h.pid))
 		if err != nil {
