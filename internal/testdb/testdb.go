@@ -58,6 +58,12 @@ func SQLite(t testing.TB) string {
 // is not installed the test is skipped, and, with CI=true, fails.
 func Postgres(t testing.TB) string {
 	t.Helper()
+	return running(t).create(t, "template1")
+}
+
+// running returns the server.
+func running(t testing.TB) *postgres {
+	t.Helper()
 	s, err := server()
 	if errors.Is(err, errMissing) {
 		if os.Getenv("CI") == "true" {
@@ -68,10 +74,7 @@ func Postgres(t testing.TB) string {
 	if err != nil {
 		t.Fatal("start PostgreSQL:", err)
 	}
-	name := fmt.Sprintf("t%d", databases.Add(1))
-	s.exec(t, "CREATE DATABASE "+name)
-	t.Cleanup(func() { s.exec(t, "DROP DATABASE "+name+" WITH (FORCE)") })
-	return s.url(name)
+	return s
 }
 
 var errMissing = errors.New("PostgreSQL is not installed; run \"make setup\"")
@@ -89,6 +92,15 @@ var server = sync.OnceValues(start)
 
 func (s *postgres) url(name string) string {
 	return "postgres://postgres@/" + name + "?host=" + s.dir
+}
+
+// create makes a database of a test's as another one is, and returns its URL.
+func (s *postgres) create(t testing.TB, like string) (url string) {
+	t.Helper()
+	name := fmt.Sprintf("t%d", databases.Add(1))
+	s.exec(t, "CREATE DATABASE "+name+" TEMPLATE "+like)
+	t.Cleanup(func() { s.exec(t, "DROP DATABASE "+name+" WITH (FORCE)") })
+	return s.url(name)
 }
 
 func (s *postgres) exec(t testing.TB, query string) {

@@ -115,15 +115,26 @@ func (l *Log) String() string {
 	return l.b.String()
 }
 
+// migrated are databases with the newest schema.
+var migrated = testdb.NewTemplate(func(t testing.TB, url string) {
+	db, err := store.Open(t.Context(), url)
+	if err == nil {
+		err = db.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+})
+
 // New starts a platform on SQLite. It ends with the test.
-func New(t testing.TB) *Env { return NewOn(t, testdb.SQLite(t)) }
+func New(t testing.TB) *Env { return NewOn(t, migrated.SQLite(t)) }
 
 // Each runs f on a platform on SQLite and on one on PostgreSQL.
 func Each(t *testing.T, f func(t *testing.T, e *Env)) {
-	testdb.Each(t, func(t *testing.T, url string) { f(t, NewOn(t, url)) })
+	migrated.Each(t, func(t *testing.T, url string) { f(t, NewOn(t, url)) })
 }
 
-// NewOn starts a platform on an empty database.
+// NewOn starts a platform on a database without records.
 func NewOn(t testing.TB, dbURL string) *Env {
 	t.Helper()
 	e := &Env{t: t, DBURL: dbURL, Log: &Log{}, Clock: &Clock{now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}}
