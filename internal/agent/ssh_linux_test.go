@@ -249,9 +249,7 @@ func TestSSHLoginsLeaveRoom(t *testing.T) {
 // running.
 func TestSSHSessionsEnd(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
 	ca, fingerprint := sshCA(t)
 	say := func(change func(*api.State)) {
@@ -363,6 +361,14 @@ func sshCA(t *testing.T) (line, fingerprint string) {
 	return line, fingerprintOf(t, line)
 }
 
+// needsRoot skips what looks after processes of the SSH server.
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
+	}
+}
+
 // serving starts what is, to all who ask, the process of the SSH server that
 // serves a connection of login: it reads its configuration, and waits for it.
 func serving(t *testing.T, login string) (pid int, ended chan struct{}) {
@@ -389,9 +395,7 @@ func serving(t *testing.T, login string) (pid int, ended chan struct{}) {
 // and not at the SSH server itself.
 func TestSSHSessionEndsOnce(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
 	ca, fingerprint := sshCA(t)
 	h.change(func(st *api.State) { st.SSHUserCAs = []string{ca} })
@@ -489,9 +493,7 @@ func TestSSHSessionEndsOnce(t *testing.T) {
 // forgotten without being ended.
 func TestSSHSessionsEndAsTimeGoesOn(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
 	defer h.lock.Release()
 	pid, _ := serving(t, "ann")
@@ -522,9 +524,7 @@ func TestSSHSessionsEndAsTimeGoesOn(t *testing.T) {
 // ends when any is dropped from then on.
 func TestSSHSessionsOfUnknownCAsEnd(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
 	defer h.lock.Release()
 	pid, ended := serving(t, "ann")

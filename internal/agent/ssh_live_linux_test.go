@@ -32,9 +32,7 @@ const (
 
 func newSSHBench(t *testing.T) *sshBench {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := enrolledHost(t, func(c *Config) { withSSH(t, c) })
 	ca, fingerprint := sshCA(t)
 	h.change(func(st *api.State) { st.SSHUserCAs = []string{ca} })
@@ -185,9 +183,7 @@ func TestSSHSessionByTheBrokerEndsOnce(t *testing.T) {
 // so after it.
 func TestSSHSessionGoesOnOverARestart(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	env := testenv.New(t)
 	env.Grant(testenv.Project, "dev", false, "ann")
 	h := newHost(t, env, func(c *Config) { withSSH(t, c) })
@@ -237,9 +233,7 @@ func TestSSHSessionGoesOnOverARestart(t *testing.T) {
 // that is killed meanwhile.
 func TestSSHLoginThatEndsIsNotForgotten(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
 	defer h.lock.Release()
 	pid, ended := serving(t, "ann")
@@ -277,9 +271,7 @@ func TestSSHLoginThatEndsIsNotForgotten(t *testing.T) {
 // platform has dropped that CA, it ends.
 func TestSSHLoginBeforeTheStateIsKnown(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: this needs root, as whom the SSH server runs")
-	}
+	needsRoot(t)
 	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
 	defer h.lock.Release()
 	in := func(ca string) chan struct{} {

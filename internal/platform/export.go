@@ -15,7 +15,7 @@ import (
 // A Sink is somewhere else that audit events are to be. Send returns nil when
 // all of a batch is there, and as soon as ctx ends; what it returns an error
 // for is sent again, all of it. A Sink's name is in the database, and tells one
-// from another; what the log has of it is shown.
+// from another; what others see of it is what Shown makes of it.
 type Sink interface {
 	Name() string
 	Send(ctx context.Context, b audit.Batch) error
@@ -98,9 +98,9 @@ func (p *Platform) export(ctx context.Context, x *exporting) {
 		p.exports.mu.Unlock()
 		switch {
 		case err != nil && err.Error() != said:
-			p.Log.Error("export audit events", "to", shown(x.sink.Name()), "seq", seq, "error", err)
+			p.Log.Error("export audit events", "to", Shown(x.sink.Name()), "seq", seq, "error", err)
 		case err == nil && said != "":
-			p.Log.Info("audit events are exported again", "to", shown(x.sink.Name()), "seq", seq)
+			p.Log.Info("audit events are exported again", "to", Shown(x.sink.Name()), "seq", seq)
 		}
 		if err != nil {
 			news = nil // what is new does not make the sink any better
@@ -234,7 +234,7 @@ func (p *Platform) RemoveExport(ctx context.Context, name string) error {
 		if err := tx.RemoveExport(name); err != nil {
 			return audit.Event{}, notFound(err, "export", name)
 		}
-		return p.ownEvent(tx, audit.AuditExportRemove, shown(name))
+		return p.ownEvent(tx, audit.AuditExportRemove, Shown(name))
 	})
 }
 
@@ -271,13 +271,9 @@ func (p *Platform) ListExports(ctx context.Context) ([]ExportStatus, error) {
 	return list, err
 }
 
-// Shown is an export's name for whoever need not have its address, as in what
-// doctor says.
-func Shown(name string) string { return shown(name) }
-
-// shown is an export's name as the log may have it: the path of a webhook's
-// address can be what lets senders in.
-func shown(name string) string {
+// Shown is an export's name as the log, an event and doctor may have it: the
+// path of a webhook's address can be what lets senders in.
+func Shown(name string) string {
 	if u, err := url.Parse(name); err == nil && u.Host != "" && u.Path != "" {
 		return u.Scheme + "://" + u.Host + "/…"
 	}

@@ -10,7 +10,7 @@ func TestShown(t *testing.T) {
 		"syslog+tls://log.example.com:6514":            "syslog+tls://log.example.com:6514",
 		"file:/var/log/sft/audit.jsonl":                "file:/var/log/sft/audit.jsonl",
 	} {
-		if got := shown(name); got != want {
+		if got := Shown(name); got != want {
 			t.Errorf("%s is shown as %s, want %s", name, got, want)
 		}
 	}

@@ -161,7 +161,7 @@ func (p *Platform) retain(ctx context.Context) {
 		}
 		if err == nil && r.Kept != kept {
 			if kept = r.Kept; kept != "" {
-				p.Log.Warn("old audit events are kept for an export that has not sent them", "to", shown(kept), "hint", "if it is no longer wanted, see sft-platform audit exports, and remove it with --remove")
+				p.Log.Warn("old audit events are kept for an export that has not sent them", "to", Shown(kept), "hint", "if it is no longer wanted, see sft-platform audit exports, and remove it with --remove")
 			}
 		}
 	}
