@@ -41,7 +41,8 @@ func (a *actor) has(roles []string) bool {
 type asked struct {
 	body    string // if not the matrix's
 	action  string // of those that the document names
-	reach   bool   // only who reaches the server may, whatever roles they have
+	reach   bool   // who reaches the server may, too, whatever roles they have
+	records bool   // and who may read all servers' records
 	refused int    // what those get who may not, if not 403
 	hidden  bool   // that there is one: those who may not read get 404
 	done    int    // what those get who may, if not what the document says
@@ -61,7 +62,7 @@ var exactly = map[string]asked{
 	"POST /v1/teams/{team}/connect":                               {reach: true, hidden: true},
 	"GET /v1/teams/{team}/resolve":                                {reach: true, hidden: true},
 	"POST /v1/teams/{team}/client_events":                         {reach: true, refused: 404}, // of one's own session
-	"GET /v1/teams/{team}/projects/{project}/servers":             {reach: true, refused: 404},
+	"GET /v1/teams/{team}/projects/{project}/servers":             {reach: true, records: true, refused: 404},
 	"GET /v1/teams/{team}/projects/{project}/servers/{id}/access": {action: "own client", hidden: true}, // of oneself, on a server that one does not reach
 	"POST /v1/teams/{team}/rdp_signing_certificate":               {action: "administer", done: 409},    // there is one
 	"PUT /v1/teams/{team}/servers/{id}":                           {action: "manage servers"},
@@ -263,8 +264,8 @@ func (w *table) status(r webapi.Row, op object, x asked, a *actor) int {
 		return 404
 	case x.reach && a.reaches:
 		return done
-	case x.reach && a.scheme == "service_token" && a.has(readers):
-		return done // all servers are listed
+	case x.records && a.has(actions(described().operation("GET", "/v1/teams/{team}/projects/{project}/servers/{id}"))["read servers"]):
+		return done
 	case x.hidden && !a.has(readers):
 		return 404
 	case x.reach:
