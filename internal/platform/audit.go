@@ -24,6 +24,7 @@ type AuditsRequest struct {
 	Kind       string `query:"type" json:"-"`                                   // what happened, as "group.create"
 	User       string `query:"user" json:"-"`                                   // who did it or, of what a host tells, whose it is
 	Target     string `query:"target" json:"-"`                                 // what was acted on, as the event says it
+	Session    string `query:"session" json:"-"`                                // the id of the session in whose course it was, or for which
 	From       string `query:"from" json:"-"`                                   // RFC 3339: when it was recorded, in milliseconds. Forward, what a platform recorded whose clock is over 15 minutes ahead of others' may be missing
 	To         string `query:"to" json:"-"`                                     // before that moment
 }
@@ -78,7 +79,7 @@ func (p *Platform) listEvents(ctx context.Context, a Actor, r AuditsRequest) (li
 
 // query is what is asked of the store.
 func (r AuditsRequest) query(team string) (store.EventQuery, error) {
-	q := store.EventQuery{Team: team, Kind: audit.Kind(r.Kind), Who: r.User, Target: r.Target, After: r.Offset, Count: r.Count}
+	q := store.EventQuery{Team: team, Kind: audit.Kind(r.Kind), Who: r.User, Target: r.Target, Session: r.Session, After: r.Offset, Count: r.Count}
 	if q.Count == 0 {
 		q.Count = 100
 	}

@@ -157,6 +157,10 @@ func TestWhatIsDoneToSealedEventsIsFound(t *testing.T) {
 				do(`UPDATE events SET who = 'bob' WHERE seq = $1`, last)
 				return nth(last) + "it was changed: its column who does not say what the event says"
 			}, ""},
+			{"for its session", func() string {
+				do(`UPDATE events SET session = 'another' WHERE seq = $1`, last)
+				return nth(last) + "it was changed: its column session does not say what the event says"
+			}, ""},
 			{"for its target", func() string {
 				do(`UPDATE events SET target = '' WHERE seq = $1`, last)
 				return nth(last) + "it was changed: its column target does not say what the event says"
@@ -441,7 +445,12 @@ func TestAnEventThatIsSeenLateIsSealed(t *testing.T) {
 // sealed.
 func TestEventsOfAnOlderVersionAreSealed(t *testing.T) {
 	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
-		if _, err := rawDB(t, e.DBURL).Exec(`UPDATE events SET who = '', target = ''`); err != nil {
+		of := someEvent()
+		of.Session = "S1"
+		if err := e.DB.Add(t.Context(), func(*store.Tx) (audit.Event, error) { return of, nil }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rawDB(t, e.DBURL).Exec(`UPDATE events SET who = '', target = '', session = NULL`); err != nil {
 			t.Fatal(err)
 		}
 		sealAll(t, e.Platform)
@@ -451,6 +460,9 @@ func TestEventsOfAnOlderVersionAreSealed(t *testing.T) {
 		var list struct{ List []audit.Event }
 		if err := e.Service.Do(t.Context(), "GET", base+"/auditsV2?user=INIT&target=olive", nil, &list); err != nil || len(list.List) != 1 || list.List[0].Kind != audit.UserCreate {
 			t.Errorf("the owner's making is found as %v, %v", list.List, err)
+		}
+		if err := e.Service.Do(t.Context(), "GET", base+"/auditsV2?session=s1", nil, &list); err != nil || len(list.List) != 1 || list.List[0].ID != of.ID {
+			t.Errorf("what was of a session is found as %v, %v", list.List, err)
 		}
 	})
 }

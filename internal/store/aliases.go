@@ -1,13 +1,8 @@
 package store
 
 import (
-	"context"
-	"database/sql"
 	"encoding/json"
-	"io/fs"
 	"slices"
-
-	"github.com/pressly/goose/v3"
 
 	"sft"
 	"sft/internal/api"
@@ -60,28 +55,11 @@ func (n Notes) addAliases(serverID string, list []alias) error {
 	return nil
 }
 
-// aliasMigration is the migration that is not SQL alone: it is that of the
-// file, and fills the table of aliases.
-const (
-	aliasMigration = "00021_scale.sql"
-	aliasVersion   = 21
-	aliasesAtOnce  = 500 // servers
-)
+// aliasesAtOnce is how many servers get theirs in a step.
+const aliasesAtOnce = 500
 
-func (db *DB) aliasMigration(dir fs.FS) *goose.Migration {
-	return goose.NewGoMigration(aliasVersion, &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
-		b, err := fs.ReadFile(dir, aliasMigration)
-		if err != nil {
-			return err
-		}
-		n := Notes{ctx, tx, db.d, &Span{}, nil}
-		if err := n.add(string(b)); err != nil {
-			return err
-		}
-		return n.fillAliases()
-	}}, nil)
-}
-
+// fillAliases makes the servers that were there before aliases were be found by
+// theirs.
 func (n Notes) fillAliases() error {
 	type server struct{ id, facts string }
 	for after := ""; ; {
@@ -90,15 +68,21 @@ func (n Notes) fillAliases() error {
 		if err != nil || len(list) == 0 {
 			return err
 		}
+		var args []any
 		for _, s := range list {
 			var f api.Facts
 			if json.Unmarshal([]byte(s.facts), &f) != nil {
 				f = api.Facts{} // nor can it be listed: that is no migration's to find
 			}
-			if err := n.addAliases(s.id, aliasesOf(f)); err != nil {
-				return err
+			for _, a := range aliasesOf(f) {
+				args = append(args, s.id, a.kind, a.name)
 			}
 			after = s.id
+		}
+		for some := range slices.Chunk(args, 3*aliasesAtOnce) {
+			if err := n.add(`INSERT INTO server_aliases (server_id, kind, name_fold) VALUES `+values(len(some)/3, "text", "text", "text")+` ON CONFLICT DO NOTHING`, some...); err != nil {
+				return err
+			}
 		}
 	}
 }

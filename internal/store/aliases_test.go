@@ -82,15 +82,33 @@ func addOld(t *testing.T, url, team, project string, facts ...string) {
 	}
 }
 
+// openOld opens a database with an older schema, and lends it the columns of
+// events that this program writes. next opens it as it is to be.
+func openOld(t *testing.T, url string, version int64) (s *suite, next func()) {
+	t.Helper()
+	db, err := store.OpenAt(t.Context(), url, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec := func(query string) {
+		if _, err := testdb.Raw(t, url).Exec(query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`ALTER TABLE events ADD COLUMN session text`)
+	s = &suite{T: t, DB: db, url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}}
+	s.change(func(tx *store.Tx) error { return tx.AddTeam(s.team) })
+	return s, func() {
+		db.Close()
+		exec(`ALTER TABLE events DROP COLUMN session`)
+		s.DB = open(t, url)
+	}
+}
+
 // Servers of before are found as well, however many there are.
 func TestAliasesFromBefore(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, url string) {
-		db, err := store.OpenAt(t.Context(), url, 20)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &suite{T: t, DB: db, url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}}
-		s.change(func(tx *store.Tx) error { return tx.AddTeam(s.team) })
+		s, next := openOld(t, url, 20)
 		prod := s.project("prod")
 		facts := make([]string, 1201)
 		for i := range facts {
@@ -98,8 +116,7 @@ func TestAliasesFromBefore(t *testing.T) {
 		}
 		facts[700], facts[1200] = `{"hostname":"x","bastion":"GW","alt_names":["A","b"]}`, `{"hostname":"y","bastion":"gw"}`
 		addOld(t, url, s.team.ID, prod.ID, facts...)
-		db.Close()
-		s.DB = open(t, url)
+		next()
 		s.same("by the bastion", found(s, store.ServerFilter{Bastion: "gw"}, ten), "x y")
 		s.same("by a name", found(s, store.ServerFilter{AltName: "a"}, ten), "x")
 		have, newest, err := s.Versions(t.Context())

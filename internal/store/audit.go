@@ -23,6 +23,7 @@ import (
 type columns struct {
 	at                              int64
 	team, kind, source, who, target string
+	session                         sql.NullString // most events are of none
 }
 
 func columnsOf(e audit.Event) columns {
@@ -30,7 +31,8 @@ func columnsOf(e audit.Event) columns {
 	if u := e.Detail["user"]; u != "" && e.Actor.Kind == "server" {
 		who = u // what a host tells of is somebody's
 	}
-	return columns{micros(e.Time), e.Team, string(e.Kind), e.Source, findable(who), findable(e.Target)}
+	session := findable(e.Session)
+	return columns{micros(e.Time), e.Team, string(e.Kind), e.Source, findable(who), findable(e.Target), sql.NullString{String: session, Valid: session != ""}}
 }
 
 // maxFindable caps what is indexed of a text that may be a stranger's, in
@@ -68,8 +70,8 @@ func insertEvent(e audit.Event) (query string, args []any, err error) {
 		return "", nil, err
 	}
 	c := columnsOf(e)
-	return `INSERT INTO events (id, at, team, kind, source, who, target, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
-		[]any{e.ID, c.at, c.team, c.kind, c.source, c.who, c.target, toJSON(e)}, nil
+	return `INSERT INTO events (id, at, team, kind, source, who, target, session, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING`,
+		[]any{e.ID, c.at, c.team, c.kind, c.source, c.who, c.target, c.session, toJSON(e)}, nil
 }
 
 // An EventQuery says which events of a team are meant. What is empty does not
@@ -79,6 +81,7 @@ type EventQuery struct {
 	Kind         audit.Kind
 	Who          string    // who did it or, of what a host tells, whose it is
 	Target       string    // what was acted on
+	Session      string    // in whose course it was, or for which
 	From, Before time.Time // when it was stored, by its id, in milliseconds
 	After        string    // the id of the last event of the page before
 	Count        int       // at most so many
@@ -91,8 +94,8 @@ type EventQuery struct {
 }
 
 // sql is the text of the query and its arguments. A page costs what is in it,
-// however many events there are: each of the three filters has an index in
-// each order of pages, and "|| ”" keeps the databases from a worse one.
+// however many events there are: each of the four filters has an index in each
+// order of pages, and "|| ”" keeps the databases from a worse one.
 func (q EventQuery) sql() (string, []any) {
 	args := []any{q.Team}
 	where := `team = $1`
@@ -101,7 +104,7 @@ func (q EventQuery) sql() (string, []any) {
 		where += fmt.Sprintf(" AND "+cond+" $%d", len(args))
 	}
 	other := ""
-	for _, c := range []struct{ column, value string }{{"target", findable(q.Target)}, {"who", findable(q.Who)}, {"kind", string(q.Kind)}} {
+	for _, c := range []struct{ column, value string }{{"session", findable(q.Session)}, {"target", findable(q.Target)}, {"who", findable(q.Who)}, {"kind", string(q.Kind)}} {
 		if c.value != "" {
 			add(c.column+other+" =", c.value)
 			other = ` || ''`
@@ -222,11 +225,11 @@ func (n Notes) Events(team, after string, count int, descending bool) ([]audit.E
 	return n.FindEvents(EventQuery{Team: team, After: after, Count: count, Descending: descending})
 }
 
-const recordCols = `coalesce(seq, 0), id, at, team, kind, source, who, target, body`
+const recordCols = `coalesce(seq, 0), id, at, team, kind, source, who, target, session, body`
 
 func scanRecord(s scanner) (r audit.Record, err error) {
 	var c columns
-	if err = s.Scan(&r.Seq, &r.ID, &c.at, &c.team, &c.kind, &c.source, &c.who, &c.target, &r.Body); err != nil {
+	if err = s.Scan(&r.Seq, &r.ID, &c.at, &c.team, &c.kind, &c.source, &c.who, &c.target, &c.session, &r.Body); err != nil {
 		return r, err
 	}
 	var e audit.Event
@@ -238,7 +241,7 @@ func scanRecord(s scanner) (r audit.Record, err error) {
 		name string
 		same bool
 	}{{"id", r.ID == e.ID}, {"at", c.at == want.at}, {"team", c.team == want.team}, {"kind", c.kind == want.kind}, {"source", c.source == want.source},
-		{"who", c.who == want.who}, {"target", c.target == want.target}} {
+		{"who", c.who == want.who}, {"target", c.target == want.target}, {"session", c.session == want.session}} {
 		if !v.same {
 			r.Off = v.name
 			break
@@ -315,29 +318,62 @@ const maxNumbered = 50
 
 // number gives events their numbers, from first on.
 func (n Notes) number(list []audit.Record, first int64) error {
-	var values strings.Builder
 	var args []any
 	for i, r := range list {
-		// Who and whom: events of a version that had no such columns get them here.
+		// Who, whom and in which session: events by a version that had no such
+		// columns get them here.
 		var e audit.Event
 		var c columns
 		if json.Unmarshal([]byte(r.Body), &e) == nil {
 			c = columnsOf(e)
 		}
-		if i > 0 {
-			values.WriteString(", ")
-		}
-		at := len(args)
-		fmt.Fprintf(&values, "(CAST($%d AS text), CAST($%d AS bigint), CAST($%d AS text), CAST($%d AS text))", at+1, at+2, at+3, at+4)
-		args = append(args, r.ID, first+int64(i), c.who, c.target)
+		args = append(args, r.ID, first+int64(i), c.who, c.target, c.session)
 	}
 	// Both databases call the columns of VALUES so.
-	rows, err := n.exec(`UPDATE events SET seq = v.column2, who = v.column3, target = v.column4
-		FROM (VALUES `+values.String()+`) AS v WHERE events.id = v.column1 AND seq IS NULL`, args...)
+	rows, err := n.exec(`UPDATE events SET seq = v.column2, who = v.column3, target = v.column4, session = v.column5
+		FROM (VALUES `+values(len(list), "text", "bigint", "text", "text", "text")+`) AS v WHERE events.id = v.column1 AND seq IS NULL`, args...)
 	if err == nil && rows != int64(len(list)) {
 		err = fmt.Errorf("%d events went while they were sealed", int64(len(list))-rows)
 	}
 	return err
+}
+
+// values is the list of a VALUES of so many rows with columns of these types,
+// whose parameters are numbered from 1.
+func values(rows int, types ...string) string {
+	all, at := make([]string, rows), 0
+	for i := range all {
+		row := make([]string, len(types))
+		for j, t := range types {
+			at++
+			row[j] = fmt.Sprintf("CAST($%d AS %s)", at, t)
+		}
+		all[i] = "(" + strings.Join(row, ", ") + ")"
+	}
+	return strings.Join(all, ", ")
+}
+
+// fillSessions makes the events that were there before the column be found by
+// their sessions.
+func (n Notes) fillSessions() error {
+	type event struct{ id, body string }
+	for after := ""; ; {
+		list, err := all(n, func(s scanner) (v event, err error) { return v, s.Scan(&v.id, &v.body) },
+			`SELECT id, body FROM events WHERE id > $1 AND body LIKE '%"session":"%' ORDER BY id LIMIT $2`, after, maxNumbered)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		var args []any
+		for _, v := range list {
+			var e audit.Event
+			_ = json.Unmarshal([]byte(v.body), &e) // what cannot be read is no migration's to find
+			args = append(args, v.id, columnsOf(e).session)
+		}
+		if err := n.add(`UPDATE events SET session = v.column2 FROM (VALUES `+values(len(list), "text", "text")+`) AS v WHERE events.id = v.column1`, args...); err != nil {
+			return err
+		}
+		after = list[len(list)-1].id
+	}
 }
 
 // maxSealed is about how much text a batch may have, in bytes: a checkpoint is

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"sft/internal/audit"
 	"sft/internal/store"
+	"sft/internal/testdb"
 )
 
 // raw opens the database beside the store.
@@ -63,6 +65,8 @@ func TestFindEvents(t *testing.T) {
 			{"a page of a kind", store.EventQuery{Kind: audit.UserUpdate, After: idAt(at(4), 4), Count: 1}, "7"},
 			{"of a person, whatever the capitals", store.EventQuery{Who: "aNN"}, "0 2 4 5 6 8 10 11"},
 			{"of what was acted on", store.EventQuery{Target: "web01"}, "0 1 2 3 4 5 6 7"},
+			{"of a session", store.EventQuery{Session: "5"}, "5"},
+			{"of a session, and of another", store.EventQuery{Session: "5", Target: "db"}, ""},
 			{"of all three", store.EventQuery{Target: "Web01", Who: "ann", Kind: audit.SessionStart}, "2 5"},
 			{"from a moment", store.EventQuery{From: at(9)}, "9 10 11"},
 			{"before a moment", store.EventQuery{Before: at(2)}, "0 1"},
@@ -94,6 +98,45 @@ func TestFindEvents(t *testing.T) {
 			q.Team, q.Count = "odd", 2
 			s.same("how many of an odd name", len(get(s, func(tx *store.Tx) ([]audit.Event, error) { return tx.FindEvents(q) })), 1)
 		}
+	})
+}
+
+// Events of before are found by their sessions, and one that cannot be read
+// stops no migration.
+func TestSessionsOfEventsFromBefore(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, url string) {
+		db, err := store.OpenAt(t.Context(), url, 22)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		s := &suite{T: t, url: url}
+		raw := s.raw()
+		old := func(n int, session string) {
+			e := event(audit.SessionStart)
+			e.ID, e.Team, e.Session, e.Detail = idAt(t0, n), "main", session, map[string]string{"n": fmt.Sprint(n)}
+			body, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := raw.Exec(`INSERT INTO events (id, at, team, kind, source, body) VALUES ($1, 1, 'main', $2, '', $3)`, e.ID, e.Kind, string(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 205 {
+			old(i, []string{"", "A", "b"}[i%3])
+		}
+		if _, err := raw.Exec(`INSERT INTO events (id, at, team, kind, source, body) VALUES ($1, 1, 'main', 'odd', '', '{"session":"no JSON')`, idAt(t0, 900)); err != nil {
+			t.Fatal(err)
+		}
+		s.DB = open(t, url)
+		is := func(what, session string, want int) {
+			t.Helper()
+			q := store.EventQuery{Team: "main", Session: session, Count: 1000}
+			s.same(what, len(get(s, func(tx *store.Tx) ([]audit.Event, error) { return tx.FindEvents(q) })), want)
+		}
+		is("of one", "a", 68)
+		is("of the other", "b", 68)
 	})
 }
 
@@ -192,8 +235,8 @@ func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
 		if postgres {
 			hex = `lpad(to_hex(i), 12, '0')`
 		}
-		if _, err := db.Exec(series + `INSERT INTO events (id, at, team, kind, source, who, target, seq, body)
-			SELECT '019caaaa-0000-7000-8000-' || ` + hex + `, i, 'big', CASE WHEN i % 1000 = 0 THEN 'rare' WHEN i % 2 = 0 THEN 'often' ELSE 'else' END, '', 'p' || (i % 50), 't' || (i % 2000),
+		if _, err := db.Exec(series + `INSERT INTO events (id, at, team, kind, source, who, target, session, seq, body)
+			SELECT '019caaaa-0000-7000-8000-' || ` + hex + `, i, 'big', CASE WHEN i % 1000 = 0 THEN 'rare' WHEN i % 2 = 0 THEN 'often' ELSE 'else' END, '', 'p' || (i % 50), 't' || (i % 2000), CASE WHEN i % 3 = 0 THEN 's' || (i % 600) END,
 				CASE WHEN i <= 19990 THEN i END, '{}' FROM n`); err != nil {
 			t.Fatal(err)
 		}
@@ -241,6 +284,10 @@ func TestPagesOfEventsCostWhatIsInThem(t *testing.T) {
 			{"events_who", store.EventQuery{Who: "p7", From: when}},
 			{"events_who", store.EventQuery{Who: "p7", Kind: "else", After: after}},
 			{"events_target", store.EventQuery{Target: "t7", Kind: "else", Who: "p7", After: after}},
+			{"events_session", store.EventQuery{Session: "s30"}},
+			{"events_session", store.EventQuery{Session: "s30", Kind: "else", Who: "p7", After: after, Descending: true}},
+			{"events_session_seq", store.EventQuery{Numbered: true, Session: "s30"}},
+			{"events_session_seq", store.EventQuery{Numbered: true, Session: "s30", Target: "t7"}},
 			{"events_team_seq", store.EventQuery{Numbered: true}},
 			{"events_team_seq", store.EventQuery{Numbered: true, From: when}},
 			{"events_kind_seq", store.EventQuery{Numbered: true, Kind: "rare", From: when}},

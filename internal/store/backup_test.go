@@ -401,9 +401,9 @@ func TestKilledWhileLoading(t *testing.T) {
 		db := open(t, url)
 		var many strings.Builder
 		for i := range 600 {
-			fmt.Fprintf(&many, `["e%d",1,"t","k","","%s",null,"",""]`+"\n", i, strings.Repeat("b", 400))
+			fmt.Fprintf(&many, `["e%d",1,"t","k","","%s",null,"","",null]`+"\n", i, strings.Repeat("b", 400))
 		}
-		const at = `{"table":"events","columns":["id","at","team","kind","source","body","seq","who","target"]}` + "\n"
+		const at = `{"table":"events","columns":["id","at","team","kind","source","body","seq","who","target","session"]}` + "\n"
 		whole := everything(t, db)
 		if !strings.Contains(whole, at) {
 			t.Fatal("events are not as they were")

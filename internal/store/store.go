@@ -16,25 +16,18 @@ package store
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
-	"github.com/pressly/goose/v3"
-
 	"sft"
 	"sft/internal/audit"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
 
 // A DB is the platform's database. Its methods may be used concurrently.
 type DB struct {
@@ -100,53 +93,6 @@ func Reach(ctx context.Context, url string) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	return db, nil
-}
-
-// Migrate brings the schema up to a version; 0 is the newest. A schema that is
-// newer than this program is refused: it would be written by rules that are no
-// longer its own.
-func (db *DB) Migrate(ctx context.Context, version int64) error {
-	p, err := db.migrations()
-	if err != nil {
-		return err
-	}
-	have, newest, err := p.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	if have > newest {
-		return TooNew("the database", have, newest)
-	}
-	if version == 0 {
-		version = newest
-	}
-	db.version = version
-	_, err = p.UpTo(ctx, version)
-	return err
-}
-
-// Versions returns the version of the schema, and the newest that this program
-// knows.
-func (db *DB) Versions(ctx context.Context) (have, newest int64, err error) {
-	p, err := db.migrations()
-	if err != nil {
-		return 0, 0, err
-	}
-	return p.GetVersions(ctx)
-}
-
-func (db *DB) migrations() (*goose.Provider, error) {
-	dir, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	return goose.NewProvider(db.d.goose, db.write, dir, goose.WithExcludeNames([]string{aliasMigration}), goose.WithGoMigrations(db.aliasMigration(dir)))
-}
-
-// TooNew refuses what has a newer schema than this program knows.
-func TooNew(what string, have, newest int64) error {
-	return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s is by a newer version: its schema is %d, and this program knows %d", what, have, newest),
-		Hint: "use the version of sft-platform that made it, or a newer one"}
 }
 
 // Close lets go of the database.

@@ -793,12 +793,7 @@ func TestWhatGoesLater(t *testing.T) {
 // The tables of sessions were made anew: what was in them is.
 func TestSessionsFromBefore(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, url string) {
-		db, err := store.OpenAt(t.Context(), url, 18)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &suite{T: t, DB: db, url: url, team: sft.Team{ID: audit.NewID(), Name: "Main", CreatedAt: t0, ClientSession: 36000, WebSession: 36000, AllowDeviceCode: true}}
-		s.change(func(tx *store.Tx) error { return tx.AddTeam(s.team) })
+		s, next := openOld(t, url, 18)
 		ann, prod := s.user("ann"), s.project("prod")
 		addOld(t, url, s.team.ID, prod.ID, "{}", "{}")
 		c, gw, web := s.client(ann), store.ServerRecord{ID: "old00000"}, store.ServerRecord{ID: "old00001"}
@@ -806,8 +801,7 @@ func TestSessionsFromBefore(t *testing.T) {
 		s.change(func(tx *store.Tx) error {
 			return errors.Join(tx.AddSession(session), tx.AddSessionHop("s1", gw.ID, t0.Add(time.Hour)), tx.RemoveClient(c.ID, t0))
 		})
-		db.Close()
-		s.DB = open(t, url)
+		next()
 		session.Revoked = true
 		s.same("the session", get(s, func(tx *store.Tx) (store.Session, error) { return tx.Session("s1") }), session)
 		for _, of := range []store.ServerRecord{gw, web} {
