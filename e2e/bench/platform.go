@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,10 +24,13 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 
 	"sft"
 	"sft/e2e/lab"
@@ -52,6 +57,7 @@ type pfm struct {
 	pid     int
 	user    store.UserRecord // the owner
 	project store.ProjectRecord
+	session string // of the first events
 }
 
 // platform measures the platform alone.
@@ -65,8 +71,8 @@ func (b *bench) platform() {
 			small := p.reads()
 			p.fill(2, b.plan.servers, b.plan.events)
 			large := p.reads()
-			for i, name := range readNames {
-				b.report.add(row{key: "growth", measure: fmt.Sprintf("%s, %s, with %d servers and %d events, against %d and few", name, kind, b.plan.servers, b.plan.events, fewServers),
+			for i, l := range lists {
+				b.report.add(row{key: "growth", measure: fmt.Sprintf("%s, %s, with %d servers and %d events, against %d and few", l.name, kind, b.plan.servers, b.plan.events, fewServers),
 					ratio: []float64{large[i] / small[i]}, most: 2, detail: fmt.Sprintf("%s ms / %s ms", digits(large[i]), digits(small[i]))})
 			}
 			p.stop()
@@ -78,13 +84,14 @@ func (b *bench) platform() {
 	}
 }
 
-// What a small platform has: a page of each list is full.
-const fewServers, fewEvents = 200, 200
+// What a small platform has: a page of each list is full, of each that is
+// searched, too.
+const fewServers, fewEvents = 200, 1000
 
 // newPlatform makes a platform and runs it.
 func (b *bench) newPlatform(t lab.T, kind string) *pfm {
 	dir, err := os.MkdirTemp("", "sft-bench-")
-	p := &pfm{b: b, t: t, dir: dir}
+	p := &pfm{b: b, t: t, dir: dir, session: audit.NewID()}
 	p.must(err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	database := "sqlite:" + filepath.Join(dir, "platform.db")
@@ -225,11 +232,35 @@ func (p *pfm) fill(run, servers, events int) {
 	store1000(servers, func(tx *store.Tx, i int) error {
 		return p.server(tx, fmt.Sprintf("run%d-%d", run, i), []byte(fmt.Sprint(run, "-", i)), now)
 	})
-	store1000(events, func(tx *store.Tx, i int) error { tx.Also(event(audit.UserCredsIssue)); return nil })
+	kinds := []audit.Kind{audit.UserCredsIssue, audit.AccountEnabled, audit.SessionStart, audit.SessionEnd}
+	session := p.session
+	if run > 1 {
+		session = audit.NewID()
+	}
+	store1000(events, func(tx *store.Tx, i int) error {
+		e := event(kinds[i%len(kinds)])
+		e.ID = idAt(now.AddDate(0, 0, -30).Add(time.Duration(float64(i) / float64(events) * float64(30*24*time.Hour))))
+		if i > 0 && i%len(kinds) == 0 {
+			session = audit.NewID()
+		}
+		e.Session = session
+		e.Actor, e.Target = audit.Actor{Kind: "user", Name: fmt.Sprint("user", i/4%10)}, fmt.Sprint("web", i/4%9)
+		tx.Also(e)
+		return nil
+	})
 	if run == 1 {
 		store1000(1, func(tx *store.Tx, i int) error { return p.server(tx, "target", []byte("target"), now) })
 	}
 	p.analyze()
+}
+
+// idAt is an id that was made at t (RFC 9562, 5.7).
+func idAt(t time.Time) string {
+	id := uuid.Must(uuid.NewV7())
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(t.UnixMilli()))
+	copy(id[:6], ms[2:])
+	return id.String()
 }
 
 // settle waits until the platform has nothing left to do: it seals what fill
@@ -242,7 +273,7 @@ func (p *pfm) settle() {
 func (p *pfm) server(tx *store.Tx, name string, spki []byte, now time.Time) error {
 	sum := sha256.Sum256(spki)
 	r := store.ServerRecord{ID: audit.NewID(), TeamID: p.project.TeamID, ProjectID: p.project.ID, DeviceKey: spki, HostKey: sum[:], RegisteredAt: now, LastSeen: &now,
-		Facts: api.Facts{Hostname: name, AccessAddress: fmt.Sprintf("10.%d.%d.%d", sum[0], sum[1], sum[2]), BrokerPort: sft.BrokerPort, OS: "Debian 12", OSType: "linux", Version: sft.Version, Services: []string{"rdp", "ping"}}}
+		Facts: api.Facts{Hostname: name, AccessAddress: fmt.Sprintf("10.%d.%d.%d", sum[0], sum[1], sum[2]), BrokerPort: sft.BrokerPort, OS: "Debian 12", OSType: "linux", Version: sft.Version, Labels: map[string]string{"sftd.env": []string{"prod", "lab"}[sum[0]%2]}, Services: []string{"rdp", "ping"}}}
 	if err := tx.AddServer(r); err != nil {
 		return err
 	}
@@ -374,19 +405,41 @@ func signatures(d time.Duration) float64 {
 	return float64(n) / time.Since(began).Seconds()
 }
 
-// readNames are what reads times, in its order.
-var readNames = []string{"the first 100 servers", "a server by its name", "the last 100 events"}
+// lists are what reads times: what is asked for, and how many there are on the
+// page; 0: it is no list.
+var lists = []struct {
+	name, path string
+	count      int
+}{
+	{"the first 100 servers", "/servers?count=100", 100},
+	{"the first 50 servers with a label", "/servers?count=50&selector=sftd.env%3Dprod", 50},
+	{"a server by its name", "/resolve?target=target", 0},
+	{"the last 100 events", "/auditsV2?count=100&descending=true", 100},
+	{"the last 100 events of a type", "/auditsV2?count=100&descending=true&type=session.start", 100},
+	{"the last 100 events of a user", "/auditsV2?count=100&descending=true&user=user7", 100},
+	{"the last 10 events of a user on a server", "/auditsV2?count=10&descending=true&user=user7&target=web4", 10},
+	{"30 events of a target in ten days", "/auditsV2?count=30&target=web4&from=DAYS20AGO&to=DAYS10AGO", 30},
+	{"the first 30 events of a target after a day", "/auditsV2?count=30&target=web4&from=DAYS20AGO", 30},
+	{"the events of a session", "/auditsV2?session=SESSION", 4},
+}
 
 // reads returns the median times of reading, in ms.
 func (p *pfm) reads() (ms []float64) {
 	p.settle()
 	c := p.person()
-	for _, path := range []string{"/servers?count=100", "/resolve?target=target", "/auditsV2?count=100&descending=true"} {
+	for _, l := range lists {
+		ago := func(days int) string { return time.Now().UTC().AddDate(0, 0, -days).Format(time.RFC3339) }
+		path := strings.NewReplacer("DAYS20AGO", ago(20), "DAYS10AGO", ago(10), "SESSION", p.session).Replace(l.path)
 		var took []float64
 		for range max(5, p.b.echoes/20) {
+			var page api.List[json.RawMessage]
 			at := time.Now()
-			p.must(c.Do(p.t.Context(), "GET", "/v1/teams/main"+path, nil, nil))
+			err := c.Do(p.t.Context(), "GET", "/v1/teams/main"+path, nil, &page)
 			took = append(took, time.Since(at).Seconds()*1000)
+			p.must(err)
+			if len(page.List) != l.count {
+				p.t.Fatalf("%s: %d on the page", path, len(page.List))
+			}
 		}
 		ms = append(ms, median(took))
 	}
