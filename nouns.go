@@ -38,7 +38,7 @@ type Role string
 const (
 	AccessAdmin   Role = "access_admin"     // everything in the team
 	AccessUser    Role = "access_user"      // read most things, manage own clients
-	ReportingUser Role = "reporting_user"   // read what access_user reads, and enrollment tokens, preauthorizations and what anybody is to a server (cloud accounts, service users' keys and team_stats are for access_admin alone)
+	ReportingUser Role = "reporting_user"   // read what access_user reads, and enrollment tokens, preauthorizations and what anybody is to a server (service users' keys and team_stats are for access_admin alone)
 	Preauthorizer Role = "preauthorization" // give others preauthorizations, and no more
 	// set the labels of servers, make the records of those without an agent, and
 	// delete any, and no more (it is nothing on hosts: that is the field of that

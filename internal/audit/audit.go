@@ -88,8 +88,7 @@ const (
 	AccountConflict Kind = "account.conflict"
 	AccountRefused  Kind = "account.refused" // beyond the host's own limits
 	AccountFailed   Kind = "account.failed"
-	// AccountPasswordReset says that what the system keeps under the account's
-	// password was lost.
+	// What the system keeps under the account's password was lost.
 	AccountPasswordReset Kind = "account.password_reset"
 	SSHLogin             Kind = "server.ssh_login"   // somebody came in by the host's SSH server
 	EventsLost           Kind = "server.events_lost" // a gap in an agent's numbers
