@@ -37,6 +37,12 @@ func TestAdministratorWithCurl(t *testing.T) {
 		umask 077
 		curl -fsS --cacert ca.pem "$P/service_token" -H 'Content-Type: application/json' -d @key.json | jq -r .bearer_token >token`)
 
+	// The team's settings: a working day.
+	if got := run(`api -X PUT "$P/settings" -d '{"client_session_duration":28800}'
+		api "$P/settings" | jq .client_session_duration`); got != "28800" {
+		t.Errorf("people stay signed in for %s seconds", got)
+	}
+
 	// Two projects, three groups, two people; a group that counts on web servers
 	// alone.
 	links := run(`
