@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -88,7 +89,7 @@ both up, and keep the backups apart.`,
 	f.StringVar(&r.URL, "url", "", "how people and servers reach the platform, https://HOST[:PORT]")
 	f.StringVar(&r.Team, "team", "main", "name of the first team")
 	f.StringVar(&r.Owner, "owner", "", "user name of its owner (default: yours)")
-	f.StringVar(&r.ServiceUser, "service-user", "", "also make a service user of this name, with an API key")
+	f.StringVar(&r.ServiceUser, "service-user", "", "also make a service user of this name with an API key, an administrator in the group automation")
 	f.StringVar(&r.Project, "project", "", "also make a project of this name, open to the owners, with an enrollment token")
 	f.StringVar(&tokenFile, "token-file", "", "write the enrollment token to this file instead of showing it")
 	f.BoolVar(&public, "public-certificate", false, "no CA of its own: serve will be given a certificate that machines trust")
@@ -160,7 +161,11 @@ func printInit(w io.Writer, d data, r platform.InitRequest, reply platform.InitR
 		e.SetEscapeHTML(false)
 		return e.Encode(out)
 	}
-	fmt.Fprintf(w, "The platform is made, in %s.\n\nStart it:\n  sft-platform serve --data %s\n", d.dir, d.dir)
+	listen := ""
+	if u, err := url.Parse(r.URL); err == nil && u.Port() != "" { // 443 is where serve listens
+		listen = " --listen :" + u.Port()
+	}
+	fmt.Fprintf(w, "The platform is made, in %s.\n\nStart it:\n  sft-platform serve --data %s%s\n", d.dir, d.dir, listen)
 	fmt.Fprintf(w, "\nThen %s signs in once with this link, within 3 days:\n  %s\n", r.Owner, reply.FirstUseURL)
 	fmt.Fprintf(w, "\nEach person enrols a machine with:\n  %s\n", enroll)
 	if reply.Key != nil {

@@ -55,7 +55,7 @@ EXIT STATUS
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(initCommand(), serve, firstUseCommand(), auditCommand(), policyCommand(), rotateCommand(), backupCommand(), restoreCommand(), doctorCommand(&s), versionCommand())
+	root.AddCommand(initCommand(), serve, firstUseCommand(), serviceKeyCommand(), auditCommand(), policyCommand(), rotateCommand(), backupCommand(), restoreCommand(), doctorCommand(&s), versionCommand())
 	for _, c := range below(root) {
 		args := c.Args
 		if c.PreRunE == nil {

@@ -18,7 +18,7 @@ type GroupRequest struct {
 	Team  string     `path:"team" json:"-"`
 	Group string     `path:"group" json:"-"`
 	Name  string     `json:"name,omitempty"`  // POST: what it is called from then on; PUT: not used
-	Roles []sft.Role `json:"roles,omitempty"` // all that its members may do in the team
+	Roles []sft.Role `json:"roles,omitempty"` // all that its members may do in the team. PUT: [] takes them all; not left out where there are some
 }
 
 // checkRoles returns the roles, each once.
@@ -48,6 +48,11 @@ func (p *Platform) newGroup(tx *store.Tx, teamID, name string, roles []sft.Role)
 	return g, exists(tx.AddGroup(g), "group", name)
 }
 
+// rolesOf is what the event of a group's making says of it.
+func rolesOf(g store.GroupRecord) map[string]string {
+	return map[string]string{"roles": fmt.Sprint(g.Roles)}
+}
+
 // CreateGroup makes a group.
 func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sft.Group, error) {
 	var g store.GroupRecord
@@ -58,7 +63,9 @@ func (p *Platform) CreateGroup(ctx context.Context, a Actor, r GroupRequest) (sf
 			return audit.Event{}, err
 		}
 		g, err = p.newGroup(tx, k.team.ID, r.Name, r.Roles)
-		return p.event(a, audit.GroupCreate, k.team.Name, "", r.Name), err
+		e := p.event(a, audit.GroupCreate, k.team.Name, "", r.Name)
+		e.Detail = rolesOf(g)
+		return e, err
 	})
 	return g.Group, p.named(ctx, r.Team, err, func(tx *store.Tx, teamID string) (string, error) {
 		there, err := tx.Group(teamID, r.Name)
@@ -103,11 +110,15 @@ func (p *Platform) UpdateGroup(ctx context.Context, a Actor, r GroupRequest) (st
 		if err != nil {
 			return audit.Event{}, err
 		}
-		if r.Roles, err = checkRoles(r.Roles); err != nil {
-			return audit.Event{}, err
-		}
 		if g.Name == sft.Owners {
 			return audit.Event{}, builtIn(g.Name)
+		}
+		if r.Roles == nil && len(g.Roles) > 0 {
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("roles is left out, and the group %s has %v", sft.Quote(g.Name), g.Roles),
+				Hint: "send all that it is to have, or [] for none"}
+		}
+		if r.Roles, err = checkRoles(r.Roles); err != nil {
+			return audit.Event{}, err
 		}
 		if err := differ(g.Roles, r.Roles); err != nil {
 			return audit.Event{}, err

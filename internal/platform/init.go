@@ -79,7 +79,8 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 		if err := tx.AddTeam(team); err != nil {
 			return done, err
 		}
-		if _, err := p.newGroup(tx, team.ID, sft.Everyone, []sft.Role{sft.AccessUser}); err != nil {
+		everyone, err := p.newGroup(tx, team.ID, sft.Everyone, []sft.Role{sft.AccessUser})
+		if err != nil {
 			return done, err
 		}
 		owners, err := p.newGroup(tx, team.ID, sft.Owners, []sft.Role{sft.AccessAdmin})
@@ -97,8 +98,16 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 		if _, err := tx.AddMember(owners.ID, owner.ID); err != nil {
 			return done, err
 		}
+		for _, g := range []store.GroupRecord{everyone, owners} {
+			e := event(audit.GroupCreate, "", g.Name)
+			e.Detail = rolesOf(g)
+			tx.Also(e)
+		}
+		e := event(audit.MemberAdd, "", owner.Name)
+		e.Detail = map[string]string{"group": owners.Name}
+		tx.Also(e)
 		if r.ServiceUser != "" {
-			su, err := p.newUser(tx, team.ID, r.ServiceUser, "", "", sft.Service)
+			su, err := p.newAutomation(tx, team, r.ServiceUser, e.Actor)
 			if err != nil {
 				return done, err
 			}
@@ -107,15 +116,9 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 				return done, err
 			}
 			reply.Key = &k
-			// Its own group, so that the owners are people.
-			g, err := p.newGroup(tx, team.ID, "automation", []sft.Role{sft.AccessAdmin})
-			if err != nil {
-				return done, err
-			}
-			if _, err := tx.AddMember(g.ID, su.ID); err != nil {
-				return done, err
-			}
-			tx.Also(event(audit.UserCreate, "", su.Name))
+			e := event(audit.KeyRotate, "", su.Name)
+			e.Detail = map[string]string{"key": k.ID}
+			tx.Also(e)
 		}
 		if r.Project != "" {
 			pr, err := p.newProject(tx, team.ID, ProjectRequest{Name: r.Project})
@@ -126,13 +129,19 @@ func Init(ctx context.Context, db *store.DB, s ca.Sealer, r InitRequest, now fun
 			if err := tx.AddProjectGroup(pg); err != nil {
 				return done, err
 			}
-			t, err := p.newEnrollmentToken(tx, pr.ID, owner.Name, TokenRequest{Description: "made by init"})
+			want := TokenRequest{Description: "made by init"}
+			t, err := p.newEnrollmentToken(tx, pr.ID, owner.Name, want)
 			if err != nil {
 				return done, err
 			}
 			reply.Token = t.Token
 			tx.Also(event(audit.ProjectCreate, pr.Name, pr.Name))
-			tx.Also(event(audit.TokenCreate, pr.Name, t.ID))
+			in := event(audit.ProjectGroup, pr.Name, owners.Name)
+			in.Detail = map[string]string{"server_access": "true", "server_admin": "true"}
+			tx.Also(in)
+			e := event(audit.TokenCreate, pr.Name, t.ID)
+			e.Detail = tellToken(want)
+			tx.Also(e)
 		}
 		return event(audit.TeamCreate, "", team.Name), nil
 	})

@@ -208,7 +208,7 @@ func TestWhomAChangeWakes(t *testing.T) {
 				return p.RemoveMember(r.ctx, r.admin, platform.MemberRequest{Team: team, Group: "dev", User: "bob"})
 			}, []string{"lab1", "lab2"}},
 			{"a person", func() (struct{}, error) {
-				return p.UpdateUser(r.ctx, r.admin, platform.UpdateUserRequest{Team: team, User: "ann", Status: sft.StatusDisabled})
+				return p.UpdateUser(r.ctx, r.admin, platform.UpdateUserRequest{Team: team, User: "ann", Status: new(sft.StatusDisabled)})
 			}, everybody},
 			{"a server that is moved", func() (struct{}, error) {
 				return p.UpdateServer(r.ctx, r.admin, platform.UpdateServerRequest{Team: team, ID: ids["lab2"], MoveTo: "far"})

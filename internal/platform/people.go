@@ -90,13 +90,14 @@ func (p *Platform) newUser(tx *store.Tx, teamID, name, fullName, email string, k
 	if err := sft.CheckName("user", name); err != nil {
 		return store.UserRecord{}, err
 	}
-	if !oneLine(fullName, 200) || !oneLine(email, 200) {
-		return store.UserRecord{}, &sft.Error{Code: sft.Invalid, Msg: "the full name or email cannot be used", Hint: "use up to 200 characters in one line"}
+	details := sft.UserDetails{FullName: fullName, Email: email}
+	if err := checkDetails(details); err != nil {
+		return store.UserRecord{}, err
 	}
 	u := store.UserRecord{TeamID: teamID}
 	var err error
 	u.ID, u.Name, u.Type, u.Status = audit.NewID(), name, kind, sft.StatusActive
-	u.Details = sft.UserDetails{FullName: fullName, Email: email}
+	u.Details = details
 	u.CreateAt = p.Now().UTC()
 	if u.Login, err = loginFor(tx, teamID, name); err != nil {
 		return u, err
@@ -106,6 +107,16 @@ func (p *Platform) newUser(tx *store.Tx, teamID, name, fullName, email string, k
 	}
 	u.WindowsLogin, u.WindowsUID, u.WindowsGID = u.Login, u.UID, u.GID
 	return u, exists(tx.AddUser(u), "user", name)
+}
+
+// checkDetails refuses what is no line.
+func checkDetails(d sft.UserDetails) error {
+	for name, text := range map[string]string{"full_name": d.FullName, "email": d.Email} {
+		if !oneLine(text, 200) {
+			return &sft.Error{Code: sft.Invalid, Msg: name + " is too long, or more than a line", Hint: "use up to 200 characters in one line"}
+		}
+	}
+	return nil
 }
 
 // firstUse makes a one-time sign-in link for a user; those before it end.
@@ -226,13 +237,23 @@ func (p *Platform) GetUser(ctx context.Context, a Actor, r UserRequest) (sft.Use
 // UpdateUserRequest is PUT /v1/teams/{team}/users/{user}; what is left out
 // stays.
 type UpdateUserRequest struct {
+	Team     string      `path:"team" json:"-"`
+	User     string      `path:"user" json:"-"`
+	Status   *sft.Status `json:"status,omitempty"`
+	FullName *string     `json:"full_name,omitempty"`
+	Email    *string     `json:"email,omitempty"`
+}
+
+// UpdateServiceUserRequest is PUT /v1/teams/{team}/service_users/{user}.
+type UpdateServiceUserRequest struct {
 	Team   string     `path:"team" json:"-"`
 	User   string     `path:"user" json:"-"`
 	Status sft.Status `json:"status"`
 }
 
-// UpdateUser enables, disables or deletes a user. Nobody does that to
-// themselves, and a deleted user stays deleted.
+// UpdateUser enables, disables or deletes a user, or gives them another full
+// name or email. Nobody changes their own status, and a deleted user stays as
+// they are.
 func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest) (struct{}, error) {
 	return struct{}{}, p.change(ctx, a, func(tx *store.Tx) (audit.Event, error) {
 		k, err := p.as(tx, a, r.Team, policy.Administer)
@@ -243,7 +264,7 @@ func (p *Platform) UpdateUser(ctx context.Context, a Actor, r UpdateUserRequest)
 		if err != nil {
 			return audit.Event{}, notFound(err, "user", r.User)
 		}
-		return p.setStatus(tx, a, k, &u, r)
+		return p.saveUser(tx, a, k, &u, r)
 	})
 }
 
@@ -259,49 +280,71 @@ func (p *Platform) GetServiceUser(ctx context.Context, a Actor, r UserRequest) (
 
 // UpdateServiceUser enables, disables or deletes a service user, and returns
 // it. One that is not active has no token, and its keys get none.
-func (p *Platform) UpdateServiceUser(ctx context.Context, a Actor, r UpdateUserRequest) (sft.User, error) {
+func (p *Platform) UpdateServiceUser(ctx context.Context, a Actor, r UpdateServiceUserRequest) (sft.User, error) {
 	var u store.UserRecord
 	err := p.change(ctx, a, func(tx *store.Tx) (e audit.Event, err error) {
 		var k asker
 		if k, u, err = p.everyServiceUser(tx, a, UserRequest{r.Team, r.User}, policy.Administer); err != nil {
 			return e, err
 		}
-		return p.setStatus(tx, a, k, &u, r)
+		return p.saveUser(tx, a, k, &u, UpdateUserRequest{Status: &r.Status})
 	})
 	return u.User, err
 }
 
-func (p *Platform) setStatus(tx *store.Tx, a Actor, k asker, u *store.UserRecord, r UpdateUserRequest) (audit.Event, error) {
-	switch {
-	case u.ID == k.user.ID:
-		return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "nobody may change their own status", Hint: "ask another administrator"}
-	case r.Status != sft.StatusActive && r.Status != sft.StatusDisabled && r.Status != sft.StatusDeleted:
-		return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(r.Status)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
+// saveUser changes of a user what is given.
+func (p *Platform) saveUser(tx *store.Tx, a Actor, k asker, u *store.UserRecord, r UpdateUserRequest) (audit.Event, error) {
+	was := u.User
+	if s := r.Status; s != nil {
+		switch {
+		case u.ID == k.user.ID:
+			return audit.Event{}, &sft.Error{Code: sft.Denied, Msg: "nobody may change their own status", Hint: "ask another administrator"}
+		case *s != sft.StatusActive && *s != sft.StatusDisabled && *s != sft.StatusDeleted:
+			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "status " + sft.Quote(string(*s)) + " is unknown", Hint: "use ACTIVE, DISABLED or DELETED"}
+		}
+		u.Status = *s
 	}
-	if err := differ(u.Status, r.Status); err != nil {
+	if r.FullName != nil {
+		u.Details.FullName = *r.FullName
+	}
+	if r.Email != nil {
+		u.Details.Email = *r.Email
+	}
+	if err := checkDetails(u.Details); err != nil {
 		return audit.Event{}, err
 	}
-	if u.Status == sft.StatusDeleted {
+	if err := differ(was, u.User); err != nil {
+		return audit.Event{}, err
+	}
+	if was.Status == sft.StatusDeleted {
 		return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "user " + sft.Quote(u.Name) + " was deleted, which is for good", Hint: "make a user of another name"}
 	}
 	kind := audit.UserUpdate
-	if r.Status == sft.StatusDeleted {
+	if u.Status == sft.StatusDeleted {
 		kind = audit.UserRemove
 	}
 	e := p.event(a, kind, k.team.Name, "", u.Name)
-	e.Detail = map[string]string{"status": string(r.Status), "was": string(u.Status)}
-	u.Status = r.Status
+	e.Detail = map[string]string{}
+	if u.Status != was.Status {
+		e.Detail["status"], e.Detail["was"] = string(u.Status), string(was.Status)
+	}
+	if u.Details.FullName != was.Details.FullName {
+		e.Detail["full_name"] = u.Details.FullName
+	}
+	if u.Details.Email != was.Details.Email {
+		e.Detail["email"] = u.Details.Email
+	}
 	if err := tx.SaveUser(*u); err != nil {
 		return e, err
 	}
-	if r.Status != sft.StatusActive {
+	if u.Status != was.Status && u.Status != sft.StatusActive {
 		if err := errors.Join(tx.EndWebSessions(u.ID), tx.EndFirstUses(u.ID)); err != nil {
 			return e, err
 		}
 		// Clients that agents asked for do not come back with the service user;
 		// what it is bound to does, unless it is gone for good.
 		end := tx.RemoveBoundClients
-		if r.Status == sft.StatusDeleted {
+		if u.Status == sft.StatusDeleted {
 			end = tx.RemoveBindings
 		}
 		if err := end(u.ID, p.Now()); err != nil {

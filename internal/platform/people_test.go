@@ -98,7 +98,10 @@ func TestUsersAndOwners(t *testing.T) {
 	wantCode(t, "an unknown role", e.Service.Do(ctx, "POST", base+"/groups", map[string]any{"name": "g", "roles": []string{"root"}}, nil), sft.Invalid)
 	e.Do("POST", "/groups", map[string]any{"name": "g", "roles": []string{"reporting_user"}}, nil)
 	wantCode(t, "a group of the same name", e.Service.Do(ctx, "POST", base+"/groups", map[string]any{"name": "G"}, nil), sft.Exists)
-	e.Do("PUT", "/groups/g", map[string]any{}, nil)
+	if err := e.Service.Do(ctx, "PUT", base+"/groups/g", map[string]any{}, nil); sft.Explain(err) != `roles is left out, and the group "g" has [reporting_user]; send all that it is to have, or [] for none` {
+		t.Errorf("without roles: %v", sft.Explain(err))
+	}
+	e.Do("PUT", "/groups/g", map[string]any{"roles": []string{}}, nil)
 	var g sft.Group
 	e.Do("GET", "/groups/G", nil, &g)
 	if g.Name != "g" || g.Roles == nil || len(g.Roles) != 0 {

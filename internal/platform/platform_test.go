@@ -120,7 +120,8 @@ func TestInitIsWholeOrNothing(t *testing.T) {
 		} else {
 			kinds = slices.Delete(kinds, i, i+1)
 		}
-		want := []string{"project.create prod platform", "team.create main platform", "user.create olive platform", "user.create robot platform"}
+		want := []string{"apikey.rotate robot platform", "group.create automation platform", "group.create everyone platform", "group.create owners platform",
+			"member.add olive platform", "member.add robot platform", "project.add_group owners platform", "project.create prod platform", "team.create main platform", "user.create olive platform", "user.create robot platform"}
 		if !slices.Equal(kinds, want) {
 			t.Errorf("the events are %q, want %q", kinds, want)
 		}

@@ -378,7 +378,8 @@ func (p *Platform) DeleteProject(ctx context.Context, a Actor, r ProjectRequest)
 }
 
 // ProjectGroupRequest names a group in a project; POST has it in the body. PUT
-// takes the body as all that the group may: what is left out is taken away.
+// takes the body as all that the group may: what is left out is taken away. A
+// selector takes access away, so it goes only if that is said.
 type ProjectGroupRequest struct {
 	Team              string   `path:"team" json:"-"`
 	Project           string   `path:"project" json:"-"`
@@ -386,7 +387,7 @@ type ProjectGroupRequest struct {
 	Name              string   `json:"name,omitempty"`                // POST: of the group
 	ServerAccess      bool     `json:"server_access,omitempty"`       // the group's members may reach the servers
 	ServerAdmin       bool     `json:"server_admin,omitempty"`        // they are administrators there
-	ServersSelector   string   `json:"servers_selector,omitempty"`    // a label selector of Kubernetes: all that is here counts on the servers that match it alone; empty: on every server
+	ServersSelector   *string  `json:"servers_selector,omitempty"`    // a label selector of Kubernetes: all that is here counts on the servers that match it alone; empty or left out: on every server. PUT: not left out where there is one
 	CreateServerGroup bool     `json:"create_server_group,omitempty"` // the group is a local group on the Linux servers
 	ServerGroupName   string   `json:"server_group_name,omitempty"`   // of that local group; empty: "sft_" and the name of the group
 	SudoEntitlements  []string `json:"sudo_entitlements,omitempty"`   // by name, up to 32: what members may run by sudo
@@ -455,7 +456,11 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		if err != nil {
 			return audit.Event{}, err
 		}
-		selector, err := policy.ParseSelector(r.ServersSelector)
+		var text string
+		if r.ServersSelector != nil {
+			text = *r.ServersSelector
+		}
+		selector, err := policy.ParseSelector(text)
 		if err != nil {
 			return audit.Event{}, err
 		}
@@ -464,7 +469,7 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 			return audit.Event{}, notFound(err, "group", group)
 		}
 		rec := store.ProjectGroupRecord{ProjectID: pr.ID, GroupID: g.ID, ProjectGroup: sft.ProjectGroup{Group: g.Name,
-			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, ServersSelector: r.ServersSelector, CreateServerGroup: r.CreateServerGroup, CreatedAt: p.Now().UTC()}}
+			ServerAccess: r.ServerAccess, ServerAdmin: r.ServerAdmin, ServersSelector: text, CreateServerGroup: r.CreateServerGroup, CreatedAt: p.Now().UTC()}}
 		sudo, err := sudoOf(tx, k.team.ID, r.SudoEntitlements)
 		if err != nil {
 			return audit.Event{}, err
@@ -482,6 +487,10 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		}
 		was := slices.IndexFunc(places, func(g store.ProjectGroupRecord) bool { return g.GroupID == rec.GroupID })
 		if was >= 0 && r.Group != "" { // PUT names it in its path
+			if there := places[was].ServersSelector; there != "" && r.ServersSelector == nil {
+				return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "servers_selector is left out, and the group " + sft.Quote(g.Name) + " counts on the servers with " + there + " alone",
+					Hint: "send it as it is to be, or \"\" for every server"}
+			}
 			now := rec.ProjectGroup
 			now.CreatedAt = places[was].CreatedAt
 			if err := differ(places[was].ProjectGroup, now); err != nil {
@@ -503,14 +512,14 @@ func (p *Platform) setProjectGroup(ctx context.Context, a Actor, r ProjectGroupR
 		e.Detail = map[string]string{"server_access": fmt.Sprint(r.ServerAccess), "server_admin": fmt.Sprint(r.ServerAdmin),
 			"server_group": rec.ServerGroupName, "sudo_entitlements": strings.Join(rec.SudoEntitlements, " ")}
 		for _, was := range places {
-			if was.GroupID == g.ID && was.ServersSelector != r.ServersSelector {
+			if was.GroupID == g.ID && was.ServersSelector != text {
 				also := p.event(a, audit.ProjectSelector, k.team.Name, pr.Name, g.Name)
 				also.Detail = map[string]string{"was": was.ServersSelector}
 				tellSelector(&also, selector)
 				tx.Also(also)
 			}
 		}
-		if r.ServersSelector != "" {
+		if text != "" {
 			tellSelector(&e, selector)
 		}
 		return e, tx.Revise(pr.ID)

@@ -458,7 +458,7 @@ func TestEventsOfAnOlderVersionAreSealed(t *testing.T) {
 			t.Error(got)
 		}
 		var list struct{ List []audit.Event }
-		if err := e.Service.Do(t.Context(), "GET", base+"/auditsV2?user=INIT&target=olive", nil, &list); err != nil || len(list.List) != 1 || list.List[0].Kind != audit.UserCreate {
+		if err := e.Service.Do(t.Context(), "GET", base+"/auditsV2?user=INIT&target=olive&type=user.create", nil, &list); err != nil || len(list.List) != 1 || list.List[0].Kind != audit.UserCreate {
 			t.Errorf("the owner's making is found as %v, %v", list.List, err)
 		}
 		if err := e.Service.Do(t.Context(), "GET", base+"/auditsV2?session=s1", nil, &list); err != nil || len(list.List) != 1 || list.List[0].ID != of.ID {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -41,16 +42,33 @@ func (p *Platform) CreateToken(ctx context.Context, a Actor, r TokenRequest) (To
 		}
 		reply, err = p.newEnrollmentToken(tx, pr.ID, k.user.Name, r)
 		e := p.event(a, audit.TokenCreate, k.team.Name, pr.Name, reply.ID)
-		e.Detail = map[string]string{"description": r.Description}
+		e.Detail = tellToken(r)
 		return e, err
 	})
 	return reply, err
 }
 
+// tellToken is what the event of a token's making says of it.
+func tellToken(r TokenRequest) map[string]string {
+	detail := map[string]string{"description": r.Description}
+	if r.MaxUses > 0 {
+		detail["max_uses"] = fmt.Sprint(r.MaxUses)
+	}
+	if r.ExpiresAt != nil {
+		detail["expires_at"] = r.ExpiresAt.UTC().Format(time.RFC3339)
+	}
+	return detail
+}
+
 func (p *Platform) newEnrollmentToken(tx *store.Tx, projectID, by string, r TokenRequest) (TokenReply, error) {
 	var reply TokenReply
-	if !oneLine(r.Description, 200) || r.MaxUses < 0 || r.ExpiresAt != nil && !r.ExpiresAt.After(p.Now()) {
-		return reply, &sft.Error{Code: sft.Invalid, Msg: "the token cannot be made", Hint: "use a description up to 200 characters in one line, max_uses from 0, and expires_at in the future"}
+	switch {
+	case !oneLine(r.Description, 200):
+		return reply, &sft.Error{Code: sft.Invalid, Msg: "the description is too long, or more than a line", Hint: "use up to 200 characters in one line"}
+	case r.MaxUses < 0:
+		return reply, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("max_uses is %d", r.MaxUses), Hint: "use 1 or more, or 0 for no limit"}
+	case r.ExpiresAt != nil && !r.ExpiresAt.After(p.Now()):
+		return reply, &sft.Error{Code: sft.Invalid, Msg: "expires_at is " + r.ExpiresAt.UTC().Format(time.RFC3339) + ", which is over", Hint: "give a time in the future, or leave it out for no end"}
 	}
 	if r.ExpiresAt != nil {
 		until := r.ExpiresAt.UTC().Truncate(time.Microsecond) // as it is stored
