@@ -164,7 +164,7 @@ func TestRightsOnHosts(t *testing.T) {
 	h.Write(hooks+"user-created.d/9-home.sh", 0o755, []byte("#!/bin/sh\ntest -d /home/\"$SFT_HOOK_USERNAME\" && echo home >> /root/hooks\n"))
 	h.Write(hooks+"group-updated.d/open.sh", 0o757, []byte("#!/bin/sh\ntouch /root/owned\n"))
 	h.Must("", "chmod", "0757", hooks+"group-updated.d/open.sh")
-	web := s.ServerOn(h, "prod", "", "")
+	web := s.ServerOn(h, "prod", blue, "")
 	desk := s.Desk("laptop", "ann")
 	desk.EnrollQuickly()
 	mayLogin(s, web, "ann")
@@ -389,7 +389,7 @@ func TestLinksAndDoctorThroughABastion(t *testing.T) {
 	web.Write("/etc/sft/sftd.yaml", 0o644, []byte("Bastion: b1\n"))
 	web.Start()
 	s.Wait("the platform knows the way", 30*time.Second, func() bool { return s.ServerNamed("web01").Bastion == "b1" })
-	doctor(t, b1, desk)
+	doctor(t, s, b1, web, desk)
 }
 
 // A link is followed after a yes, to a shell and to a desktop, through the
@@ -485,8 +485,9 @@ func links(t *testing.T, s *stage.Stage, desk *stage.Desk) {
 	}
 }
 
-// Doctor names the hop that the way breaks at.
-func doctor(t *testing.T, b1 *stage.Server, desk *stage.Desk) {
+// Doctor names the hop that the way breaks at, and sees an RDP service that does
+// not run, which SSH does not need.
+func doctor(t *testing.T, s *stage.Stage, b1, web *stage.Server, desk *stage.Desk) {
 	check := func(status int, step, verdict string, parts ...string) {
 		t.Helper()
 		out, errs, got := desk.Sft(t.Context(), "doctor", "web01")
@@ -505,6 +506,20 @@ func doctor(t *testing.T, b1 *stage.Server, desk *stage.Desk) {
 	}
 	check(0, "route", "ok", "through b1")
 	check(0, "broker-ping", "ok", "the host knows you as ann")
+	check(0, "server-problems", "ok")
+	web.Must("", "pkill", "-x", "xrdp")
+	const stopped = "nothing listens on " + lab.XRDPAddress
+	s.Wait("the platform knows that xrdp does not run", time.Minute, func() bool { return strings.Contains(strings.Join(s.ServerNamed("web01").Problems, " "), stopped) })
+	check(6, "server-problems", "fail", stopped, "start the RDP service (xrdp)", `"sft ssh" does not need it`)
+	check(6, "broker-ping", "ok")
+	if out, err := web.Run("", "/usr/local/sbin/sftd", "status"); err == nil || !strings.Contains(out, stopped) {
+		t.Errorf("sftd status: %v\n%s", err, out)
+	}
+	refused(t, desk, 6, []string{"RDP service"}, "rdp", "web01")
+	says(t, desk, "ann\n", "ssh", "web01", "id -un")
+	web.Host.Start("xrdp", web.Command(t.Context(), "xrdp", "xrdp", "-n"))
+	s.Wait("the platform knows that xrdp runs", time.Minute, func() bool { return len(s.ServerNamed("web01").Problems) == 0 })
+	check(0, "server-problems", "ok")
 	b1.StopSSHD()
 	check(6, "route", "fail", "b1", "fix:")
 	check(6, "broker-tcp", "skip", "needs route")

@@ -1,13 +1,19 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -36,12 +42,65 @@ func configuredCertificate() (string, error) {
 // show: xrdp has no settings that keep a local account out.
 func (a *Agent) rdpFacts() (RDPFacts, bool) { return RDPFacts{}, false }
 
-// rdpStatus lists what is wrong with the RDP service, each with what to do.
-func (a *Agent) rdpStatus() []string {
+// rdpSettings lists what is wrong with the settings of the RDP service, each
+// with what to do.
+func (a *Agent) rdpSettings() []string {
 	if _, err := a.rdpCertificate(); err != nil {
-		return []string{"rdp: " + err.Error() + "; install xrdp, or set RDPCertificateFile in sftd.yaml"}
+		return []string{rdpRefusal + err.Error() + "; install xrdp, or set RDPCertificateFile in sftd.yaml"}
 	}
 	return nil
+}
+
+// listeners are the TCP sockets of this host that listen.
+func listeners() (list []netip.AddrPort, err error) {
+	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+		f, err := os.Open(file)
+		if errors.Is(err, fs.ErrNotExist) && file == "/proc/self/net/tcp6" {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		more, err := procListeners(f)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, more...)
+	}
+	return list, nil
+}
+
+// procListeners returns the sockets of /proc/net/tcp or tcp6 that listen.
+func procListeners(r io.Reader) (list []netip.AddrPort, err error) {
+	s := bufio.NewScanner(r)
+	for s.Scan() {
+		// sl local_address rem_address st …
+		f := strings.Fields(s.Text())
+		if len(f) < 4 || f[3] != "0A" {
+			continue
+		}
+		if a, ok := procAddress(f[1]); ok {
+			list = append(list, a)
+		}
+	}
+	return list, s.Err()
+}
+
+// procAddress reads "0100007F:0D3D": 32-bit words in the machine's byte order,
+// then the port.
+func procAddress(s string) (netip.AddrPort, bool) {
+	ip, port, _ := strings.Cut(s, ":")
+	b, err1 := hex.DecodeString(ip)
+	n, err2 := strconv.ParseUint(port, 16, 16)
+	if err1 != nil || err2 != nil || len(b) != 4 && len(b) != 16 {
+		return netip.AddrPort{}, false
+	}
+	for w := 0; w < len(b); w += 4 {
+		binary.NativeEndian.PutUint32(b[w:], binary.BigEndian.Uint32(b[w:]))
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(a, uint16(n)), true
 }
 
 // xrdpCertificateFile returns the certificate named in xrdp.ini(5).

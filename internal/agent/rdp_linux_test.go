@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"encoding/binary"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -28,6 +30,34 @@ func TestParseXRDP(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestProcListeners(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("the samples are from a little-endian machine")
+	}
+	const table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n" +
+		"   0: 0100007F:0D3D 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n" +
+		"   1: 0100007F:C350 0100007F:0D3D 01 00000000:00000000 00:00000000 00000000     0        0 1 1\n" + // is connected
+		"   2: 00000000000000000000000000000000:0016 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n" +
+		"   3: 0000000000000000FFFF00000100007F:0D3E 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n" +
+		"   4: 0100007F:0D3D00 0:0 0A\n   5: zz:0D3D 0:0 0A\n   6: 0100007F 0:0 0A\n   7: 01:0D3D 0:0 0A\n   8: 0100007F:0D3D 0A\n"
+	got, err := procListeners(strings.NewReader(table))
+	if want := "[127.0.0.1:3389 [::]:22 [::ffff:127.0.0.1]:3390]"; fmt.Sprint(got) != want || err != nil {
+		t.Errorf("got %v, %v, want %s", got, err, want)
+	}
+}
+
+// FuzzProcListeners checks that nothing listens that is not in the table.
+func FuzzProcListeners(f *testing.F) {
+	f.Add("   0: 0100007F:0D3D 00000000:0000 0A 0\n")
+	f.Add("0: 0100:C350 0100007F:9CBB 0A\n::: : 0A 0A\n")
+	f.Fuzz(func(t *testing.T, table string) {
+		got, _ := procListeners(strings.NewReader(table))
+		if len(got) > strings.Count(table, "0A") {
+			t.Errorf("%v listen", got)
+		}
+	})
 }
 
 // FuzzParseXRDP checks that there is always a file name, in one line, and one

@@ -43,9 +43,44 @@ func (a *Agent) readFacts() RDPFacts {
 // whatever the password. It is asked before an account is enabled.
 func (a *Agent) rdpFacts() (RDPFacts, bool) { return a.readFacts(), true }
 
-// rdpStatus lists what is wrong with the RDP service, each with what to do.
-func (a *Agent) rdpStatus() []string {
-	return a.rdpSeen.get(a.machine(), func() []string { return rdpLines(judge(a.readFacts())) })
+// rdpSettings lists what is wrong with the settings of the RDP service, each
+// with what to do.
+func (a *Agent) rdpSettings() []string { return rdpLines(judge(a.readFacts())) }
+
+var getExtendedTCPTable = windows.NewLazySystemDLL("iphlpapi.dll").NewProc("GetExtendedTcpTable")
+
+// ownerPIDListener is TCP_TABLE_OWNER_PID_LISTENER.
+const ownerPIDListener = 3
+
+// listeners are the TCP sockets of this host that listen.
+func listeners() ([]netip.AddrPort, error) {
+	v4, err := tcpTable(windows.AF_INET)
+	if err != nil {
+		return nil, err
+	}
+	v6, err := tcpTable(windows.AF_INET6)
+	if err != nil {
+		return nil, err
+	}
+	return append(tableListeners(v4, false), tableListeners(v6, true)...), nil
+}
+
+// tcpTable is what GetExtendedTcpTable says of the listeners of a family.
+func tcpTable(family uintptr) ([]byte, error) {
+	b := make([]byte, 16<<10)
+	for range 8 {
+		size := uint32(len(b))
+		status, _, _ := getExtendedTCPTable.Call(uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0, family, ownerPIDListener, 0)
+		switch err := windows.Errno(status); err {
+		case 0:
+			return b, nil
+		case windows.ERROR_INSUFFICIENT_BUFFER:
+			b = make([]byte, int(size)+4<<10)
+		default:
+			return nil, err
+		}
+	}
+	return nil, errors.New("the table of listeners does not stop growing")
 }
 
 // DesktopLocked takes the client away from the Windows sessions that are

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"net"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -68,6 +70,20 @@ func TestWindowsRDPAnswers(t *testing.T) {
 	}
 	if got := rdpDefault(); got != "127.0.0.1:3389" {
 		t.Errorf("rdpDefault: got %s", got)
+	}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := l.Addr().(*net.TCPAddr).AddrPort()
+		if list, err := listeners(); err != nil || !slices.Contains(list, at) {
+			t.Errorf("listeners: %v, %v; want %v among them", list, err, at)
+		}
+		l.Close()
+		if list, err := listeners(); err != nil || slices.Contains(list, at) {
+			t.Errorf("listeners after %v has closed: %v, %v", at, list, err)
+		}
 	}
 	if name, err := (windowsDesktops{}).computer(); err != nil || name == "" {
 		t.Errorf("computer: got %q, %v", name, err)

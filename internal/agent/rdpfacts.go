@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -466,10 +467,13 @@ func signInWarnings(f RDPFacts, admin, back bool) []string {
 	return frame.CleanWarnings(list)
 }
 
+// rdpRefusal is what a line of rdpLines begins with that would refuse a sign-in.
+const rdpRefusal = "rdp: "
+
 // rdpLines are the findings as status shows them and the platform is told.
 func rdpLines(list []finding) (lines []string) {
 	for _, f := range list {
-		what := "rdp: "
+		what := rdpRefusal
 		if f.Code == "" {
 			what = "rdp, a warning: "
 		}
@@ -496,6 +500,28 @@ func (s *rdpSeen) get(now time.Time, read func() []string) []string {
 		s.lines, s.at = read(), now
 	}
 	return slices.Clone(s.lines)
+}
+
+// tableListeners returns the sockets in what GetExtendedTcpTable fills: a count,
+// then rows of 32-bit words (MIB_TCPROW_OWNER_PID, MIB_TCP6ROW_OWNER_PID), with
+// addresses and ports in network order.
+func tableListeners(b []byte, v6 bool) (list []netip.AddrPort) {
+	row, ip, port := 24, 4, 8
+	if v6 {
+		row, ip, port = 56, 0, 20
+	}
+	if len(b) < 4 {
+		return nil
+	}
+	n := binary.LittleEndian.Uint32(b)
+	for b = b[4:]; n > 0 && len(b) >= row; n, b = n-1, b[row:] {
+		a := netip.AddrFrom4([4]byte(b[ip:]))
+		if v6 {
+			a = netip.AddrFrom16([16]byte(b[ip:]))
+		}
+		list = append(list, netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[port:])))
+	}
+	return list
 }
 
 // errValueType is about a registry value that is not what Microsoft documents.

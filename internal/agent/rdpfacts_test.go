@@ -10,8 +10,12 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"math/big"
+	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"sft"
+	"sft/internal/testenv"
 )
 
 // A fakeHost is an rdpHost in memory. A value that is an error cannot be read.
@@ -320,6 +325,123 @@ func TestRDPLines(t *testing.T) {
 	want := []string{"rdp: it is off; turn it on", "rdp, a warning: it is full; wait"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestReached(t *testing.T) {
+	for _, tt := range []struct {
+		at, listens string
+		want        bool
+	}{
+		{"127.0.0.1:3389", "127.0.0.1:3389", true},
+		{"127.0.0.1:3389", "127.0.0.1:3390", false},
+		{"127.0.0.1:3389", "127.0.0.2:3389", false},
+		{"127.0.0.1:3389", "192.0.2.1:3389", false},
+		{"127.0.0.1:3389", "0.0.0.0:3389", true},
+		{"127.0.0.1:3389", "[::]:3389", true},
+		{"127.0.0.1:3389", "[::1]:3389", false},
+		{"127.0.0.1:3389", "[::ffff:127.0.0.1]:3389", true},
+		{"127.0.0.1:3389", "[::ffff:0.0.0.0]:3389", true},
+		{"[::1]:3389", "[::1]:3389", true},
+		{"[::1]:3389", "[::]:3389", true},
+		{"[::1]:3389", "[::]:3390", false},
+		{"[::1]:3389", "0.0.0.0:3389", false},
+		{"[::1]:3389", "127.0.0.1:3389", false},
+	} {
+		list := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.9:9"), netip.MustParseAddrPort(tt.listens)}
+		if got := reached(netip.MustParseAddrPort(tt.at), list); got != tt.want {
+			t.Errorf("%s, with a service on %s: %t, want %t", tt.at, tt.listens, got, tt.want)
+		}
+	}
+	if reached(netip.MustParseAddrPort("127.0.0.1:3389"), nil) {
+		t.Error("reached where nothing listens")
+	}
+}
+
+func TestRDPListens(t *testing.T) {
+	const address = "127.0.0.1:3389"
+	answer := func(err error, list ...netip.AddrPort) func() ([]netip.AddrPort, error) {
+		return func() ([]netip.AddrPort, error) { return list, err }
+	}
+	if got := rdpListens(address, answer(nil, netip.MustParseAddrPort(address))); got != nil {
+		t.Errorf("a service that runs: %q", got)
+	}
+	want := []string{"rdp: the RDP service of the host cannot be used: nothing listens on " + address + "; " + rdpStart}
+	if got := rdpListens(address, answer(nil)); !slices.Equal(got, want) {
+		t.Errorf("a service that does not: %q, want %q", got, want)
+	}
+	if got := rdpListens(address, answer(errors.New("no table"))); len(got) != 1 || !strings.HasPrefix(got[0], "rdp, a warning: it cannot be seen whether the RDP service runs: no table; ") {
+		t.Errorf("no table: %q", got)
+	}
+}
+
+// The service of the host is looked at as it is, and not more often than each
+// half minute.
+func TestStatusOfAStoppedRDPService(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	said := func() (lines []string) {
+		for _, p := range h.problems() {
+			if strings.HasPrefix(p, "rdp") {
+				lines = append(lines, p)
+			}
+		}
+		return lines
+	}
+	if got := said(); got != nil {
+		t.Fatalf("with the service: %q", got)
+	}
+	h.rdp.Close()
+	if got := said(); got != nil {
+		t.Errorf("at once: %q", got)
+	}
+	h.env.Clock.Advance(rdpSeenFor)
+	if got := said(); len(got) != 1 || !strings.HasPrefix(got[0], "rdp: the RDP service of the host cannot be used: nothing listens on "+h.c.RDPAddress+"; ") {
+		t.Errorf("without it: %q", got)
+	}
+	until(t, "the platform knows", func() bool {
+		var v sft.Server
+		h.env.Do("GET", "/projects/"+testenv.Project+"/servers/"+h.who.Load().ServerID, nil, &v)
+		return slices.ContainsFunc(v.Problems, func(p string) bool { return strings.Contains(p, "nothing listens on "+h.c.RDPAddress) })
+	})
+	l, err := net.Listen("tcp", h.c.RDPAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h.env.Clock.Advance(rdpSeenFor)
+	if got := said(); got != nil {
+		t.Errorf("with the service again: %q", got)
+	}
+	if err := os.Remove(h.cert); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	h.env.Clock.Advance(rdpSeenFor)
+	if got := said(); len(got) != 1 || !strings.Contains(got[0], "certificate") {
+		t.Errorf("what refuses first: %q", got)
+	}
+}
+
+// What GetExtendedTcpTable fills is longer than what it tells of.
+func TestTableListeners(t *testing.T) {
+	words := func(n ...uint32) (b []byte) {
+		for _, w := range n {
+			b = binary.BigEndian.AppendUint32(b, w)
+		}
+		return b
+	}
+	v4 := slices.Concat([]byte{2, 0, 0, 0}, words(0, 0x7f000001, 0x0d3d_0000, 0, 0, 4), words(0, 0, 0x0016_0000, 0, 0, 4), words(0, 0x7f000001, 0x0d3e_0000, 0, 0, 4))
+	if got := fmt.Sprint(tableListeners(v4, false)); got != "[127.0.0.1:3389 0.0.0.0:22]" {
+		t.Errorf("IPv4: %s", got)
+	}
+	v6 := slices.Concat([]byte{1, 0, 0, 0}, words(0, 0, 0, 1, 0, 0x0d3d_0000, 0, 0, 0, 0, 0, 0, 0, 4), make([]byte, 56))
+	if got := fmt.Sprint(tableListeners(v6, true)); got != "[[::1]:3389]" {
+		t.Errorf("IPv6: %s", got)
+	}
+	for n := range len(v4) { // one that is cut
+		tableListeners(v4[:n], false)
+		tableListeners(v6[:n], true)
 	}
 }
 

@@ -414,7 +414,7 @@ func (g *diagnosis) server(ctx context.Context, s *Session, target string) {
 	g.ok(stepResolve, sft.Quote(target)+" is "+printable(v.Project+"/"+v.Name())+" ("+printable(v.ID)+"), as "+printable(r.Login))
 	g.state(v, s.c.Clock.Now())
 	for _, p := range v.Problems {
-		g.add(problem(p))
+		g.add(problem(p, v))
 	}
 	if len(v.Problems) == 0 {
 		g.ok(stepProblems, "its agent reports none")
@@ -453,12 +453,15 @@ func (g *diagnosis) state(v sft.Server, now time.Time) {
 	g.add(c)
 }
 
-// problem is what an agent says is wrong on its host. It says of its RDP
+// problem is what the agent of a server says is wrong there. It says of its RDP
 // service what would refuse a sign-in, and, as a warning, what would not.
-func problem(said string) doctor.Check {
+func problem(said string, v sft.Server) doctor.Check {
 	c := doctor.Check{Step: stepProblems, Verdict: doctor.Warn, Found: printable(said), Fix: "have the host's administrator look at \"sftd status\" there"}
 	if strings.HasPrefix(said, "rdp: ") {
 		c.Verdict, c.Code = doctor.Fail, sft.RDPUnavailable
+		if slices.Contains(v.Services, frame.SSH) {
+			c.Fix += "; \"sft ssh\" does not need it"
+		}
 	}
 	return c
 }

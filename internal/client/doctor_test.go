@@ -226,6 +226,10 @@ func TestDiagnose(t *testing.T) {
 		{"a server that is silent", func(c *clinic) { c.env.Clock.Advance(sft.ActiveFor); c.signInAgain() }, doctor.Fail, "resolve", "has not been in touch since", "start sftd on it", sft.NotFound, strings.TrimPrefix(afterSignIn, "resolve ")},
 		{"a server that was not in touch for a while", func(c *clinic) { c.env.Clock.Advance(6 * time.Minute) }, doctor.Warn, "server", "last in touch at 2026-03-01T09:00:00Z", "its agent does not reach the platform", "", ""},
 		{"Remote Desktop is off there", func(c *clinic) { c.report("rdp: Remote Desktop is turned off; turn it on") }, doctor.Fail, "server-problems", "rdp: Remote Desktop is turned off; turn it on", "sftd status", sft.RDPUnavailable, ""},
+		{"the RDP service does not run there, and SSH does", func(c *clinic) {
+			c.server.Facts.SSH, c.server.Facts.Services = testenv.SSHFacts(c.t, "web01").SSH, []string{"rdp", "ssh"}
+			c.report("rdp: nothing listens on 127.0.0.1:3389; start it")
+		}, doctor.Fail, "server-problems", "rdp: nothing listens", `there; "sft ssh" does not need it`, sft.RDPUnavailable, ""},
 		{"the host has a warning", func(c *clinic) { c.report("rdp, a warning: both sessions are taken") }, doctor.Warn, "server-problems", "both sessions are taken", "sftd status", "", ""},
 		{"the broker is down", func(c *clinic) { c.broker.Close() }, doctor.Fail, "broker-tcp", "no answer from the broker of web01", "check that sftd runs there", sft.Unavailable, "broker-proof broker-ping"},
 		{"the broker has another key", func(c *clinic) {
