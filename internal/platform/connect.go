@@ -174,7 +174,9 @@ func wanted(r api.ConnectRequest, csr *ecdsa.PublicKey, csrErr error, target ste
 	return w, err
 }
 
-// serves refuses a target that has no way in by the service.
+// serves refuses a target that has no way in by the service: what its agent would
+// refuse by the project's settings, too. A ping opens nothing, and says whether
+// people get in.
 func serves(target step, service string) error {
 	s := target.server
 	switch ssh := service == frame.SSH; {
@@ -182,12 +184,21 @@ func serves(target step, service string) error {
 		return &sft.Error{Code: sft.UnknownService, Msg: "service " + sft.Quote(service) + " is unknown", Hint: "use rdp or ssh"}
 	case s.Unmanaged:
 		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("server %s has no agent: it is there to be gone through", sft.Quote(target.name)), Hint: "use ssh to get to it, or name it with --via"}
+	case !target.project.CreateServerUsers:
+		return noAccounts(fmt.Sprintf("server %s lets nobody in", sft.Quote(target.name)), target.project)
 	case ssh && s.Facts.SSH == nil:
 		return &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s lets nobody in by SSH: sftd looks after no SSH server on it", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
 	case len(s.HostKey) == 0 && (!ssh || throughBroker(*s, target.project)):
 		return &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s has no broker", sft.Quote(target.name)), Hint: "look at \"sftd status\" on it"}
 	}
 	return nil
+}
+
+// noAccounts refuses for a project whose agents keep no accounts, which every
+// sign-in needs, also one that goes on to another server.
+func noAccounts(what string, pr store.ProjectRecord) error {
+	return &sft.Error{Code: sft.Denied, Msg: fmt.Sprintf("%s: project %s does not let sftd manage accounts, and signing in needs that", what, sft.Quote(pr.Name)),
+		Hint: "ask an administrator to set create_server_users in the project"}
 }
 
 // stepNames are the names of hosts, in their order.

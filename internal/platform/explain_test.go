@@ -90,6 +90,29 @@ func TestExplain(t *testing.T) {
 		e.Clock.Advance(45 * time.Minute)
 		same("with one that is over", "+status +kind +group +access -admin +sudo +server -preauthorization -preauthorization +way -hop +service", "preauthorization")
 		e.Do("PUT", "/projects/lab", m{"require_preauth_for_creds": false}, nil)
+		// Her account is shut on the hosts, this one and the one on the way.
+		e.Do("PUT", "/projects/lab", m{"create_server_users": false}, nil)
+		v = same("in a project without accounts", "+status +kind +group +access -admin +sudo +server -way -service", "way")
+		if w := v.Steps[8]; !strings.Contains(w.Text, `server "lab01" lets nobody in: project "lab" does not let sftd manage accounts`) || !strings.Contains(w.Hint, "create_server_users") {
+			t.Errorf("the step is %+v", w)
+		}
+		s.Facts.Bastion = ""
+		e.Report(s)
+		same("nor with nothing on the way", "+status +kind +group +access -admin +sudo +server +way -service", "service")
+		for _, service := range []string{"rdp", "ssh"} {
+			if v, err := ask(ann.Client, s.ID, "service="+service); err != nil || v.Credentials || v.Missing != "service" {
+				t.Errorf("%s in a project without accounts: %+v, %v", service, v, err)
+			}
+		}
+		key, _ := testenv.Key(t)
+		for _, service := range []string{"rdp", "ping"} {
+			_, err := connect(t, ann, api.ConnectRequest{Target: s.ID, Service: service, CSR: testenv.CSR(t, key)})
+			wantCode(t, service+" in a project without accounts", err, sft.Denied)
+		}
+		e.Do("PUT", "/projects/lab", m{"create_server_users": true}, nil)
+		s.Facts.Bastion = "jump"
+		e.Report(s)
+		same("with accounts again", "+status +kind +group +access -admin +sudo +server +way +hop +service", "")
 		s.Facts.SSH = nil
 		e.Report(s)
 		same("without an SSH server", "+status +kind +group +access -admin +sudo +server +way +hop -service", "service")

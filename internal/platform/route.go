@@ -261,6 +261,8 @@ func crossable(s step) error {
 	switch {
 	case !s.enrolled():
 		return nil
+	case !s.project.CreateServerUsers:
+		return noAccounts(fmt.Sprintf("server %s cannot be gone through", sft.Quote(s.name)), s.project)
 	case s.server.Facts.SSH == nil:
 		return &sft.Error{Code: sft.Unavailable, Msg: fmt.Sprintf("server %s cannot be gone through: sftd looks after no SSH server on it", sft.Quote(s.name)), Hint: "look at \"sftd status\" on it, or go another way with --via"}
 	case throughBroker(*s.server, s.project):

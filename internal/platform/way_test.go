@@ -22,12 +22,16 @@ func TestThroughBroker(t *testing.T) {
 		{"no SSH", nil, 0, false},
 	} {
 		s := store.ServerRecord{Facts: api.Facts{SSH: tt.ssh}}
-		pr := store.ProjectRecord{Project: sft.Project{UserOnDemand: tt.period}}
+		pr := store.ProjectRecord{Project: sft.Project{CreateServerUsers: true, UserOnDemand: tt.period}}
 		if got := throughBroker(s, pr); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 		if err := crossable(step{name: "x", server: &s, project: pr}); (err == nil) != (tt.ssh != nil && !tt.want) {
 			t.Errorf("%s: going through it: %v", tt.name, err)
+		}
+		pr.CreateServerUsers = false
+		if err := crossable(step{name: "x", server: &s, project: pr}); sft.CodeOf(err) != sft.Denied {
+			t.Errorf("%s, in a project without accounts: going through it: %v", tt.name, err)
 		}
 	}
 }
