@@ -51,7 +51,8 @@ type sshLive struct {
 	Session string    `json:"session"`
 	CA      string    `json:"ca,omitempty"` // the fingerprint of its key; empty: an agent before did not note it
 	Until   time.Time `json:"until"`
-	Told    bool      `json:"told,omitempty"` // its session's end is, or is told by the broker, by which it came
+	Told    bool      `json:"told,omitempty"`   // its session's end is, or is told by the broker, by which it came
+	Unsure  bool      `json:"unsure,omitempty"` // when it was noted it was not known whose CA that is
 
 	ending bool // somebody ends it, and tells
 }
@@ -410,7 +411,7 @@ func (a *Agent) addLive(l sshd.Login, user, session string) bool {
 	if most <= 0 { // the platform has not said anything yet
 		most = longestSession
 	}
-	v := sshLive{Login: l.Login, User: user, Session: session, CA: l.CA, Until: a.machine().Add(most), Told: byBroker}
+	v := sshLive{Login: l.Login, User: user, Session: session, CA: l.CA, Until: a.machine().Add(most), Told: byBroker, Unsure: !a.isSSHCA(l.CA) && !a.isDropped(l.CA)}
 	var ok bool
 	if v.Process, ok = a.ssh.server.Process(l); !ok {
 		return open || byBroker || a.sshGoesOn(v.ref())
@@ -470,6 +471,20 @@ func (a *Agent) dropDead(open map[ref]string) map[ref]bool {
 	return dead
 }
 
+// dropForeign forgets the sign-ins that were noted before it was known whose CA
+// had let them in, and are by none of the platform's: they are nothing to it. The
+// caller holds a.ssh.mu, and there is a State.
+func (a *Agent) dropForeign() {
+	if !slices.ContainsFunc(a.ssh.live, func(s sshLive) bool { return s.Unsure }) {
+		return
+	}
+	a.ssh.live = slices.DeleteFunc(a.ssh.live, func(s sshLive) bool { return s.Unsure && !a.isSSHCA(s.CA) && !a.isDropped(s.CA) })
+	for n := range a.ssh.live {
+		a.ssh.live[n].Unsure = false // once and for all: a CA that is rotated later is no other's
+	}
+	a.saveLive()
+}
+
 // endLive tells of the sessions that are over, and ends the sign-ins whose
 // session the platform has ended, whose CA is trusted no more, or that have
 // lasted as long as the project allows: the connections, and all that runs as
@@ -495,6 +510,7 @@ func (a *Agent) endLive(ctx context.Context) {
 	why := map[ref]string{} // of a session
 	var over, rest []sshLive
 	a.ssh.mu.Lock()
+	a.dropForeign()
 	now := a.machine()
 	anyNew := slices.ContainsFunc(st.DroppedCAs, func(ca string) bool {
 		return strings.HasPrefix(ca, "SHA256:") && !slices.Contains(a.ssh.dropped, ca)

@@ -268,22 +268,50 @@ func TestSSHLoginThatEndsIsNotForgotten(t *testing.T) {
 }
 
 // A sign-in by a CA before it is known what the platform trusts is noted: if the
-// platform has dropped that CA, it ends.
+// platform has dropped that CA, it ends, and if it trusts it, when it has lasted
+// long enough, whatever becomes of the CA. One by a CA of the administrator's is
+// nothing to the platform, and forgotten.
 func TestSSHLoginBeforeTheStateIsKnown(t *testing.T) {
 	t.Parallel()
 	needsRoot(t)
 	h := newHost(t, testenv.New(t), func(c *Config) { withSSH(t, c) })
 	defer h.lock.Release()
-	in := func(ca string) chan struct{} {
-		pid, ended := serving(t, "ann")
-		h.sshLogin(sshd.Login{PID: pid, Login: "ann", Method: "publickey", Remote: netip.MustParseAddrPort(direct), Fingerprint: "SHA256:x", KeyID: "sft:session/ses-1/user/u", CA: ca})
+	line, trusted := sshCA(t)
+	in := func(login, ca string) chan struct{} {
+		pid, ended := serving(t, login)
+		h.sshLogin(sshd.Login{PID: pid, Login: login, Method: "publickey", Remote: netip.MustParseAddrPort(direct), Fingerprint: "SHA256:x", KeyID: "sft:session/ses-1/user/u", CA: ca})
 		return ended
 	}
-	stolen, foreign := in("SHA256:stolen"), in("SHA256:of-another")
-	h.state = &api.State{DroppedCAs: []string{"SHA256:stolen"}}
+	stolen, ours, foreign := in("ann", "SHA256:stolen"), in("bob", trusted), in("root", "SHA256:of-another")
+	h.endLive(t.Context())
+	noted := func(want ...string) {
+		t.Helper()
+		b, err := os.ReadFile(h.c.file(liveFile)) // as an agent after this one reads it
+		var live []sshLive
+		if err == nil {
+			err = json.Unmarshal(b, &live)
+		}
+		var got []string
+		for _, s := range live {
+			got = append(got, s.Login)
+		}
+		if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+			t.Errorf("noted: %q, %v, want %q", got, err, want)
+		}
+	}
+	noted("ann", "bob", "root")
+	h.state = &api.State{SSHUserCAs: []string{line}, DroppedCAs: []string{"SHA256:stolen"}}
 	h.endLive(t.Context())
 	until(t, "it ends", func() bool { return isOver(stolen) })
-	if h.endLive(t.Context()); isOver(foreign) {
+	h.endLive(t.Context())
+	noted("bob")
+	h.state = &api.State{DroppedCAs: []string{"SHA256:stolen"}} // the platform's CA was rotated
+	h.endLive(t.Context())
+	noted("bob")
+	h.env.Clock.Advance(longestSession + time.Minute)
+	until(t, "what has lasted long enough ends", func() bool { h.endLive(t.Context()); return isOver(ours) })
+	until(t, "nothing is noted", func() bool { h.endLive(t.Context()); return len(h.ssh.live) == 0 })
+	if isOver(foreign) {
 		t.Error("what a CA of the administrator's has let in ends too")
 	}
 }
