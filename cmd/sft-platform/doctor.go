@@ -253,13 +253,27 @@ func (x *examination) platform(ctx context.Context, d *data) ca.Sealer {
 	switch {
 	case err != nil:
 		x.fail("keys", err, "put the master key of this database into "+d.dir)
-	case !k.Soonest.IsZero() && k.Soonest.Sub(x.now()) < soon:
-		x.warn("keys", fmt.Sprintf("%d CAs, of which one ends at %s", k.CAs, k.Soonest.Format(time.RFC3339)), "see docs/operating.md")
+	case !k.First.At.IsZero() && k.First.At.Sub(x.now()) < soon:
+		whose, fix := endOf(k.First)
+		x.warn("keys", fmt.Sprintf("%d CAs, of which %s ends at %s", k.CAs, whose, k.First.At.Format(time.RFC3339)), fix)
 	default:
 		x.ok("keys", fmt.Sprintf("the master key opens all: %d CAs", k.CAs))
 	}
 	x.certificate(ctx, p)
 	return p.Sealer
+}
+
+// endOf says which CA ends, and what takes its place.
+func endOf(e platform.CAEnd) (whose, fix string) {
+	switch {
+	case e.Project != "":
+		return fmt.Sprintf("the %s CA of project %s", e.Kind, e.Project),
+			fmt.Sprintf("run \"sft-platform rotate authorities --team %s --project %s\"; serve does so by itself in the last year: see its log", e.Team, e.Project)
+	case e.Team != "":
+		return "what signs connection files for team " + e.Team,
+			"when it has ended, make another with POST /v1/teams/" + e.Team + "/rdp_signing_certificate, and have machines trust that"
+	}
+	return "the platform's own", "before that, give serve a certificate that machines trust (--tls-cert and --tls-key, or --acme), and enrol servers and clients anew"
 }
 
 func (x *examination) certificate(ctx context.Context, p *platform.Platform) {

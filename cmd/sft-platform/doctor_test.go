@@ -87,11 +87,20 @@ func TestDoctorTells(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, url string) {
 		k := keep(t, url)
 		raw := testdb.Raw(t, url)
+		var keys platform.Keys
+		var err error
 		exec := func(query string, args ...any) func() {
 			return func() {
 				t.Helper()
 				_, err := raw.Exec(query, args...)
 				must(t, err)
+			}
+		}
+		// ends has the CAs of a kind end in 13 days, and no others.
+		ends := func(kind string) func() {
+			return func() {
+				exec(`UPDATE cas SET not_after = $1 WHERE kind <> $2`, keys.First.At.UnixMicro(), kind)()
+				exec(`UPDATE cas SET not_after = $1 WHERE kind = $2`, time.Now().Add(13*day).UnixMicro(), kind)()
 			}
 		}
 		backup := func() {
@@ -100,7 +109,11 @@ func TestDoctorTells(t *testing.T) {
 				t.Fatalf("backup ended with %d", status)
 			}
 		}
-		keys, err := k.Keys(t.Context())
+		_, err = k.CreateRDPSigner(t.Context(), k.actor, platform.RDPSignerRequest{Team: "main"})
+		must(t, err)
+		_, err = k.Seal(t.Context())
+		must(t, err)
+		keys, err = k.Keys(t.Context())
 		must(t, err)
 		_, newest, err := k.DB.Versions(t.Context())
 		must(t, err)
@@ -180,7 +193,18 @@ func TestDoctorTells(t *testing.T) {
 			{"a read-only folder", "data-folder", nil, func(m *machine) { m.writable = func(string) error { return syscall.EROFS } }, nil, "fail", "cannot be written: read-only file system", "mount its file system for writing"},
 
 			{"the CAs are good for long", "keys", nil, nothing, nil, "ok", "the master key opens all", ""},
-			{"a CA ends", "keys", nil, at(time.Until(keys.Soonest) - 13*day), nil, "warn", "of which one ends at", "docs/operating.md"},
+			{"CAs end", "keys", nil, at(time.Until(keys.First.At) - 13*day), nil, "warn", " ends at " + keys.First.At.Format(time.RFC3339), "before that"},
+			{"a project's CA ends", "keys", ends("host"), nothing, nil, "warn", "of which the host CA of project prod ends at", `run "sft-platform rotate authorities --team main --project prod"`},
+			{"it is retired", "keys", exec(`UPDATE cas SET stage = 'retired' WHERE kind = 'host'`), nothing, nil, "ok", "the master key opens all", ""},
+			{"the platform's own CA ends", "keys", ends("platform"), nothing, nil, "warn", "of which the platform's own ends at", "give serve a certificate that machines trust (--tls-cert and --tls-key, or --acme), and enrol"},
+			{"the key of the audit ends", "keys", ends("audit"), nothing, nil, "ok", "the master key opens all", ""},
+			{"what signs connection files ends", "keys", ends("rdp_sign"), nothing, nil, "warn", "of which what signs connection files for team main ends at", "POST /v1/teams/main/rdp_signing_certificate"},
+			{"the CA of a deleted project ends", "keys", func() { exec(`UPDATE projects SET deleted_at = 1`)(); ends("ssh_user")() }, nothing, nil, "ok", "the master key opens all", ""},
+			{"the project is there again", "keys", func() {
+				exec(`UPDATE projects SET deleted_at = NULL`)()
+				exec(`UPDATE cas SET stage = 'active'`)()
+				ends("")()
+			}, nothing, nil, "ok", "the master key opens all", ""},
 			{"the platform's CA has ended", "certificate", nil, at(100 * 365 * day), nil, "fail", "", "the clock"},
 			{"no CA for it", "certificate", exec(`UPDATE settings SET value = '' WHERE name = 'ca_fingerprint'`), nothing, nil, "fail", "no CA of its own", "--tls-cert and --tls-key, or --acme"},
 

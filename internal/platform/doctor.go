@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"sft/internal/ca"
@@ -13,8 +14,15 @@ import (
 
 // Keys is what the master key opened.
 type Keys struct {
-	CAs     int
-	Soonest time.Time // when the first of them ends; zero if there are none
+	CAs   int
+	First CAEnd // zero if there are none that somebody has to see to
+}
+
+// A CAEnd is the end of a CA that nothing takes the place of by itself.
+type CAEnd struct {
+	At            time.Time
+	Kind          ca.Kind
+	Team, Project string // whose it is; without a project the team's, without a team the platform's own
 }
 
 // Keys opens every key in the database. CAs that have ended are left out.
@@ -23,17 +31,56 @@ func (p *Platform) Keys(ctx context.Context) (k Keys, err error) {
 		return k, err
 	}
 	err = p.DB.Read(ctx, func(tx *store.Tx) error {
-		return opensAll(tx, p.Sealer, func(r store.CARecord) bool {
+		var list []store.CARecord
+		if err := opensAll(tx, p.Sealer, func(r store.CARecord) bool {
 			if !r.NotAfter.After(p.Now()) {
 				return false
 			}
-			if k.CAs++; k.Soonest.IsZero() || r.NotAfter.Before(k.Soonest) {
-				k.Soonest = r.NotAfter
-			}
+			list = append(list, r)
 			return true
-		})
+		}); err != nil {
+			return err
+		}
+		k.CAs = len(list)
+		slices.SortFunc(list, func(x, y store.CARecord) int { return x.NotAfter.Compare(y.NotAfter) })
+		for _, r := range list {
+			end, ends, err := endOf(tx, r)
+			if err != nil || ends {
+				k.First = end
+				return err
+			}
+		}
+		return nil
 	})
 	return k, err
+}
+
+// endOf is whose CA r is, unless nobody has to see to its end: another one signs
+// already, its project was deleted, or the next one is made when it is needed.
+func endOf(tx *store.Tx, r store.CARecord) (e CAEnd, ends bool, err error) {
+	e = CAEnd{At: r.NotAfter, Kind: ca.Kind(r.Kind)}
+	if r.Stage == store.CARetired || e.Kind == ca.Audit {
+		return e, false, nil
+	}
+	team := r.ProjectID
+	if e.Kind != ca.RDPSign && r.ProjectID != "" {
+		pr, err := tx.ProjectByID(r.ProjectID)
+		if errors.Is(err, store.ErrNotFound) {
+			return e, false, nil
+		}
+		if err != nil {
+			return e, false, err
+		}
+		team, e.Project = pr.TeamID, pr.Name
+	}
+	if team != "" {
+		t, err := tx.TeamByID(team)
+		if err != nil {
+			return e, false, err
+		}
+		e.Team = t.Name
+	}
+	return e, true, nil
 }
 
 // opensAll tries s on everything that is sealed in the database, but for the
