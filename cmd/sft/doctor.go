@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -80,17 +81,24 @@ func (p *program) examine(ctx context.Context, target string, tell func(doctor.C
 			d.Diagnose(ctx, p.team, target, tell)
 		}
 	}
-	examineLoopback(ctx, tell)
+	examineLoopback(ctx, func(ctx context.Context) (listener, error) { return loopback.ListenApart(ctx) }, tell)
 	p.examineClient(ctx, set, tell)
+}
+
+// A listener is a *loopback.Listener.
+type listener interface {
+	Accept() (*net.TCPConn, error)
+	Addr() netip.AddrPort
+	Close() error
 }
 
 // examineLoopback opens the port that an RDP client would connect to, and
 // connects to it.
-func examineLoopback(ctx context.Context, tell func(doctor.Check)) {
+func examineLoopback(ctx context.Context, listen func(context.Context) (listener, error), tell func(doctor.Check)) {
 	const step = "loopback"
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	l, err := loopback.ListenApart(ctx)
+	l, err := listen(ctx)
 	if err != nil {
 		tell(doctor.Failed(step, &sft.Error{Code: sft.Internal, Msg: "no port can be opened on this machine itself: " + err.Error(), Err: err,
 			Hint: "see whether a firewall or a sandbox forbids it to sft"}))
