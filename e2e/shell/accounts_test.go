@@ -375,7 +375,7 @@ func TestLinksAndDoctorThroughABastion(t *testing.T) {
 	s := newStage(t)
 	s.Project("prod", false)
 	s.Person("ann", "Ann Example", "prod")
-	b1 := s.SSHServer("b1", "prod", "", "")
+	b1 := s.SSHServer("b1", "prod", "", "DisableBroker: true\n")
 	web := s.SSHServer("web01", "prod", blue, "BrokeredLoginGracePeriodInSeconds: 2\n")
 	desk := s.Desk("laptop", "ann")
 	desk.EnrollQuickly()
@@ -505,6 +505,9 @@ func doctor(t *testing.T, s *stage.Stage, b1, web *stage.Server, desk *stage.Des
 		t.Errorf("doctor says nothing of %s: %s%s", step, out, errs)
 	}
 	check(0, "route", "ok", "through b1")
+	if out, errs, got := desk.Sft(t.Context(), "doctor", "b1"); got != 0 || !strings.Contains(out, `by "sft ssh" alone`) || !strings.Contains(out, "skip  broker-ping") {
+		t.Errorf("doctor ends with %d for a server without a broker: %s%s", got, out, errs)
+	}
 	check(0, "broker-ping", "ok", "the host knows you as ann")
 	check(0, "server-problems", "ok")
 	web.Must("", "pkill", "-x", "xrdp")

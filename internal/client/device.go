@@ -239,3 +239,12 @@ func (s *Session) Resolve(ctx context.Context, target string) (api.ResolveReply,
 	err := s.Do(ctx, "GET", s.team("/resolve?"+url.Values{"target": {target}}.Encode()), nil, &r)
 	return r, err
 }
+
+// Access returns what the person is to a server by a service, and what is
+// missing. Nothing is issued.
+func (s *Session) Access(ctx context.Context, v sft.Server, service string) (api.Access, error) {
+	var r api.Access
+	at := "/projects/" + url.PathEscape(v.Project) + "/servers/" + url.PathEscape(v.ID) + "/access?"
+	err := s.Do(ctx, "GET", s.team(at+url.Values{"service": {service}}.Encode()), nil, &r)
+	return r, err
+}

@@ -419,11 +419,44 @@ func (g *diagnosis) server(ctx context.Context, s *Session, target string) {
 	if len(v.Problems) == 0 {
 		g.ok(stepProblems, "its agent reports none")
 	}
-	if unmanaged(v) {
+	switch {
+	case unmanaged(v):
 		g.skip("an agent there", rest...)
+	case !slices.Contains(v.Services, frame.RDP):
+		g.withoutBroker(ctx, s, v)
+	default:
+		g.ping(ctx, s, target)
+	}
+}
+
+// withoutBroker is ping for a server whose sftd.yaml turns its broker off: there
+// is nobody to ask there, and the platform is asked what it would issue for SSH.
+func (g *diagnosis) withoutBroker(ctx context.Context, s *Session, v sft.Server) {
+	ctx, cancel := context.WithTimeout(ctx, diagnosisTime)
+	defer cancel()
+	may, err := s.Access(ctx, v, frame.SSH)
+	if err == nil {
+		err = missing(may)
+	}
+	if err != nil {
+		g.fail(stepIssue, err)
+		g.skip(stepIssue, stepRoute, stepBroker, stepProof, stepPing)
 		return
 	}
-	g.ping(ctx, s, target)
+	g.ok(stepIssue, "the platform lets you in by \"sft ssh\" alone: the server has no broker, as its sftd.yaml says (DisableBroker), and so no desktops")
+	g.skip("a broker", stepRoute, stepBroker, stepProof, stepPing)
+}
+
+// missing is what keeps somebody out, or nil.
+func missing(may api.Access) error {
+	if may.Credentials {
+		return nil
+	}
+	e := &sft.Error{Code: sft.Denied, Msg: "the platform does not let you in: " + printable(may.Missing), Hint: "ask an administrator of the team"}
+	if n := slices.IndexFunc(may.Steps, func(a api.AccessStep) bool { return !a.OK && a.Rule == may.Missing }); n >= 0 {
+		e.Msg, e.Hint = e.Msg+": "+printable(may.Steps[n].Text), cmp.Or(printable(may.Steps[n].Hint), e.Hint)
+	}
+	return e
 }
 
 // unmanaged reports whether a server has no agent.

@@ -231,6 +231,18 @@ func TestDiagnose(t *testing.T) {
 			c.report("rdp: nothing listens on 127.0.0.1:3389; start it")
 		}, doctor.Fail, "server-problems", "rdp: nothing listens", `there; "sft ssh" does not need it`, sft.RDPUnavailable, ""},
 		{"the host has a warning", func(c *clinic) { c.report("rdp, a warning: both sessions are taken") }, doctor.Warn, "server-problems", "both sessions are taken", "sftd status", "", ""},
+		{"the server has no broker, by its own setting", func(c *clinic) { c.withoutBroker() }, doctor.OK, "certificate", `the platform lets you in by "sft ssh" alone`, "", "", "route broker-tcp broker-proof broker-ping"},
+		{"nor has its project accounts", func(c *clinic) {
+			c.withoutBroker()
+			c.env.Do("PUT", "/projects/prod", map[string]any{"create_server_users": false}, nil)
+		}, doctor.Fail, "certificate", `server "web01" lets nobody in: project "prod" does not let sftd manage accounts`, "set create_server_users", sft.Denied, "route broker-tcp broker-proof broker-ping"},
+		{"it wants a preauthorization", func(c *clinic) {
+			c.withoutBroker()
+			c.env.Do("PUT", "/projects/prod", map[string]any{"require_preauth_for_creds": true}, nil)
+		}, doctor.Fail, "certificate", "the platform does not let you in: preauthorization: the project requires one", "ask an administrator", sft.Denied, "route broker-tcp broker-proof broker-ping"},
+		{"the project has no accounts", func(c *clinic) {
+			c.env.Do("PUT", "/projects/prod", map[string]any{"create_server_users": false}, nil)
+		}, doctor.Fail, "certificate", `server "web01" lets nobody in: project "prod" does not let sftd manage accounts`, "set create_server_users", sft.Denied, "route broker-tcp broker-proof broker-ping"},
 		{"the broker is down", func(c *clinic) { c.broker.Close() }, doctor.Fail, "broker-tcp", "no answer from the broker of web01", "check that sftd runs there", sft.Unavailable, "broker-proof broker-ping"},
 		{"the broker has another key", func(c *clinic) {
 			for range 2 { // while a key is renewed, both are good
@@ -300,6 +312,13 @@ func (c *clinic) must(err error) {
 // report has the agent say what is wrong.
 func (c *clinic) report(problems ...string) {
 	c.server.Facts.Problems = problems
+	c.env.Report(c.server)
+}
+
+// withoutBroker is the server as with DisableBroker in its sftd.yaml.
+func (c *clinic) withoutBroker() {
+	c.broker.Close()
+	c.server.Facts.SSH, c.server.Facts.Services = testenv.SSHFacts(c.t, "web01").SSH, []string{"ssh"}
 	c.env.Report(c.server)
 }
 
