@@ -109,12 +109,12 @@ func (r AuditsRequest) query(team string) (store.EventQuery, error) {
 // nearest is the kind of event whose name is the least changes away.
 func nearest(k audit.Kind) audit.Kind {
 	k = k[:min(len(k), 100)]
-	return slices.MinFunc(audit.Kinds, func(a, b audit.Kind) int { return distance(string(a), string(k)) - distance(string(b), string(k)) })
+	return slices.MinFunc(audit.Kinds, func(a, b audit.Kind) int { return Distance(string(a), string(k)) - Distance(string(b), string(k)) })
 }
 
-// distance is how many bytes have to be put in, taken out or changed to make
+// Distance is how many bytes have to be put in, taken out or changed to make
 // one text of another.
-func distance(a, b string) int {
+func Distance(a, b string) int {
 	row := make([]int, len(b)+1) // from nothing of a
 	for j := range row {
 		row[j] = j

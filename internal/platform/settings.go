@@ -2,10 +2,7 @@ package platform
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 
 	"sft"
 	"sft/internal/audit"
@@ -27,30 +24,12 @@ func (p *Platform) GetSettings(ctx context.Context, a Actor, r TeamRequest) (Tea
 	})
 }
 
-// SettingsRequest is PUT /v1/teams/{team}/settings; what is left out stays, and
-// what the settings do not have is refused.
+// SettingsRequest is PUT /v1/teams/{team}/settings; what is left out stays.
 type SettingsRequest struct {
 	Team            string `path:"team" json:"-"`
 	ClientSession   *int64 `json:"client_session_duration"`
 	WebSession      *int64 `json:"web_session_duration"`
 	AllowDeviceCode *bool  `json:"allow_device_code"`
-
-	unknown []string
-}
-
-// UnmarshalJSON keeps the names of what the settings do not have: to take a
-// setting and do nothing about it would be a lie.
-func (r *SettingsRequest) UnmarshalJSON(b []byte) error {
-	type known SettingsRequest
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(b, &fields); err != nil {
-		return err
-	}
-	for _, name := range []string{"client_session_duration", "web_session_duration", "allow_device_code"} {
-		delete(fields, name)
-	}
-	r.unknown = slices.Sorted(maps.Keys(fields))
-	return json.Unmarshal(b, (*known)(r))
 }
 
 // UpdateSettings changes settings of a team. Sign-ins from then on go by them;
@@ -60,9 +39,6 @@ func (p *Platform) UpdateSettings(ctx context.Context, a Actor, r SettingsReques
 		k, err := p.as(tx, a, r.Team, policy.Administer)
 		if err != nil {
 			return audit.Event{}, err
-		}
-		if len(r.unknown) > 0 {
-			return audit.Event{}, &sft.Error{Code: sft.Invalid, Msg: "the team has no setting " + sft.Quote(r.unknown[0]), Hint: "use client_session_duration, web_session_duration or allow_device_code"}
 		}
 		t := k.team
 		for _, s := range []struct {

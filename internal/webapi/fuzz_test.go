@@ -77,7 +77,8 @@ type fuzz struct {
 	d        *description
 	handler  http.Handler
 	as       [callers]caller
-	ops      [][2]string // method and path
+	ops      [][2]string     // method and path
+	strict   map[string]bool // the routes that refuse fields they do not have
 	precious map[string]bool
 	known    map[string][]string // names and ids, by what they are of: the word of the path before them
 	paths    map[string][]string // of things that were made, by route
@@ -96,10 +97,11 @@ func newFuzz(t *testing.T, dbURL string, seed uint64) *fuzz {
 	as, m := cast(t, e)
 	server := webapi.New(e.Platform, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	server.Limits.Rate, server.Limits.Anonymous = 1e6, 1e6 // they have tests of their own
-	f := &fuzz{Rand: rand.New(rand.NewPCG(seed, 0)), t: t, e: e, d: described(), as: as, known: map[string][]string{}, paths: map[string][]string{}, seen: map[string]map[int]int{}, handler: server}
+	f := &fuzz{Rand: rand.New(rand.NewPCG(seed, 0)), t: t, e: e, d: described(), as: as, known: map[string][]string{}, paths: map[string][]string{}, strict: map[string]bool{}, seen: map[string]map[int]int{}, handler: server}
 	e.Platform.Stop() // no state request hangs
 	for _, r := range webapi.Rows(e.Platform) {
 		f.ops = append(f.ops, [2]string{r.Method, r.Path})
+		f.strict[r.Method+" "+r.Path] = r.Access == "person" && (r.Method == http.MethodPost || r.Method == http.MethodPut)
 	}
 	// What the callers live by is left alone.
 	f.precious = map[string]bool{testenv.Owner: true, testenv.ServiceUser: true, e.Init.Key.ID: true, m.host: true, testenv.Project: true, sft.Owners: true, "automation": true, "plain": true}
@@ -179,6 +181,9 @@ func pick[T any](f *fuzz, list []T) T { return list[f.IntN(len(list))] }
 
 // invalid stands for bytes that are no UTF-8, which the encoder would mend.
 const invalid = "@INVALID@"
+
+// noField is the name of a field that no object has.
+const noField = "nothing_such"
 
 // strange are texts that somebody may have taken for granted never to see.
 var strange = []string{"", " ", ".", "..", "../../etc/passwd", "a/b", "x\x00y", "\x00", invalid, "x" + invalid, "\u202eabc", "ﬀ", "İ", "ſ", "K", "a\u0301", "\ufeff", "\u2028", "\U0010ffff",
@@ -354,6 +359,9 @@ func (f *fuzz) value(schema object, name string, depth int) any {
 			if need && !f.odds(30) || !need && f.odds(3) {
 				o[p] = f.value(properties[p].(object), p, depth+1)
 			}
+		}
+		if properties != nil && f.odds(40) {
+			o[noField] = 1
 		}
 		return o
 	}
@@ -595,6 +603,9 @@ func (f *fuzz) step() {
 	changed := f.changes.since()
 	if w.Code >= 400 && len(changed) > 0 {
 		bad("it was refused, and changed %s", changed)
+	}
+	if w.Code < 300 && f.strict[method+" "+pattern] && bytes.Contains(body, []byte(noField)) {
+		bad("it has a field that there is not, and was carried out")
 	}
 	if f.seen[method+" "+pattern] == nil {
 		f.seen[method+" "+pattern] = map[int]int{}

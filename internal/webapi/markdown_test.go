@@ -40,8 +40,11 @@ const preface = "# The REST API\n\n" +
 	"what came since: each event once, and none is missed ([audit.md](audit.md#reading)). Of all other lists, what is there all the time while somebody reads is on\n" +
 	"exactly one page, whatever comes and goes meanwhile.\n\n" +
 	"## What is common to all\n\n" +
-	"Bodies are JSON with `Content-Type: application/json`, up to 1 MiB. A field that is not known is ignored, on both sides. Times are RFC 3339, durations seconds,\n" +
-	"`bytes` are base64 (RFC 4648, section 4). Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n\n" +
+	"Bodies are JSON with `Content-Type: application/json`, up to 1 MiB. Times are RFC 3339, durations seconds, `bytes` are base64 (RFC 4648, section 4).\n" +
+	"Where nothing is said of a role, or `no role`, none is needed. What is not there and what the caller may not see read the same.\n\n" +
+	"A field of a reply that you do not know is to be ignored: there may be more one day. A field of a body that a route does not have is refused, however deep it is,\n" +
+	"and the refusal has the one that it is like: a misspelt `servers_selector` would open every server. What agents and clients send by their own\n" +
+	"protocol (callers `agent`, `device`, `signedIn` and `anyone`) may have more than the platform knows, which is ignored, since they may be newer.\n\n" +
 	"Where a route has a body, it has to be sent, if only as `{}`: without one, or with `null`, the request is refused, and so is one with a query that cannot be read,\n" +
 	"with a parameter that the route does not take, or with one given twice. So nothing is listed whole, and nothing set to nothing, because of a slip. In a value of\n" +
 	"the query write `%` as `%25`, `;` as `%3B`, `+` as `%2B` and `&` as `%26`, or have curl do it: `-G --data-urlencode 'selector=env=top'`. A method that a path does not\n" +
@@ -120,6 +123,9 @@ func (g *generator) markdown(ops []operation) []byte {
 	}
 	for _, name := range slices.Sorted(maps.Keys(g.types)) {
 		t := g.types[name]
+		if g.bodies[name] && g.open[t] {
+			continue // the same as without "Body"
+		}
 		if requests[name] && !g.inReply(t, ops) {
 			continue // its fields are with its route
 		}

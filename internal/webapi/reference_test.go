@@ -87,6 +87,12 @@ type generator struct {
 	base   *trail // what any route may be refused with
 	types  map[string]reflect.Type
 	common map[string]map[string]bool // where each word of common is used
+	// strict: what is generated is the body of a request whose route refuses
+	// what it does not know. bodies are the components that are no more than
+	// that, open the types that are something else, too.
+	strict bool
+	bodies map[string]bool
+	open   map[reflect.Type]bool
 }
 
 // A field is one of a body, or a parameter.
@@ -353,11 +359,36 @@ func (g *generator) component(t reflect.Type) string {
 	if t == reflect.TypeFor[api.State]() || t == reflect.TypeFor[api.Event]() {
 		name = "Agent" + name // there are nouns of that name
 	}
+	if g.strict && t.Kind() == reflect.Struct {
+		if g.open[t] {
+			name += "Body"
+		}
+		g.bodies[name] = true
+	}
 	if other := g.types[name]; other != nil && other != t {
 		g.problem("%s and %s have one name", t, other)
 	}
 	g.types[name] = t
 	return name
+}
+
+// opens notes the types of replies, and of bodies of which more is ignored, with
+// what is in them.
+func (g *generator) opens(t reflect.Type) {
+	switch t.Kind() {
+	case reflect.Slice, reflect.Pointer, reflect.Map:
+		g.opens(t.Elem())
+	case reflect.Struct:
+		if g.open[t] {
+			return
+		}
+		g.open[t] = true
+		for i := range t.NumField() {
+			if f := t.Field(i); f.IsExported() && f.Type != reflect.TypeFor[time.Time]() {
+				g.opens(f.Type)
+			}
+		}
+	}
 }
 
 type object = map[string]any
@@ -399,7 +430,8 @@ func (g *generator) schema(t reflect.Type, st *ast.StructType) object {
 	return nil
 }
 
-// object is the schema of fields. What is not described is to be ignored.
+// object is the schema of fields. What is not described is to be ignored, but
+// for the bodies that are strict.
 func (g *generator) object(fields []field, st *ast.StructType) object {
 	properties, required := object{}, []string{}
 	for _, f := range fields {
@@ -414,6 +446,9 @@ func (g *generator) object(fields []field, st *ast.StructType) object {
 		}
 	}
 	o := object{"type": "object", "properties": properties}
+	if g.strict {
+		o["additionalProperties"] = false
+	}
 	if len(required) > 0 {
 		o["required"] = required
 	}
@@ -465,6 +500,7 @@ func (g *generator) components() object {
 				continue
 			}
 			t := g.types[name]
+			g.strict = g.bodies[name]
 			var o object
 			if t.Kind() == reflect.String {
 				values := []string{}
@@ -480,6 +516,7 @@ func (g *generator) components() object {
 			out[name] = o
 		}
 	}
+	g.strict = false
 	return out
 }
 
@@ -508,6 +545,12 @@ func security(a access) []object {
 func (g *generator) document(ops []operation) object {
 	paths := object{}
 	var tags []object
+	for _, o := range ops {
+		g.opens(o.handle.reply)
+		if o.body != nil && !o.strict() {
+			g.opens(g.types[o.bodyName])
+		}
+	}
 	for _, o := range ops {
 		if !slices.ContainsFunc(tags, func(t object) bool { return t["name"] == o.tag }) {
 			tags = append(tags, object{"name": o.tag})
@@ -539,7 +582,9 @@ func (g *generator) document(ops []operation) object {
 			item["parameters"] = params
 		}
 		if o.body != nil {
-			item["requestBody"] = object{"required": true, "content": jsonOf(object{"$ref": "#/components/schemas/" + o.bodyName})}
+			g.strict = o.strict()
+			item["requestBody"] = object{"required": true, "content": jsonOf(g.schema(g.types[o.bodyName], nil))}
+			g.strict = false
 		}
 		if paths[o.path] == nil {
 			paths[o.path] = object{}
@@ -551,8 +596,8 @@ func (g *generator) document(ops []operation) object {
 	return object{
 		"openapi": "3.1.0",
 		"info": object{"title": "sft-platform", "version": "1",
-			"description": "The REST API of the platform. docs/api.md is the same for people. A field that is not described here is to be ignored; a refusal is " +
-				"told by its `code`, never by its text."},
+			"description": "The REST API of the platform. docs/api.md is the same for people. A field of a reply that is not described here is to be ignored; one of a body is " +
+				"refused where its schema says so, by `additionalProperties: false`. A refusal is told by its `code`, never by its text."},
 		"servers": []object{{"url": "/", "description": "the platform that serves this document"}},
 		"tags":    tags,
 		"paths":   paths,
@@ -621,7 +666,7 @@ func (g *generator) responses(o operation) object {
 
 func newGenerator(t *testing.T) *generator {
 	src := &source{t: t, packages: map[string]*sourcePackage{}}
-	g := &generator{t: t, src: src, base: src.trail(), types: map[string]reflect.Type{}, common: map[string]map[string]bool{}}
+	g := &generator{t: t, src: src, base: src.trail(), types: map[string]reflect.Type{}, common: map[string]map[string]bool{}, bodies: map[string]bool{}, open: map[reflect.Type]bool{}}
 	for _, f := range src.pkg("sft/internal/platform").funcs["SignedIn"] {
 		g.base.seen[f] = true // of the routes that take clients alone
 	}

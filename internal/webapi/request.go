@@ -61,13 +61,19 @@ func invalid(hint, format string, args ...any) error {
 	return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// bind fills v, a pointer to a struct. An unknown field of the body is
-// ignored; a wrong type is refused, and so is a parameter that the route does
-// not take: one that was meant to choose would choose nothing.
-func bind(v any, in inputs, r *http.Request, body []byte) error {
+// strict reports whether a field of the body that the route does not know is
+// refused: whoever writes a request by hand mistypes, and what was meant to
+// narrow it would be gone. Agents and clients may be newer than the platform:
+// what it does not know of theirs is ignored.
+func (rt route) strict() bool { return rt.access == person || rt.access == deviceOrKey }
+
+// bind fills v, a pointer to a struct. A wrong type is refused, and so are a
+// field, where the route is strict, and a parameter that the route does not
+// take: one that was meant to choose would choose nothing.
+func bind(v any, in inputs, rt route, r *http.Request, body []byte) error {
 	gets := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if !gets && r.Method != http.MethodDelete {
-		if err := bindBody(v, in, r, body); err != nil {
+		if err := bindBody(v, in, rt, r, body); err != nil {
 			return err
 		}
 	}
@@ -134,7 +140,7 @@ func parameters(in inputs, gets bool, r *http.Request) (url.Values, error) {
 }
 
 // bindBody is bind for the body.
-func bindBody(v any, in inputs, r *http.Request, body []byte) error {
+func bindBody(v any, in inputs, rt route, r *http.Request, body []byte) error {
 	if len(body) > 0 {
 		if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(ct), "application/json") {
 			return &sft.Error{Code: sft.ContentType, Msg: "the body's type is " + sft.Quote(ct), Hint: "send Content-Type: application/json"}
@@ -151,6 +157,9 @@ func bindBody(v any, in inputs, r *http.Request, body []byte) error {
 	}
 	err := json.Unmarshal(body, v)
 	if err == nil {
+		if t := reflect.TypeOf(v).Elem(); rt.strict() {
+			return unknown(t, t, body, "")
+		}
 		return nil
 	}
 	e := &sft.Error{Code: sft.Invalid, Msg: "the body is not the JSON of this request", Hint: "compare it with the API's reference", Err: err}
@@ -185,16 +194,12 @@ func misfit(t reflect.Type, raw []byte, at string) (string, reflect.Type) {
 		if json.Unmarshal(raw, &has) != nil {
 			break
 		}
-		for _, f := range reflect.VisibleFields(t) {
-			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-			if name == "" || name == "-" {
-				continue
-			}
+		for _, f := range wireFields(t) {
 			for _, key := range slices.Sorted(maps.Keys(has)) {
-				if !strings.EqualFold(key, name) {
+				if !strings.EqualFold(key, f.name) {
 					continue
 				}
-				if field, t := misfit(f.Type, has[key], below(at, name)); t != nil {
+				if field, t := misfit(f.typ, has[key], below(at, f.name)); t != nil {
 					return field, t
 				}
 			}
@@ -221,6 +226,120 @@ func misfit(t reflect.Type, raw []byte, at string) (string, reflect.Type) {
 		}
 	}
 	return at, t
+}
+
+// A wireField is a field of a struct as it is in JSON.
+type wireField struct {
+	name string
+	typ  reflect.Type
+}
+
+// wireFields are those of a struct, also of what is embedded in it.
+func wireFields(t reflect.Type) (list []wireField) {
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			list = append(list, wireField{name, f.Type})
+		}
+	}
+	return list
+}
+
+// unknown refuses the first field of a body that its type does not have. The
+// body is of the type; whole is what all of the request is, of which the field
+// that was meant is named.
+func unknown(whole, t reflect.Type, raw []byte, at string) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case t.Kind() == reflect.Struct && t != reflect.TypeFor[time.Time]() && t != reflect.TypeFor[sft.Secret]():
+		var has map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &has); err != nil {
+			return err
+		}
+		fields := wireFields(t)
+		for _, key := range slices.Sorted(maps.Keys(has)) {
+			i := slices.IndexFunc(fields, func(f wireField) bool { return strings.EqualFold(key, f.name) })
+			if i < 0 {
+				in := ""
+				if at != "" {
+					in = " in " + sft.Quote(at)
+				}
+				return invalid(meant(whole, fields, key, at), "there is no field %s%s", sft.Quote(key), in)
+			}
+			if err := unknown(whole, fields[i].typ, has[key], below(at, fields[i].name)); err != nil {
+				return err
+			}
+		}
+	case t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8:
+		var has []json.RawMessage
+		if err := json.Unmarshal(raw, &has); err != nil {
+			return err
+		}
+		for i, v := range has {
+			if err := unknown(whole, t.Elem(), v, fmt.Sprintf("%s[%d]", at, i)); err != nil {
+				return err
+			}
+		}
+	case t.Kind() == reflect.Map:
+		var has map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &has); err != nil {
+			return err
+		}
+		for _, key := range slices.Sorted(maps.Keys(has)) {
+			if err := unknown(whole, t.Elem(), has[key], below(at, key)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// meant says what to write in the place of a field that there is not: one that
+// is like it, best of those that are where it is, or all that are there.
+func meant(whole reflect.Type, there []wireField, name, at string) string {
+	var paths, words []string
+	add := func(path, word string) { paths, words = append(paths, path), append(words, word) }
+	for _, f := range there {
+		add(below(at, f.name), f.name)
+	}
+	var walk func(t reflect.Type, at string, depth int)
+	walk = func(t reflect.Type, at string, depth int) {
+		for ; t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice; t = t.Elem() {
+			if t.Kind() == reflect.Slice {
+				at += "[]"
+			}
+		}
+		if t.Kind() != reflect.Struct || depth > maxDepth {
+			return
+		}
+		for _, f := range wireFields(t) {
+			add(below(at, f.name), f.name)
+			walk(f.typ, below(at, f.name), depth+1)
+		}
+	}
+	walk(whole, "", 0)
+	if len(paths) == 0 {
+		return "leave it out: this route takes no fields"
+	}
+	name = strings.ToLower(name[:min(len(name), 100)])
+	best, least := 0, len(name)/2+1
+	for i, w := range words {
+		d := platform.Distance(name, w)
+		if len(name) > 3 && strings.Contains(w, name) {
+			d = min(d, len(name)/2)
+		}
+		if d < least {
+			best, least = i, d
+		}
+	}
+	if least <= len(name)/2 {
+		return "use one that there is, as " + paths[best]
+	}
+	if len(there) == 0 {
+		return "leave it out"
+	}
+	return "leave it out, or use one that there is: " + strings.Join(words[:len(there)], ", ")
 }
 
 func below(at, name string) string {

@@ -116,6 +116,7 @@ func TestFieldsOfAWrongType(t *testing.T) {
 		{"POST", "/connect", `{"target":5}`, `the field "target" is not a text in quotes`, `give a text in quotes, as in "x"`},
 		{"POST", "/connect", `{"target":"web01","csr":"***"}`, `the field "csr" is not bytes in base64, in quotes`, "give bytes in base64, in quotes"},
 		{"POST", "/groups", `[1]`, "the body is not an object", "give an object, as in {}"},
+		{"PUT", "/settings", `{"client_session_duration":"7200"}`, `the field "client_session_duration" is not a whole number`, "give a whole number"},
 		{"POST", "/groups", `{"name":`, "the body is not JSON: unexpected end of JSON input", "compare it with the API's reference"},
 	} {
 		who := robot
@@ -127,6 +128,101 @@ func TestFieldsOfAWrongType(t *testing.T) {
 		if err := json.Unmarshal([]byte(got), &reply); err != nil || status != 400 || reply.Error.Msg != tt.msg || reply.Error.Hint != tt.hint {
 			t.Errorf("%s %s %s: %d %s", tt.method, tt.path, tt.body, status, got)
 		}
+	}
+}
+
+// A field that is misspelt is refused, with the one that was meant: what it was
+// to narrow would be open.
+func TestFieldsThatThereAreNot(t *testing.T) {
+	e := testenv.New(t)
+	as, _ := cast(t, e)
+	const sudo = `{"name":"s","opt_no_passwd":true,"structured_commands":[{"command":"/bin/ls","command_type":"executable"},{"command":"/bin/id",%s}]}`
+	for _, tt := range []struct{ method, path, body, msg, hint string }{
+		{"POST", "/projects/prod/groups", `{"name":"everyone","server_access":true,"servers_selecter":"env=prod"}`, `there is no field "servers_selecter"`, "use one that there is, as servers_selector"},
+		{"POST", "/projects/prod/groups", `{"name":"everyone","server_access":true,"selector":"env=prod"}`, `there is no field "selector"`, "use one that there is, as servers_selector"},
+		{"PUT", "/projects/prod", `{"channels":{"clipboard":true,"audoi":false}}`, `there is no field "audoi" in "channels"`, "use one that there is, as channels.audio"},
+		{"PUT", "/projects/prod", `{"clipboard":false}`, `there is no field "clipboard"`, "use one that there is, as channels.clipboard"},
+		{"POST", "/entitlements/sudo", strings.ReplaceAll(sudo, "%s", `"comand_type":"executable"`), `there is no field "comand_type" in "structured_commands[1]"`, "use one that there is, as structured_commands[1].command_type"},
+		{"PUT", "/settings", `{"client_session_duration":7200,"include_user_sid":"Never"}`, `there is no field "include_user_sid"`, "leave it out, or use one that there is: client_session_duration, web_session_duration, allow_device_code"},
+		{"PUT", "/groups/everyone", `{"":1}`, `there is no field ""`, "leave it out, or use one that there is: name, roles"},
+		{"PUT", "/groups/everyone", `{"` + strings.Repeat("roles", 200) + `":[]}`, `there is no field "` + strings.Repeat("roles", 200)[:61] + `..."`, "leave it out, or use one that there is: name, roles"},
+		{"POST", "/rdp_signing_certificate", `{"name":"x"}`, `there is no field "name"`, "leave it out: this route takes no fields"},
+	} {
+		events := len(e.Events())
+		status, _, got := answer(t, e, as[robot], tt.method, base+tt.path, "application/json", []byte(tt.body))
+		var reply struct{ Error sft.Error }
+		if err := json.Unmarshal([]byte(got), &reply); err != nil || status != 400 || reply.Error.Msg != tt.msg || reply.Error.Hint != tt.hint {
+			t.Errorf("%s %s %s: %d %s, want %s, %s", tt.method, tt.path, tt.body, status, got, tt.msg, tt.hint)
+		}
+		if len(e.Events()) != events {
+			t.Errorf("%s %s %s was refused, and is told of", tt.method, tt.path, tt.body)
+		}
+	}
+	// A field has its name in any case, and what is named by whoever sends it is
+	// no field.
+	for _, tt := range [][3]string{{"PUT", "/groups/everyone", `{"Roles":[]}`}, {"POST", "/projects/prod/unmanaged_servers", `{"hostname":"x","labels":{"nothing":"y"}}`}} {
+		if status, _, got := answer(t, e, as[robot], tt[0], base+tt[1], "application/json", []byte(tt[2])); status >= 300 {
+			t.Errorf("%s %s %s: %d %s", tt[0], tt[1], tt[2], status, got)
+		}
+	}
+}
+
+// Each object of each body of the document has no more fields than it says,
+// where people and programs ask; agents and clients may be newer.
+func TestEachBodyIsClosed(t *testing.T) {
+	e := testenv.New(t)
+	as, m := cast(t, e)
+	var doc object
+	if err := json.Unmarshal(webapi.Reference, &doc); err != nil {
+		t.Fatal(err)
+	}
+	d := &description{doc: doc} // as it is
+	// objects are the bodies with a field too many, one for each object of a
+	// schema, and whether the document forbids it.
+	var objects func(schema object, each func(v any, closed bool))
+	objects = func(schema object, each func(any, bool)) {
+		schema = d.resolve(schema)
+		switch properties, _ := schema["properties"].(object); {
+		case schema["type"] == "array":
+			objects(schema["items"].(object), func(v any, closed bool) { each([]any{v}, closed) })
+		case properties != nil:
+			each(object{"nothing_such": 1}, schema["additionalProperties"] == false)
+			for name, p := range properties {
+				objects(p.(object), func(v any, closed bool) { each(object{name: v}, closed) })
+			}
+		}
+	}
+	routes, nested := 0, 0
+	for _, r := range webapi.Rows(e.Platform) {
+		pattern := r.Method + " " + r.Path
+		spec, ok := d.operation(r.Method, r.Path)["requestBody"].(object)
+		if !ok {
+			continue
+		}
+		who, strict := admin, r.Access == "person"
+		if r.Access == "agent" {
+			who = host
+		}
+		routes++
+		objects(spec["content"].(object)["application/json"].(object)["schema"].(object), func(v any, closed bool) {
+			var body object
+			if err := json.Unmarshal(m.body(matrix[pattern].body), &body); err != nil {
+				t.Fatal(err)
+			}
+			for name, in := range v.(object) {
+				if body[name] = in; name != "nothing_such" {
+					nested++
+				}
+			}
+			b, _ := json.Marshal(body)
+			status, _, got := answer(t, e, as[who], r.Method, m.path(r.Path), "application/json", b)
+			if refused := strings.Contains(got, `there is no field \"nothing_such\"`); closed != strict || refused != strict || strict && status != 400 {
+				t.Errorf("%s with %s: %d %s; closed by the document: %v, want %v", pattern, b, status, got, closed, strict)
+			}
+		})
+	}
+	if routes < 40 || nested < 10 {
+		t.Errorf("%d routes have a body, and %d objects are in one", routes, nested)
 	}
 }
 

@@ -58,7 +58,7 @@ type route struct {
 // it: the API's reference is made of that (see reference.go).
 type handler struct {
 	// serve returns the reply's status and body.
-	serve func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error)
+	serve func(ctx context.Context, a platform.Actor, rt route, r *http.Request, body []byte) (int, any, error)
 
 	op         any          // the operation, a method of the platform
 	req, reply reflect.Type // what it takes, and the body of the reply
@@ -243,7 +243,7 @@ func (s *Server) handle(ctx context.Context, rt route, r *http.Request, header s
 	if a.Once, err = once(rt, r, body); err != nil {
 		return 0, nil, err
 	}
-	status, reply, err := rt.handle.serve(ctx, a, r, body)
+	status, reply, err := rt.handle.serve(ctx, a, rt, r, body)
 	if again, ok := errors.AsType[*platform.Repeated](err); ok {
 		return rt.handle.status, again.Reply, nil
 	}
@@ -354,9 +354,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 // path, the query and the body, by its tags.
 func call[Req, Reply any](status int, op func(context.Context, platform.Actor, Req) (Reply, error)) handler {
 	in := takes(reflect.TypeFor[Req]())
-	serve := func(ctx context.Context, a platform.Actor, r *http.Request, body []byte) (int, any, error) {
+	serve := func(ctx context.Context, a platform.Actor, rt route, r *http.Request, body []byte) (int, any, error) {
 		var req Req
-		if err := bind(&req, in, r, body); err != nil {
+		if err := bind(&req, in, rt, r, body); err != nil {
 			return 0, nil, err
 		}
 		reply, err := op(ctx, a, req)
