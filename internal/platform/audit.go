@@ -19,7 +19,7 @@ import (
 type AuditsRequest struct {
 	Team       string `path:"team" json:"-"`
 	Count      int    `query:"count" json:"-" min:"1" max:"1000" default:"100"` // how many there are on a page
-	Offset     string `query:"offset" json:"-"`                                 // the id of the last event of the page before
+	Offset     string `query:"offset" json:"-"`                                 // the id of the last event of the page before; empty: from the first on
 	Descending string `query:"descending" json:"-"`                             // "true": newest first
 	Kind       string `query:"type" json:"-"`                                   // what happened, as "group.create"
 	User       string `query:"user" json:"-"`                                   // who did it or, of what a host tells, whose it is

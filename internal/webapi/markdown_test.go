@@ -46,7 +46,7 @@ const preface = "# The REST API\n\n" +
 	"and the refusal has the one that it is like: a misspelt `servers_selector` would open every server. What agents and clients send by their own\n" +
 	"protocol (callers `agent`, `device`, `signedIn` and `anyone`) may have more than the platform knows, which is ignored, since they may be newer.\n\n" +
 	"Where a route has a body, it has to be sent, if only as `{}`: without one, or with `null`, the request is refused, and so is one with a query that cannot be read,\n" +
-	"with a parameter that the route does not take, or with one given twice. So nothing is listed whole, and nothing set to nothing, because of a slip. In a value of\n" +
+	"with a parameter that the route does not take, with one given twice, or, but for `offset`, with an empty one, as `hostname=$UNSET` makes it. So nothing is listed whole, and nothing set to nothing, because of a slip. In a value of\n" +
 	"the query write `%` as `%25`, `;` as `%3B`, `+` as `%2B` and `&` as `%26`, or have curl do it: `-G --data-urlencode 'selector=env=top'`. A method that a path does not\n" +
 	"take is refused with 405, and `Allow` has those that it takes.\n\n" +
 	"## Sending a request again\n\n" +

@@ -62,7 +62,7 @@ func invalid(hint, format string, args ...any) error {
 }
 
 // strict reports whether a field of the body that the route does not know is
-// refused: whoever writes a request by hand mistypes, and what was meant to
+// refused, and a parameter without a value: whoever writes a request by hand mistypes, and what was meant to
 // narrow it would be gone. Agents and clients may be newer than the platform:
 // what it does not know of theirs is ignored.
 func (rt route) strict() bool { return rt.access == person || rt.access == deviceOrKey }
@@ -77,7 +77,7 @@ func bind(v any, in inputs, rt route, r *http.Request, body []byte) error {
 			return err
 		}
 	}
-	query, err := parameters(in, gets, r)
+	query, err := parameters(in, rt, gets, r)
 	if err != nil {
 		return err
 	}
@@ -114,8 +114,11 @@ func bind(v any, in inputs, rt route, r *http.Request, body []byte) error {
 	return nil
 }
 
-// parameters reads the query, of which each may be given once.
-func parameters(in inputs, gets bool, r *http.Request) (url.Values, error) {
+// parameters reads the query, of which each may be given once. One that is
+// empty is a variable that was never set, more often than not, and would choose
+// everything: a route that is strict refuses it. The page after nothing is the
+// first one, so offset may be empty.
+func parameters(in inputs, rt route, gets bool, r *http.Request) (url.Values, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, invalid("write each value with its percent signs as %25 and its semicolons as %3B", "the query of the address cannot be read: %s", err)
@@ -134,6 +137,9 @@ func parameters(in inputs, gets bool, r *http.Request) (url.Values, error) {
 		}
 		if len(query[name]) > 1 {
 			return nil, invalid("give it once", "the parameter %s is given %d times", sft.Quote(name), len(query[name]))
+		}
+		if query.Get(name) == "" && name != "offset" && rt.strict() {
+			return nil, invalid("give it a value, or leave it out", "the parameter %s is empty", sft.Quote(name))
 		}
 	}
 	return query, nil

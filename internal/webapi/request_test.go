@@ -31,11 +31,33 @@ func TestQueriesThatCannotBe(t *testing.T) {
 		"/servers?count=1001":                `count is 1001","hint":"use 1 to 1000`,
 		"/servers?count=abc":                 `count is \"abc\", which is not a number","hint":"use 1 to 1000`,
 		"/auditsV2?count=0":                  `count is 0","hint":"use 1 to 1000`,
+		"/servers?hostname=":                 `the parameter \"hostname\" is empty","hint":"give it a value, or leave it out`,
+		"/servers?count=5&selector":          `the parameter \"selector\" is empty`,
+		"/auditsV2?user=alice&target=":       `the parameter \"target\" is empty`,
 	} {
 		status, _, got := answer(t, e, as[robot], "GET", base+path, "", nil)
 		if status != 400 || !strings.Contains(got, want) {
 			t.Errorf("GET %s: %d %s, want %s", path, status, got, want)
 		}
+	}
+	// None is empty but the key that a page begins after.
+	empty := 0
+	for _, r := range webapi.Rows(e.Platform) {
+		params, _ := described().operation(r.Method, r.Path)["parameters"].([]any)
+		for _, p := range params {
+			name := p.(object)["name"].(string)
+			if p.(object)["in"] != "query" || r.Access != "person" {
+				continue
+			}
+			empty++
+			status, _, got := answer(t, e, as[robot], r.Method, m.path(r.Path)+"?"+name+"=", "", nil)
+			if refused := strings.Contains(got, `the parameter \"`+name+`\" is empty`); refused == (name == "offset") || status != 200 && !refused {
+				t.Errorf("%s %s?%s=: %d %s", r.Method, r.Path, name, status, got)
+			}
+		}
+	}
+	if empty < 50 {
+		t.Errorf("there are %d parameters", empty)
 	}
 	// No route has a parameter that it does not tell of.
 	for _, r := range webapi.Rows(e.Platform) {
