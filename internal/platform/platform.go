@@ -152,13 +152,22 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 		}
 		e, err := fn(tx)
 		if err == nil {
-			err = p.keep(tx, a)
+			err = p.keep(tx.Notes, a)
 		}
 		news = tx.News()
 		return e, err
 	})
 	if errors.Is(err, errSame) {
-		return p.DB.Note(ctx, func(n store.Notes) error { return p.once(n, a) })
+		err := p.DB.Note(ctx, func(n store.Notes) error {
+			if err := p.once(n, a); err != nil {
+				return err
+			}
+			return p.keep(n, a)
+		})
+		if errors.Is(err, store.ErrExists) { // its key was kept meanwhile, of this request or another
+			err = p.DB.Read(ctx, func(tx *store.Tx) error { return p.repeated(tx, a) })
+		}
+		return err
 	}
 	if err == nil {
 		p.news.tell(news...)
@@ -167,8 +176,8 @@ func (p *Platform) do(ctx context.Context, a Actor, in func(context.Context, fun
 }
 
 // errSame ends an operation of change after which everything would be as it is:
-// it has worked, nothing of it is stored but the id of its request, and nobody
-// is told. Who puts the same things again and again, as a program that looks
+// it has worked, nothing of it is stored but the id of its request and what it
+// answers who sends it again, and nobody is told. Who puts the same things again and again, as a program that looks
 // after them does, wakes no agent.
 var errSame = errors.New("nothing would change")
 

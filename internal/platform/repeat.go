@@ -71,7 +71,7 @@ func (p *Platform) repeated(tx *store.Tx, a Actor) error {
 }
 
 // keep stores what a request has made, for who sends it again.
-func (p *Platform) keep(tx *store.Tx, a Actor) error {
+func (p *Platform) keep(n store.Notes, a Actor) error {
 	if a.Once == nil || a.Once.reply == nil && a.Once.made == nil {
 		return nil
 	}
@@ -86,7 +86,7 @@ func (p *Platform) keep(tx *store.Tx, a Actor) error {
 		}
 		r.Reply = string(b)
 	}
-	return tx.AddRepeat(r, now)
+	return n.AddRepeat(r, now)
 }
 
 // named adds to the refusal of a name that is taken the id of what has it.

@@ -186,6 +186,47 @@ func TestWhatAnIdempotencyKeyIs(t *testing.T) {
 	})
 }
 
+// What changed nothing, since it was so already, is not carried out later
+// either: somebody else may have changed it meanwhile.
+func TestSentAgainAfterItWasSo(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		as, _ := cast(t, e)
+		const path = base + "/projects/prod/client_config_options"
+		option := func(value string) []byte {
+			return []byte(`{"config_key":"ssh.port_forward_method","config_value":"` + value + `"}`)
+		}
+		e.Do("POST", "/projects/prod/client_config_options", json.RawMessage(option("netcat")), nil)
+		events := len(e.Events())
+		first, got := withKey(t, e, as[robot], "POST", path, "k", option("netcat"))
+		if first != 201 || len(e.Events()) != events {
+			t.Fatalf("what is so already: %d %s, %d events", first, got, len(e.Events())-events)
+		}
+		e.Do("POST", "/projects/prod/client_config_options", json.RawMessage(option("native")), nil)
+		if status, again := withKey(t, e, as[robot], "POST", path, "k", option("netcat")); status != 201 || again != got {
+			t.Errorf("sent again: %d %s, first it was %s", status, again, got)
+		}
+		var now struct {
+			Value string `json:"config_value"`
+		}
+		if e.Do("GET", "/projects/prod/client_config_options/ssh.port_forward_method", nil, &now); now.Value != "native" {
+			t.Errorf("what was sent again has made %q of it", now.Value)
+		}
+		if status, got := withKey(t, e, as[robot], "POST", base+"/groups", "k", []byte(`{"name":"x"}`)); status != 422 {
+			t.Errorf("the key with another route: %d %s", status, got)
+		}
+		// At once: the first that is kept is what all are answered with.
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if status, got := withKey(t, e, as[robot], "POST", path, "k2", option("native")); status != 201 {
+					t.Errorf("at once with others: %d %s", status, got)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
 // Whose name is taken is told the id of what has it.
 func TestNamesThatAreTaken(t *testing.T) {
 	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
