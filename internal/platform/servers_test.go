@@ -33,8 +33,10 @@ func TestEnrollAServer(t *testing.T) {
 				ID    string `json:"id"`
 				Token string `json:"token"`
 			}
+			deleted := body["deleted"] == true
+			delete(body, "deleted")
 			e.Do("POST", "/projects/prod/server_enrollment_tokens", body, &r)
-			if body["deleted"] == true {
+			if deleted {
 				e.Do("DELETE", "/projects/prod/server_enrollment_tokens/"+r.ID, nil, nil)
 			}
 			return testenv.Secret(t, r.Token)
