@@ -114,6 +114,9 @@ func (d *description) check(method, path string, status int, h http.Header, body
 		}
 		return nil
 	}
+	if got := strings.HasPrefix(h.Get("WWW-Authenticate"), `Bearer realm="sft-platform"`); got != (status == http.StatusUnauthorized) {
+		return fmt.Errorf("the header WWW-Authenticate is %q", h.Get("WWW-Authenticate"))
+	}
 	if ct := h.Get("Content-Type"); ct != "application/json" {
 		return fmt.Errorf("the reply is of type %q", ct)
 	}

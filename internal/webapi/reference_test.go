@@ -604,7 +604,7 @@ func (g *generator) document(ops []operation) object {
 		"components": object{
 			"schemas": g.components(),
 			"responses": object{"Refusal": object{"description": "why nothing was done: the status is that of the code",
-				"headers": headersOf("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Retry-At", "Retry-After", api.TimeHeader),
+				"headers": headersOf("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Retry-At", "Retry-After", "WWW-Authenticate", api.TimeHeader),
 				"content": jsonOf(errorReply)}},
 			"headers": headers,
 			"securitySchemes": object{
@@ -626,6 +626,7 @@ var headers = func() object {
 		{"X-RateLimit-Reset", "integer", "when all of them can be made again, in seconds since 1970"},
 		{"X-RateLimit-Retry-At", "integer", "only of a request over the rate: when one can be made again, in seconds since 1970"},
 		{"Retry-After", "integer", "only with 429 and 503: after how many seconds to try again"},
+		{"WWW-Authenticate", "string", "only with 401: how to prove who one is, Bearer, with error=\"invalid_token\" where what was sent was not enough (RFC 6750)"},
 		{"Link", "string", "the addresses of the pages around this one, as next and prev, where there are any (RFC 8288)"},
 		{api.TimeHeader, "string", "the platform's time when it answered (RFC 3339)"},
 	} {

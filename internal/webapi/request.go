@@ -393,6 +393,16 @@ func bearer(r *http.Request) (string, error) {
 	return "Bearer " + token, nil
 }
 
+// challenge says how to prove who one is (RFC 9110, 11.6.1), and of whoever has
+// tried that it was not enough (RFC 6750, 3).
+func challenge(r *http.Request) string {
+	const scheme = `Bearer realm="sft-platform"`
+	if header, err := bearer(r); err != nil || !strings.HasPrefix(header, "Bearer ") {
+		return scheme
+	}
+	return scheme + `, error="invalid_token"`
+}
+
 // onceHeader is what a request says so that it can be sent again.
 const onceHeader = "Idempotency-Key"
 

@@ -305,6 +305,44 @@ func TestBearer(t *testing.T) {
 	}
 }
 
+// Who is not known is told how to become it: whoever has sent something that
+// was not enough, too.
+func TestChallenge(t *testing.T) {
+	e := testenv.New(t)
+	ann := e.Client("ann")
+	for _, tt := range []struct{ method, path, header, want string }{
+		{"GET", base + "/settings", "", `Bearer realm="sft-platform"`},
+		{"GET", base + "/settings", "Bearer", `Bearer realm="sft-platform"`},
+		{"GET", base + "/settings", "Basic eDp5", `Bearer realm="sft-platform"`},
+		{"GET", base + "/settings", "bearer x.y.z", `Bearer realm="sft-platform", error="invalid_token"`},
+		{"GET", "/v1/agent/state?after=0", signer(t, ann.Client)("GET", "/v1/agent/state?after=0", nil), `Bearer realm="sft-platform", error="invalid_token"`},
+		{"POST", base + "/service_token", "", `Bearer realm="sft-platform"`},
+		{"GET", base + "/settings", "Bearer " + e.Service.Token, ""},
+		{"GET", base + "/nothing", "", ""},
+	} {
+		var body io.Reader
+		if tt.method == "POST" {
+			body = strings.NewReader(`{"key_id":"x","key_secret":"y"}`)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), tt.method, e.URL+tt.path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		if tt.header != "" {
+			r.Header.Set("Authorization", tt.header)
+		}
+		resp, err := e.HTTP().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("WWW-Authenticate"); got != tt.want || (resp.StatusCode == 401) != (tt.want != "") {
+			t.Errorf("%s %s by %.20q: %s, WWW-Authenticate %q, want %q", tt.method, tt.path, tt.header, resp.Status, got, tt.want)
+		}
+	}
+}
+
 // Whoever goes on by the audit's header has all of it, once, and no page after
 // the last.
 func TestPagesOfTheAudit(t *testing.T) {

@@ -126,7 +126,7 @@ func New(p *platform.Platform, log *slog.Logger) *Server {
 // ServeHTTP logs each request and lives through a panic of any.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	sw := &statusWriter{ResponseWriter: w, p: s.p}
+	sw := &statusWriter{ResponseWriter: w, p: s.p, r: r}
 	defer func() {
 		if v := recover(); v != nil && v != http.ErrAbortHandler {
 			s.log.Error("a request failed badly", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
@@ -148,6 +148,7 @@ type statusWriter struct {
 	http.ResponseWriter
 	status int
 	p      *platform.Platform
+	r      *http.Request
 }
 
 // Unwrap is for http.ResponseController.
@@ -157,6 +158,9 @@ func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 		w.Header().Set(api.TimeHeader, w.p.Now().UTC().Format(time.RFC3339Nano))
+		if status == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", challenge(w.r))
+		}
 		if w.p.Stopping() {
 			w.Header().Set("Connection", "close") // so that the next request goes to who comes after
 		}
