@@ -180,46 +180,49 @@ type MembersRequest struct {
 // ListMembers returns the users in a group, in the order in which they were
 // made.
 func (p *Platform) ListMembers(ctx context.Context, a Actor, r MembersRequest) (api.List[sft.User], error) {
-	return p.members(ctx, a, r, func(g store.GroupRecord, f *store.UserFilter) error {
+	return p.members(ctx, a, r, func(g store.GroupRecord, f *store.UserFilter) (none bool, err error) {
 		if g.Name != sft.Everyone { // of which all are
 			f.MemberOf = g.ID
 		}
-		return nil
+		return false, nil
 	})
 }
 
 // ListNotMembers returns the people who are not in a group, and service users
-// if they are asked for.
+// if they are asked for. Of "everyone" there are none.
 func (p *Platform) ListNotMembers(ctx context.Context, a Actor, r MembersRequest) (api.List[sft.User], error) {
-	return p.members(ctx, a, r, func(g store.GroupRecord, f *store.UserFilter) error {
-		if g.Name == sft.Everyone {
-			return builtIn(g.Name)
-		}
+	return p.members(ctx, a, r, func(g store.GroupRecord, f *store.UserFilter) (none bool, err error) {
 		services, err := flag("include_service_users", r.IncludeService)
 		if !services && f.Type == "" {
 			f.Type = sft.Human
 		}
 		f.NotIn = g.ID
-		return err
+		return g.Name == sft.Everyone, err
 	})
 }
 
-func (p *Platform) members(ctx context.Context, a Actor, r MembersRequest, which func(store.GroupRecord, *store.UserFilter) error) (api.List[sft.User], error) {
+func (p *Platform) members(ctx context.Context, a Actor, r MembersRequest, which func(store.GroupRecord, *store.UserFilter) (none bool, err error)) (api.List[sft.User], error) {
 	return read(ctx, p, a, r.Team, policy.Read, func(tx *store.Tx, k asker) (api.List[sft.User], error) {
 		g, err := tx.Group(k.team.ID, r.Group)
 		if err != nil {
 			return api.List[sft.User]{}, notFound(err, "group", r.Group)
 		}
 		f, err := r.UserFilter.checked()
+		none := false
 		if err == nil {
 			f.NotDeleted = true
-			err = which(g, &f)
+			none, err = which(g, &f)
 		}
 		if err != nil {
 			return api.List[sft.User]{}, err
 		}
 		return pageOf(r.Paging, func(u store.UserRecord) string { return u.ID },
-			func(g store.Page) ([]store.UserRecord, error) { return tx.UsersByID(k.team.ID, f, g) },
+			func(g store.Page) ([]store.UserRecord, error) {
+				if none {
+					return nil, nil
+				}
+				return tx.UsersByID(k.team.ID, f, g)
+			},
 			every(func(u store.UserRecord) sft.User { return u.User }))
 	})
 }

@@ -157,6 +157,8 @@ func TestUserAndGroupFilters(t *testing.T) {
 			"/groups/dev/users_not_in_group":                              {testenv.Owner},
 			"/groups/owners/users_not_in_group":                           {"zed", "ann", "bob"},
 			"/groups/owners/users_not_in_group?status=DISABLED":           {"bob"},
+			"/groups/everyone/users_not_in_group":                         nil,
+			"/groups/Everyone/users_not_in_group?include_service_users=1": nil,
 			"/groups/everyone/users?user_type=human":                      {testenv.Owner, "zed", "ann", "bob"},
 			"/groups/everyone/users?contains=n&user_type=human":           {"ann"},
 			"/users/ann/groups":                                           {"dev", "everyone"},
@@ -169,7 +171,7 @@ func TestUserAndGroupFilters(t *testing.T) {
 				t.Errorf("%s: %q, want %q", path, got, want)
 			}
 		}
-		for path, want := range map[string]int{"/users?status=x": 400, "/groups/dev/users?user_type=robot": 400, "/groups/everyone/users_not_in_group": 403, "/users/no/groups": 404} {
+		for path, want := range map[string]int{"/users?status=x": 400, "/groups/dev/users?user_type=robot": 400, "/groups/everyone/users_not_in_group?include_service_users=x": 400, "/users/no/groups": 404} {
 			if status, _ := raw(t, e, "GET", path, ""); status != want {
 				t.Errorf("%s: %d, want %d", path, status, want)
 			}
