@@ -25,35 +25,58 @@ func TestFollowingTheLinksWhileOthersWrite(t *testing.T) {
 }
 
 func followingTheLinksWhileOthersWrite(t *testing.T, e *testenv.Env) {
-	const tokens = "/projects/" + testenv.Project + "/server_enrollment_tokens"
+	const project = "/projects/" + testenv.Project
 	var n atomic.Int64
 	name := func() string { return fmt.Sprintf("%c%x", 'a'+rand.IntN(26), n.Add(1)) }
 	do := func(method, path string, in, out any) error {
 		return e.Service.Do(t.Context(), method, base+path, in, out)
 	}
+	// made is the id of what a request makes.
+	made := func(path string, in any) (string, error) {
+		var v struct{ ID string }
+		err := do("POST", path, in, &v)
+		return v.ID, err
+	}
 	e.Do("POST", "/groups", map[string]string{"name": "in"}, nil)
+	e.Do("POST", "/service_users", map[string]string{"name": "bot"}, nil)
+	server := e.Server(testenv.Project, testenv.Facts("web01"))
 	type list struct {
 		path   string
-		add    func() (id string, err error) // or the name, where that is the key
-		remove func(id string) error
+		add    func() (id string, err error) // or the name, where things are removed by that
+		byName bool
 		stay   []string
 		come   []string
 		writes atomic.Int64
 	}
 	lists := []*list{
-		{path: "/groups", add: func() (string, error) {
+		{path: "/groups", byName: true, add: func() (string, error) {
 			g := name()
 			return g, do("POST", "/groups", map[string]string{"name": g}, nil)
-		}, remove: func(g string) error { return do("DELETE", "/groups/"+g, nil, nil) }},
-		{path: tokens, add: func() (string, error) {
-			var v sft.EnrollmentToken
-			err := do("POST", tokens, map[string]string{"description": "x"}, &v)
-			return v.ID, err
-		}, remove: func(id string) error { return do("DELETE", tokens+"/"+id, nil, nil) }},
-		{path: "/groups/in/users", add: func() (string, error) {
+		}},
+		{path: "/groups/in/users", byName: true, add: func() (string, error) {
 			u := name()
 			return u, errors.Join(do("POST", "/users", map[string]string{"name": u}, nil), do("POST", "/groups/in/users", map[string]string{"name": u}, nil))
-		}, remove: func(u string) error { return do("DELETE", "/groups/in/users/"+u, nil, nil) }},
+		}},
+		{path: "/projects", byName: true, add: func() (string, error) {
+			pr := name()
+			return pr, do("POST", "/projects", map[string]string{"name": pr}, nil)
+		}},
+		{path: project + "/groups", byName: true, add: func() (string, error) {
+			g := name()
+			return g, errors.Join(do("POST", "/groups", map[string]string{"name": g}, nil), do("POST", project+"/groups", map[string]string{"name": g}, nil))
+		}},
+		{path: project + "/server_enrollment_tokens", add: func() (string, error) {
+			return made(project+"/server_enrollment_tokens", map[string]string{"description": "x"})
+		}},
+		{path: project + "/cloud_accounts", add: func() (string, error) {
+			return made(project+"/cloud_accounts", map[string]string{"provider": "aws", "account_id": fmt.Sprintf("%012d", n.Add(1))})
+		}},
+		{path: "/entitlements/sudo", add: func() (string, error) {
+			return made("/entitlements/sudo", sft.SudoEntitlement{Name: name(), NoPasswd: true, Commands: []sft.SudoCommand{{Command: "/bin/ls", Type: sft.SudoExecutable}}})
+		}},
+		{path: "/service_users/bot/bindings", add: func() (string, error) {
+			return made("/service_users/bot/bindings", map[string]string{"server": server.ID, "account": name()})
+		}},
 	}
 	for _, l := range lists {
 		for i := range 24 {
@@ -88,10 +111,10 @@ func followingTheLinksWhileOthersWrite(t *testing.T, e *testenv.Env) {
 				return nil, fmt.Errorf("%s: %s %s, %v", next, resp.Status, b, err)
 			}
 			for _, v := range page.List {
-				if v.Name == "" {
-					v.Name = v.ID
+				if l.byName {
+					v.ID = v.Name
 				}
-				all = append(all, v.Name)
+				all = append(all, v.ID)
 			}
 			next = ""
 			for _, h := range resp.Header.Values("Link") {
@@ -102,13 +125,13 @@ func followingTheLinksWhileOthersWrite(t *testing.T, e *testenv.Env) {
 		}
 		return all, nil
 	}
-	ctx, done := context.WithCancel(t.Context())
-	var writers, readers sync.WaitGroup
+	var all sync.WaitGroup
 	for _, l := range lists {
-		writers.Go(func() {
+		ctx, done := context.WithCancel(t.Context()) // each is written to as long as it is read
+		all.Go(func() {
 			for ctx.Err() == nil {
 				i := rand.IntN(len(l.come))
-				err := l.remove(l.come[i])
+				err := do("DELETE", l.path+"/"+l.come[i], nil, nil)
 				if err == nil {
 					l.come[i], err = l.add()
 				}
@@ -119,7 +142,8 @@ func followingTheLinksWhileOthersWrite(t *testing.T, e *testenv.Env) {
 				l.writes.Add(1)
 			}
 		})
-		readers.Go(func() {
+		all.Go(func() {
+			defer done()
 			began := l.writes.Load()
 			for round := 0; !t.Failed() && (round < 3 || l.writes.Load() < began+5); round++ {
 				all, err := follow(l, round%2 == 1)
@@ -140,7 +164,5 @@ func followingTheLinksWhileOthersWrite(t *testing.T, e *testenv.Env) {
 			}
 		})
 	}
-	readers.Wait()
-	done()
-	writers.Wait()
+	all.Wait()
 }
