@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // TestCodes holds the error table of docs/protocol.md to the one in the code,
@@ -36,9 +38,8 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// TestDocsAreTrue holds small promises of the documents: their lengths, links
-// to files that exist, and that nothing speaks of where they were written.
-func TestDocsAreTrue(t *testing.T) {
+// TestDocsAreShort holds the documents to their lengths.
+func TestDocsAreShort(t *testing.T) {
 	for file, max := range map[string]int{"README.md": 150, "ARCHITECTURE.md": 200, "DEVELOPING.md": 150, "docs/attack-surface.md": 140,
 		"docs/issuance.md": 40, "docs/metrics.md": 80, "docs/cli.md": 150, "docs/ssh.md": 120, "docs/admin-settings.md": 80, "docs/protocol.md": 200, "docs/windows.md": 80, "docs/windows-client.md": 80, "docs/enrolling.md": 80, "docs/windows-verification.md": 200, "docs/policy.md": 140,
 		"docs/api.md": 5000, // made of the routes, and as long as they are many
@@ -51,21 +52,79 @@ func TestDocsAreTrue(t *testing.T) {
 		if n := strings.Count(string(b), "\n"); n > max {
 			t.Errorf("%s has %d lines, want %d at most", file, n, max)
 		}
-		for _, part := range strings.Split(string(b), "](")[1:] {
+	}
+}
+
+// TestDocumentLinks follows the links of all documents: to files that exist, and to
+// headings that are in them.
+func TestDocumentLinks(t *testing.T) {
+	files, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string][]string{}
+	read := func(file string) string {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
+	links, headings := 0, 0
+	for _, file := range append(files, "README.md", "ARCHITECTURE.md", "DEVELOPING.md") {
+		for _, part := range strings.Split(read(file), "](")[1:] {
 			link, _, _ := strings.Cut(part, ")")
-			link, _, _ = strings.Cut(link, "#")
-			if link == "" || strings.HasPrefix(link, "http") {
+			if strings.HasPrefix(link, "http") {
 				continue
 			}
-			dir := ""
-			if i := strings.LastIndex(file, "/"); i >= 0 {
-				dir = file[:i+1]
+			links++
+			to, heading, _ := strings.Cut(link, "#")
+			if to = filepath.Join(filepath.Dir(file), to); strings.HasPrefix(link, "#") {
+				to = file
 			}
-			if _, err := os.Stat(dir + link); err != nil {
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s links to %s: %v", file, link, err)
+			} else if heading != "" {
+				if headings++; named[to] == nil {
+					named[to] = anchors(read(to))
+				}
+				if !slices.Contains(named[to], heading) {
+					t.Errorf("%s links to %s, and no heading there is called so", file, link)
+				}
 			}
 		}
 	}
+	if len(files) < 20 || links < 300 || headings < 200 {
+		t.Errorf("there are %d documents with %d links, %d of them to headings", len(files)+3, links, headings)
+	}
+}
+
+// anchors are what links call the headings of a document: in small letters,
+// without punctuation, with hyphens for spaces, and with a number from the
+// second of a name on.
+func anchors(text string) (list []string) {
+	seen := map[string]int{}
+	for i, block := range strings.Split(text, "\n```") {
+		if i%2 == 1 {
+			continue // code
+		}
+		for _, m := range regexp.MustCompile(`(?m)^#{1,6} +(.*)$`).FindAllStringSubmatch(block, -1) {
+			name := strings.Map(func(r rune) rune {
+				switch {
+				case r == ' ':
+					return '-'
+				case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+					return unicode.ToLower(r)
+				}
+				return -1
+			}, m[1])
+			if seen[name]++; seen[name] > 1 {
+				name += fmt.Sprintf("-%d", seen[name]-1)
+			}
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // TestVerificationNamesTests holds docs/windows-verification.md to the tests
