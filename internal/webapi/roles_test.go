@@ -29,6 +29,7 @@ type actor struct {
 	reaches      bool   // web01, and has a session there
 	elsewhere    bool   // it is of another team
 	session      string // one of its own
+	user         string // its name, of those who are in the team
 }
 
 // has tells whether the actor has one of the roles.
@@ -69,6 +70,30 @@ var exactly = map[string]asked{
 	"PUT /v1/teams/{team}/projects/{project}/servers/{id}":        {body: `{"project_name":"lab"}`, action: "administer"},
 }
 
+// oneself has a row for each route about a user, a service user or a client, for
+// who asks it about themselves. Where nothing is said it is as of others.
+var oneself = map[string]asked{
+	"GET /v1/teams/{team}/clients/{id}":                          {action: "own client"},
+	"PUT /v1/teams/{team}/clients/{id}":                          {body: `{"state":"ACTIVE"}`},
+	"DELETE /v1/teams/{team}/clients/{id}":                       {action: "own client"},
+	"GET /v1/teams/{team}/users/{user}":                          {action: "oneself alone"},
+	"PUT /v1/teams/{team}/users/{user}":                          {done: 403}, // nobody changes their own status
+	"GET /v1/teams/{team}/users/{user}/groups":                   {},
+	"GET /v1/teams/{team}/users/{user}/attributes":               {},
+	"GET /v1/teams/{team}/users/{user}/attributes/{attribute}":   {},
+	"PUT /v1/teams/{team}/users/{user}/attributes/{attribute}":   {},
+	"POST /v1/teams/{team}/users/{user}/first_use":               {},
+	"GET /v1/teams/{team}/service_users/{user}":                  {},
+	"PUT /v1/teams/{team}/service_users/{user}":                  {done: 403},
+	"GET /v1/teams/{team}/service_users/{user}/keys":             {},
+	"POST /v1/teams/{team}/service_users/{user}/keys":            {},
+	"GET /v1/teams/{team}/service_users/{user}/keys/{key}":       {},
+	"DELETE /v1/teams/{team}/service_users/{user}/keys/{key}":    {},
+	"GET /v1/teams/{team}/service_users/{user}/bindings":         {},
+	"POST /v1/teams/{team}/service_users/{user}/bindings":        {},
+	"DELETE /v1/teams/{team}/service_users/{user}/bindings/{id}": {},
+}
+
 // A table is the platform that the matrix of roles is tried on.
 type table struct {
 	*maker
@@ -94,6 +119,7 @@ func rolesAndObjects(t *testing.T, e *testenv.Env) {
 	for _, r := range webapi.Rows(e.Platform) {
 		if r.Path != "/v1/clients/logout" { // it ends the sign-ins
 			w.route(r, actors)
+			w.self(r, actors)
 		}
 	}
 	for _, a := range actors {
@@ -158,8 +184,8 @@ func newTable(t *testing.T, e *testenv.Env) (*table, []*actor) {
 			e.Do("POST", "/groups/"+name+"/users", map[string]string{"name": kind + name}, nil)
 		}
 		actors = append(actors,
-			&actor{name: "a client of a person with " + role, scheme: "client", as: signer(t, e.Client("client_"+name).Client), roles: in},
-			&actor{name: "a service user with " + role, scheme: "service_token", as: bearer(e.Bearer(key.ID, key.Secret).Token), roles: in})
+			&actor{name: "a client of a person with " + role, scheme: "client", as: signer(t, e.Client("client_"+name).Client), roles: in, user: "client_" + name},
+			&actor{name: "a service user with " + role, scheme: "service_token", as: bearer(e.Bearer(key.ID, key.Secret).Token), roles: in, user: "key_" + name})
 	}
 	e.Grant(testenv.Project, "reachers", false, "rae")
 	rae := e.Client("rae")
@@ -167,10 +193,53 @@ func newTable(t *testing.T, e *testenv.Env) (*table, []*actor) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	actors = append(actors, &actor{name: "a client of a person who reaches the server", scheme: "client", as: signer(t, rae.Client), reaches: true, session: way.SessionID})
+	actors = append(actors, &actor{name: "a client of a person who reaches the server", scheme: "client", as: signer(t, rae.Client), reaches: true, session: way.SessionID, user: "rae"})
 	server := webapi.New(e.Platform, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	server.Limits.Rate, server.Limits.Anonymous = 1e6, 1e6 // they have tests of their own
 	return &table{maker: m, other: other, handler: server, changes: watch(t, e.DBURL)}, actors
+}
+
+// self has those who are in the team try a route on themselves.
+func (w *table) self(r webapi.Row, actors []*actor) {
+	w.t.Helper()
+	pattern := r.Method + " " + r.Path
+	x, ok := oneself[pattern]
+	rest := strings.TrimPrefix(r.Path, "/v1/teams/{team}")
+	if about := strings.HasPrefix(rest, "/clients/{") || strings.HasPrefix(rest, "/users/{") || strings.HasPrefix(rest, "/service_users/{"); about != ok {
+		w.t.Errorf("%s is about one client, user or service user: %v, and in \"oneself\": %v", pattern, about, ok)
+	}
+	if !ok {
+		return
+	}
+	if x.body == "" {
+		x.body = matrix[pattern].body
+	}
+	op := described().operation(r.Method, r.Path)
+	for _, a := range actors {
+		service := a.scheme == "service_token"
+		if a.user == "" || strings.HasPrefix(rest, "/service_users/") && !service {
+			continue
+		}
+		x := x
+		if service && strings.HasSuffix(rest, "/first_use") {
+			x.done = 400 // it has no password
+		}
+		path := strings.Replace(r.Path, "{user}", a.user, 1)
+		if strings.HasPrefix(rest, "/clients/") {
+			path = strings.Replace(path, "{id}", addClient(w.t, w.Env, testenv.Team, a.user).ID, 1)
+		}
+		path = w.path(path)
+		body := w.body(x.body)
+		w.changes.since()
+		want := w.status(r, op, x, a)
+		got, reply := w.send(a, r.Method, r.Path, path, body)
+		if got != want {
+			w.t.Errorf("%s by %s, of themselves: %d %s, want %d", pattern, a.name, got, reply, want)
+		}
+		if changed := w.changes.since(); got >= 400 && len(changed) > 0 {
+			w.t.Errorf("%s by %s, of themselves: what was refused has changed %s", pattern, a.name, changed)
+		}
+	}
 }
 
 // roles are all that the document names.
