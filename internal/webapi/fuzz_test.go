@@ -63,9 +63,7 @@ func TestRequestsThatNobodyThoughtOf(t *testing.T) {
 				return
 			}
 		}
-		if n >= fuzzed-fuzzedSQLite { // with fewer it is a matter of luck
-			f.covered()
-		}
+		f.covered()
 	})
 }
 
@@ -90,6 +88,19 @@ type fuzz struct {
 	seen     map[string]map[int]int // by route, how often each status
 	n        int                    // makes names new
 	steps    int
+	kept     []sent         // what has made something, with its key
+	refused  map[int]string // by caller, a key that was refused with what it came with
+	again    map[int]int    // how often each status, of what was sent again
+}
+
+// A sent is a request, and what came of it.
+type sent struct {
+	who                   int
+	method, pattern, path string
+	body                  []byte
+	contentType           string
+	key                   *string // its Idempotency-Key
+	reply                 []byte
 }
 
 func newFuzz(t *testing.T, dbURL string, seed uint64) *fuzz {
@@ -97,7 +108,7 @@ func newFuzz(t *testing.T, dbURL string, seed uint64) *fuzz {
 	as, m := cast(t, e)
 	server := webapi.New(e.Platform, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	server.Limits.Rate, server.Limits.Anonymous = 1e6, 1e6 // they have tests of their own
-	f := &fuzz{Rand: rand.New(rand.NewPCG(seed, 0)), t: t, e: e, d: described(), as: as, known: map[string][]string{}, paths: map[string][]string{}, strict: map[string]bool{}, seen: map[string]map[int]int{}, handler: server}
+	f := &fuzz{Rand: rand.New(rand.NewPCG(seed, 0)), t: t, e: e, d: described(), as: as, known: map[string][]string{}, paths: map[string][]string{}, strict: map[string]bool{}, seen: map[string]map[int]int{}, refused: map[int]string{}, again: map[int]int{}, handler: server}
 	e.Platform.Stop() // no state request hangs
 	for _, r := range webapi.Rows(e.Platform) {
 		f.ops = append(f.ops, [2]string{r.Method, r.Path})
@@ -551,10 +562,64 @@ func (f *fuzz) path(method, pattern string, op object) string {
 	return path
 }
 
+// route is one of the routes: every other time one that was not yet carried out,
+// or not yet refused.
+func (f *fuzz) route() (method, pattern string) {
+	at := pick(f, f.ops)
+	if f.odds(2) {
+		for range 30 {
+			done, refused := f.came(at[0] + " " + at[1])
+			if done == 0 || refused == 0 {
+				break
+			}
+			at = pick(f, f.ops)
+		}
+	}
+	return at[0], at[1]
+}
+
+// came is how often a route was carried out and refused.
+func (f *fuzz) came(route string) (done, refused int) {
+	for status, n := range f.seen[route] {
+		if status < 300 {
+			done += n
+		} else {
+			refused += n
+		}
+	}
+	return done, refused
+}
+
+// takesKey tells whether a route takes an Idempotency-Key, by the document.
+func takesKey(op object) bool {
+	params, _ := op["parameters"].([]any)
+	return slices.ContainsFunc(params, func(p any) bool { return p.(object)["in"] == "header" && p.(object)["name"] == "Idempotency-Key" })
+}
+
+// badKeys are none.
+var badKeys = []string{"", "a b", "\x7f", "\xff", strings.Repeat("x", 256)}
+
+// key is an Idempotency-Key for a caller: a new one, one that was refused with
+// something else, or none that can be.
+func (f *fuzz) key(who int) *string {
+	f.n++
+	key := fmt.Sprintf("key-%d", f.n)
+	switch old := f.refused[who]; {
+	case f.odds(8):
+		key = pick(f, badKeys)
+	case old != "" && f.odds(2):
+		key = old
+	}
+	return &key
+}
+
 // step sends one request and judges the answer.
 func (f *fuzz) step() {
-	at := pick(f, f.ops)
-	method, pattern := at[0], at[1]
+	if len(f.kept) > 0 && f.odds(15) {
+		f.sendAgain(pick(f, f.kept))
+		return
+	}
+	method, pattern := f.route()
 	op := f.d.operation(method, pattern)
 	path := f.path(method, pattern, op)
 	who := pick(f, []int{nobody, signedOut, plain, stranger, host, admin, admin, robot, robot, robot, robot, robot, robot, robot, robot, robot})
@@ -571,6 +636,50 @@ func (f *fuzz) step() {
 	if method == http.MethodPost || method == http.MethodPut || f.odds(20) {
 		body, contentType = f.body(method+" "+pattern, op)
 	}
+	s := sent{who: who, method: method, pattern: pattern, path: path, body: body, contentType: contentType}
+	if takesKey(op) && f.odds(2) || f.odds(50) { // elsewhere it is not looked at
+		s.key = f.key(who)
+	}
+	f.send(s)
+}
+
+// sendAgain sends what has made something once more, as it was or with
+// something else. It makes nothing.
+func (f *fuzz) sendAgain(s sent) {
+	first := s.reply
+	switch other := f.odds(2); {
+	case !other:
+	case f.odds(2):
+		s.body = append(bytes.Clone(s.body), '\n')
+		if s.contentType = "application/json"; len(s.body) == 1 {
+			s.body = []byte("{}")
+		}
+		first = nil
+	default:
+		s.pattern, s.path, s.contentType, first = "/v1/teams/{team}/groups", base+"/groups", "application/json", nil
+		f.n++
+		s.body = fmt.Appendf(nil, `{"name":"f%d"}`, f.n)
+	}
+	status, reply, changed := f.send(s)
+	f.again[status]++
+	switch {
+	case len(changed) > 0:
+	case s.who != admin && s.who != robot: // who may have lost the role meanwhile
+		return
+	case first == nil && status == http.StatusUnprocessableEntity:
+		return
+	case first != nil && status == http.StatusCreated && bytes.Equal(reply, first):
+		return
+	case first != nil && status == http.StatusConflict && bytes.Contains(reply, []byte("its secret was shown once")):
+		return
+	}
+	f.t.Errorf("%s %s by %s with the key %q, %q, is answered with %d %s, and has changed %s; first it was %s", s.method, s.path, callerNames[s.who], *s.key, s.body, status, reply, changed, s.reply)
+}
+
+// send sends one request, judges the answer and keeps what is in it.
+func (f *fuzz) send(s sent) (status int, reply []byte, changed []string) {
+	method, pattern, path, who, body, contentType := s.method, s.pattern, s.path, s.who, s.body, s.contentType
+	op := f.d.operation(method, pattern)
 	f.e.Clock.Advance(300 * time.Millisecond)
 	if f.steps++; f.steps%10_000 == 0 { // before its hour is over
 		f.e.Service = f.e.Bearer(f.e.Init.Key.ID, f.e.Init.Key.Secret)
@@ -579,7 +688,10 @@ func (f *fuzz) step() {
 
 	r, err := http.NewRequestWithContext(f.t.Context(), method, f.e.URL+path, bytes.NewReader(body))
 	if err != nil {
-		return // no client would send it
+		return 0, nil, nil // no client would send it
+	}
+	if s.key != nil {
+		r.Header["Idempotency-Key"] = []string{*s.key}
 	}
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
@@ -587,7 +699,7 @@ func (f *fuzz) step() {
 	if h := f.as[who](method, r.URL.RequestURI(), body); h != "" {
 		r.Header.Set("Authorization", h)
 	}
-	if f.odds(100) {
+	if s.reply == nil && f.odds(100) {
 		r.Header.Set("Authorization", pick(f, []string{"Bearer ", "Bearer x.y.z", "Basic eDp5", strings.Repeat("x", 20_000), r.Header.Get("Authorization") + "x"}))
 	}
 	r.RequestURI = r.URL.RequestURI()
@@ -595,17 +707,34 @@ func (f *fuzz) step() {
 	w := httptest.NewRecorder()
 	f.handler.ServeHTTP(w, r)
 
-	reply := w.Body.Bytes()
+	reply = w.Body.Bytes()
 	bad := func(format string, args ...any) {
 		f.t.Helper()
 		f.t.Errorf("request %s %s by %s, %q: %.2000q\nis answered with %d %.2000s\n%s", method, path, callerNames[who], contentType, body, w.Code, reply, fmt.Sprintf(format, args...))
 	}
-	changed := f.changes.since()
+	changed = f.changes.since()
 	if w.Code >= 400 && len(changed) > 0 {
 		bad("it was refused, and changed %s", changed)
 	}
 	if w.Code < 300 && f.strict[method+" "+pattern] && bytes.Contains(body, []byte(noField)) {
 		bad("it has a field that there is not, and was carried out")
+	}
+	switch makes := takesKey(op); {
+	case s.key == nil || !makes || s.reply != nil:
+	case w.Code == http.StatusUnprocessableEntity:
+		bad("nothing was made with its key %q", *s.key)
+	case slices.Contains(badKeys, *s.key):
+		if w.Code < 300 {
+			bad("its key is %q", *s.key)
+		}
+	case w.Code == http.StatusCreated:
+		s.reply = bytes.Clone(reply)
+		f.kept = append(f.kept[max(0, len(f.kept)-20):], s)
+		if f.refused[who] == *s.key {
+			delete(f.refused, who)
+		}
+	case w.Code >= 400:
+		f.refused[who] = *s.key
 	}
 	if f.seen[method+" "+pattern] == nil {
 		f.seen[method+" "+pattern] = map[int]int{}
@@ -623,6 +752,7 @@ func (f *fuzz) step() {
 		}
 		f.learn(pattern, path, reply)
 	}
+	return w.Code, w.Body.Bytes(), changed
 }
 
 // learn keeps what a reply names.
@@ -693,15 +823,10 @@ func (f *fuzz) covered() {
 	sum := map[int]int{}
 	for _, at := range f.ops {
 		route := at[0] + " " + at[1]
-		done, refused := 0, 0
 		for status, n := range f.seen[route] {
 			sum[status] += n
-			if status < 300 {
-				done += n
-			} else {
-				refused += n
-			}
 		}
+		done, refused := f.came(route)
 		if refused == 0 && at[1] != "/v1/info" {
 			f.t.Errorf("%s was never refused", route)
 		}
@@ -716,7 +841,12 @@ func (f *fuzz) covered() {
 	if len(never) > len(f.ops)/20 {
 		f.t.Errorf("never carried out: %s", strings.Join(never, ", "))
 	}
-	f.t.Log("statuses:", sum)
+	for _, status := range []int{201, 409, 422} {
+		if f.again[status] == 0 {
+			f.t.Errorf("nothing that was sent again was answered with %d", status)
+		}
+	}
+	f.t.Log("statuses:", sum, "of what was sent again:", f.again)
 }
 
 // changes counts what is written to a database, by triggers of its own, except
