@@ -19,6 +19,8 @@ type settings struct {
 	conf.Options
 	file string
 	from map[string]string // where each flag of the command comes from
+
+	serving *serving // what the flags of serve have set
 }
 
 // fill sets the flags of a command that were not given.

@@ -144,11 +144,23 @@ func (x *examination) run(ctx context.Context, settings error) {
 	x.address(ctx, &d)
 }
 
-// settings looks at the file of them, which may have the database's password.
+// settings looks at what serve would refuse of them, and at the file of them,
+// which may have the database's password.
 func (x *examination) settings() {
-	found := "none in " + x.s.file
-	i, err := os.Stat(x.s.file)
+	err := x.s.serving.check(x.s.name)
 	if err == nil {
+		_, err = x.s.serving.read("")
+	}
+	if err != nil {
+		fix := whatToDo(err)
+		if fix == "" {
+			fix = "correct it: see \"sft-platform serve --help\""
+		}
+		x.fail("settings", err, fix)
+		return
+	}
+	found := "none in " + x.s.file
+	if i, err := os.Stat(x.s.file); err == nil {
 		found = "in " + x.s.file
 		if db := x.value("database"); conf.Redact(db) != db && strings.HasPrefix(x.s.from["database"], "file ") && i.Mode().Perm()&0o007 != 0 {
 			x.fail("settings", errors.New(x.s.file+" has the database's password, and everybody can read it"), "run \"chmod o= "+x.s.file+"\", and change the password")
@@ -283,8 +295,8 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 		x.fail(step, err, "restore a backup: the platform's URL is damaged")
 		return
 	}
-	file, key := x.value("tls-cert"), x.value("tls-key")
-	if file == "" && x.value("acme") == "true" {
+	file, key := x.s.serving.cert, x.s.serving.key
+	if file == "" && x.s.serving.acme.on {
 		x.acme(ctx, p, u)
 		return
 	}
@@ -297,8 +309,8 @@ func (x *examination) certificate(ctx context.Context, p *platform.Platform) {
 		return
 	}
 	pair, err := tls.LoadX509KeyPair(file, key)
-	if err != nil {
-		x.fail(step, err, "give the chain and the private key that belong together, PEM")
+	if err != nil { // which was said
+		x.skip("settings", step)
 		return
 	}
 	leaf, now, untrusted := pair.Leaf, x.now(), x.distrust(pair)
@@ -442,6 +454,17 @@ func (x *examination) address(ctx context.Context, d *data) {
 		x.fail(step, fmt.Errorf("the platform runs on %s, and not on %s", d.dir, addr), "give doctor the --listen that serve has; if it is this one, look at the platform's log")
 	case err == nil:
 		ln.Close()
+		if m := x.s.serving.metrics; m != "" {
+			if ln, err = x.listen(m); err != nil {
+				fix := whatToDo(err)
+				if fix == "" {
+					fix = "give a loopback address of this machine to --metrics-listen"
+				}
+				x.fail(step, err, fix)
+				return
+			}
+			ln.Close()
+		}
 		x.warn(step, addr+" is free: the platform does not run", "start it, as in \"systemctl start sft-platform\"")
 	case errors.Is(err, syscall.EADDRINUSE):
 		if err := healthy(ctx, addr); err != nil {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +23,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
+	"sft/internal/conf"
 	"sft/internal/doctor"
 	"sft/internal/platform"
 	"sft/internal/store"
@@ -62,7 +68,7 @@ func TestDoctorCertificate(t *testing.T) {
 			must(t, err)
 			pair("sft.example.com", -day, 90*day)
 			must(t, os.WriteFile(cert, b, 0o600))
-		}, doctor.Fail, "private key does not match public key"},
+		}, doctor.Skip, "needs settings"}, // which say why
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -74,11 +80,104 @@ func TestDoctorCertificate(t *testing.T) {
 			var got []doctor.Check
 			x := &examination{s: &s, machine: thisMachine, add: func(c doctor.Check) { got = append(got, c) }}
 			x.certificate(t.Context(), &platform.Platform{URL: "https://sft.example.com"})
-			if len(got) != 1 || got[0].Verdict != tt.verdict || !strings.Contains(got[0].Found, tt.found) || got[0].Fix == "" {
+			if len(got) != 1 || got[0].Verdict != tt.verdict || !strings.Contains(got[0].Found, tt.found) || (got[0].Fix == "") != (tt.verdict == doctor.Skip) {
 				t.Errorf("it is told as %+v, want %s, %q", got, tt.verdict, tt.found)
 			}
 		})
 	}
+}
+
+// Doctor says of every setting that serve refuses what serve says of it.
+func TestDoctorRefusesWhatServeRefuses(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must(t, os.WriteFile(at("garbage"), []byte("x\n"), 0o600))
+	must(t, os.WriteFile(at("empty.yaml"), nil, 0o600))
+	must(t, os.WriteFile(at("open"), []byte("a token that all others may read\n"), 0o600))
+	must(t, os.Chmod(at("open"), 0o644))
+	for _, args := range [][]string{{"--data", at("data"), "--url", "https://sft.example.com"}, {"--data", at("public"), "--url", "https://192.0.2.1", "--public-certificate"}} {
+		if status := run(append([]string{"init", "--owner", "olive"}, args...)); status != 0 {
+			t.Fatalf("init ended with %d", status)
+		}
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	const webhook = "audit-export=https://siem.example.com/"
+	tests := []string{ // NAME=VALUE, with others after a blank
+		"acme=true acme-accept-terms=true", // the platform has a CA of its own
+		"acme=true acme-accept-terms=true data=" + at("public"),
+		"acme=maybe",
+		"acme-accept-terms=maybe",
+		"acme=true acme-ca=none", "acme=true acme-ca=garbage",
+		"acme=true acme-directory=http://acme.example.com/",
+		"acme=true acme-email=ops",
+		"anonymous-rate=0", "anonymous-rate=x",
+		"audit-export=file:relative", "audit-export=http://siem.example.com/", webhook,
+		"audit-export-ca=none", "audit-export-ca=garbage",
+		"audit-export-certificate=garbage",
+		"audit-export-key=garbage", "audit-export-certificate=garbage audit-export-key=none", "audit-export-certificate=none audit-export-key=garbage", "audit-export-certificate=garbage audit-export-key=garbage",
+		webhook + " audit-export-secret=none", webhook + " audit-export-secret=open", webhook + " audit-export-secret=garbage",
+		"audit-retention=1h",
+		"aws-certificates=none", "aws-certificates=garbage",
+		"database=mysql://x",
+		"listen=nonsense", "listen=:99999",
+		"log-level=loud",
+		"max-agents=0", "max-agents=x",
+		"max-connections=1",
+		"max-requests=1",
+		"metrics-listen=0.0.0.0:9", "metrics-listen=127.0.0.1:99999", "metrics-listen=" + taken.Addr().String(),
+		"metrics-token-file=none", "metrics-token-file=open", "metrics-token-file=garbage",
+		"rate=NaN",
+		"shutdown-delay=60s", "shutdown-delay=x",
+		"tls-cert=garbage", "tls-cert=none tls-key=garbage", "tls-cert=garbage tls-key=garbage",
+		"tls-key=garbage",
+	}
+	refused := map[string]bool{"data": true} // of which doctor says more than serve does
+	for _, tt := range tests {
+		t.Run(tt, func(t *testing.T) {
+			env := []string{"SFT_PLATFORM_DATA=" + at("data"), "SFT_PLATFORM_LISTEN=127.0.0.1:0", "SFT_PLATFORM_CONFIG=" + at("empty.yaml")}
+			for s := range strings.FieldsSeq(tt) {
+				name, value, _ := strings.Cut(s, "=")
+				refused[name] = true
+				env = append(env, conf.Options{Prefix: prefix}.Variable(name)+"="+value)
+			}
+			sftPlatform := func(args ...string) (stdout, stderr string, status int) {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				c := exec.CommandContext(ctx, "sft-platform", args...)
+				c.Dir, c.Env = dir, append(os.Environ(), env...)
+				var out, said strings.Builder
+				c.Stdout, c.Stderr = &out, &said
+				if _, ok := errors.AsType[*exec.ExitError](c.Run()); !ok && c.ProcessState == nil {
+					t.Fatal("it did not run")
+				}
+				return out.String(), said.String(), c.ProcessState.ExitCode()
+			}
+			_, said, status := sftPlatform("serve")
+			if status != 1 && status != 2 {
+				t.Fatalf("serve ended with %d:\n%s", status, said)
+			}
+			if strings.Contains(said, "empty.yaml") {
+				t.Fatalf("it is refused for another reason:\n%s", said)
+			}
+			words, _, _ := strings.Cut(strings.TrimPrefix(said, "sft-platform: "), "\n")
+			report, _, status := sftPlatform("doctor", "--json")
+			var checks []doctor.Check
+			must(t, json.Unmarshal([]byte(report), &checks))
+			i := slices.IndexFunc(checks, func(c doctor.Check) bool { return c.Verdict == doctor.Fail })
+			if status != 1 || i < 0 || checks[i].Found != words || checks[i].Fix == "" {
+				t.Errorf("doctor ended with %d and said\n%s\nserve says\n%s", status, report, said)
+			}
+		})
+	}
+	var s settings
+	serveCommand(&s).Flags().VisitAll(func(f *pflag.Flag) {
+		if !refused[f.Name] && f.Name != "print-config" {
+			t.Errorf("nothing is tried that is refused of --%s", f.Name)
+		}
+	})
 }
 
 // Each thing that can be wrong with machine, database and time is found, and

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft"
+	"sft/internal/acme"
 	"sft/internal/cloudid"
 	"sft/internal/conf"
 	"sft/internal/daemon"
@@ -29,9 +30,9 @@ import (
 
 func serveCommand(s *settings) *cobra.Command {
 	var d data
-	var level string
 	var show bool
-	o := serving{limits: webapi.DefaultLimits}
+	o := &serving{limits: webapi.DefaultLimits}
+	s.serving = o
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the platform until it is told to stop",
@@ -49,24 +50,21 @@ GET /healthz answers while the program runs, GET /readyz while it can do its
 work: see docs/metrics.md, also for metrics and limits.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var l slog.Level
-			if err := l.UnmarshalText([]byte(level)); err != nil {
-				return usage{fmt.Errorf("%s is %q; use debug, info, warn or error", s.name("log-level"), level)}
-			}
-			if (o.cert == "") != (o.key == "") {
-				return usage{errors.New("--tls-cert and --tls-key go together")}
-			}
 			if err := o.check(s.name); err != nil {
 				return usage{err}
 			}
 			if show {
 				return s.Print(cmd.OutOrStdout(), s.from)
 			}
-			logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+			level, err := o.logLevel()
+			if err != nil {
+				return err
+			}
+			logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			for _, name := range s.unknown(cmd) {
 				logger.Warn("a variable of the environment is no setting, and sets nothing", "variable", name, "hint", "correct its name, or unset it; sft-platform serve --print-config shows what is in force")
 			}
-			return serve(cmd.Context(), d, o, logger)
+			return serve(cmd.Context(), d, *o, logger)
 		},
 	}
 	d.flags(cmd)
@@ -77,7 +75,7 @@ work: see docs/metrics.md, also for metrics and limits.`,
 	o.acme.flags(cmd)
 	f.StringVar(&o.aws, "aws-certificates", "", "file with AWS's certificates by region, in the place of the built-in ones")
 	o.audit.flags(cmd)
-	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.metrics, "metrics-listen", "", "loopback address to show metrics on, without TLS, as in 127.0.0.1:9464")
 	f.StringVar(&o.metricsToken, "metrics-token-file", "", "file with the token that opens /metrics on the platform's own port")
 	f.Float64Var(&o.limits.Rate, "rate", o.limits.Rate, "requests a second of one client, agent or service user's key; 40 times as many at once")
@@ -95,6 +93,7 @@ work: see docs/metrics.md, also for metrics and limits.`,
 type serving struct {
 	listen                string
 	cert, key             string // files
+	level                 string // of the log
 	aws                   string // file
 	metrics, metricsToken string // address; file
 	delay                 time.Duration
@@ -103,8 +102,20 @@ type serving struct {
 	acme                  acmeFlags
 }
 
-// check refuses what cannot be served so. name is how a flag is called.
+// logLevel is from which level on lines are logged.
+func (o serving) logLevel() (l slog.Level, err error) {
+	return l, l.UnmarshalText([]byte(o.level))
+}
+
+// check refuses what cannot be served so. It looks at the settings alone: at
+// what they name, read does. name is how a flag is called.
 func (o serving) check(name func(flag string) string) error {
+	if _, err := o.logLevel(); err != nil {
+		return fmt.Errorf("%s is %q; use debug, info, warn or error", name("log-level"), o.level)
+	}
+	if (o.cert == "") != (o.key == "") {
+		return errors.New("--tls-cert and --tls-key go together")
+	}
 	_, port, err := net.SplitHostPort(o.listen)
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
@@ -139,11 +150,56 @@ func (o serving) check(name func(flag string) string) error {
 	if o.metrics == "" {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(o.metrics)
+	host, port, err := net.SplitHostPort(o.metrics)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
 	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
 		return fmt.Errorf("%s is %q: give a loopback address and a port, as in 127.0.0.1:9464, or use --metrics-token-file for readers from elsewhere", name("metrics-listen"), o.metrics)
 	}
 	return nil
+}
+
+// named is what the settings of a platform name, read.
+type named struct {
+	exports      []platform.Sink
+	aws          *cloudid.AWS     // nil: with the certificates in the program
+	certificate  *tls.Certificate // nil: not by a file
+	authority    *acme.Authority  // nil: no certificate by ACME
+	metricsToken sft.Secret       // empty: none
+}
+
+// read reads all files that the settings name, and refuses what cannot be used.
+// It connects to nothing. With check it is all that serve refuses of settings
+// alone, and doctor runs it, too. platformURL is how exports call the platform.
+func (o serving) read(platformURL string) (n named, err error) {
+	if n.exports, err = o.audit.open(platformURL); err != nil {
+		return n, err
+	}
+	if o.aws != "" {
+		b, err := os.ReadFile(o.aws)
+		if err != nil {
+			return n, unread("the AWS certificates", "aws-certificates", err)
+		}
+		if n.aws, err = cloudid.ParseAWS(b); err != nil {
+			return n, err
+		}
+	}
+	if o.cert != "" {
+		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
+		if err != nil {
+			return n, unread("the certificate", "tls-cert and --tls-key", err)
+		}
+		n.certificate = &pair
+	} else if o.acme.on {
+		if n.authority, err = o.acme.open(); err != nil {
+			return n, err
+		}
+	}
+	if o.metricsToken != "" {
+		n.metricsToken, err = readToken(o.metricsToken)
+	}
+	return n, err
 }
 
 // decimal is a number as a person writes it.
@@ -220,35 +276,22 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if p.Exports, err = o.audit.open(p.URL); err != nil {
+	files, err := o.read(p.URL)
+	if err != nil {
 		return err
 	}
-	p.Retention = time.Duration(o.audit.retention)
+	p.Exports, p.Retention = files.exports, time.Duration(o.audit.retention)
 	if host, err := os.Hostname(); err == nil {
 		p.Instance = host + ":" + d.dir
 	}
-	if o.aws != "" {
-		b, err := os.ReadFile(o.aws)
-		if err != nil {
-			return unread("the AWS certificates", "aws-certificates", err)
-		}
-		if p.AWS, err = cloudid.ParseAWS(b); err != nil {
-			return err
-		}
+	if files.aws != nil {
+		p.AWS = files.aws
 	}
 	tlsConf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
-	if o.cert != "" {
-		pair, err := tls.LoadX509KeyPair(o.cert, o.key)
-		if err != nil {
-			return unread("the certificate", "tls-cert and --tls-key", err)
-		}
-		tlsConf.Certificates = []tls.Certificate{pair}
-	} else if o.acme.on {
-		authority, err := o.acme.open()
-		if err != nil {
-			return err
-		}
-		certificate, err := p.UseACME(ctx, authority)
+	if files.certificate != nil {
+		tlsConf.Certificates = []tls.Certificate{*files.certificate}
+	} else if files.authority != nil {
+		certificate, err := p.UseACME(ctx, files.authority)
 		if err != nil {
 			return err
 		}
@@ -257,12 +300,7 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 		return err
 	}
 	api := webapi.New(p, logger)
-	api.Limits = o.limits
-	if o.metricsToken != "" {
-		if api.MetricsToken, err = readToken(o.metricsToken); err != nil {
-			return err
-		}
-	}
+	api.Limits, api.MetricsToken = o.limits, files.metricsToken
 	if o.metrics != "" {
 		ln, err := net.Listen("tcp", o.metrics)
 		if err != nil {

@@ -617,5 +617,8 @@ func (p *Platform) ACMEStatus(ctx context.Context, directory string) (st ACMESta
 		}
 		return err
 	})
+	if err == nil {
+		_, err = p.acmeHost()
+	}
 	return st, err
 }
