@@ -55,17 +55,22 @@ func (d *data) who(command string) string {
 // use says that a platform runs on the folder and the database: the records are
 // not to be replaced until it is released, or this process ends.
 func (d *data) use(ctx context.Context) (*holding, error) {
-	share := func(file string) (l *conf.Lock, err error) {
-		for try := 0; try < 10; try++ { // doctor has it for a moment
-			if l, err = conf.TryShare(file); !errors.Is(err, conf.ErrLocked) {
+	return d.hold(ctx, again(conf.TryShare), store.HoldShared, "serve",
+		&sft.Error{Code: sft.Unavailable, Msg: "a backup is being restored", Hint: "start the platform when that is done"})
+}
+
+// again locks as lock does, and waits for a doctor, which has the file locked for
+// a moment.
+func again(lock func(string) (*conf.Lock, error)) func(string) (*conf.Lock, error) {
+	return func(file string) (l *conf.Lock, err error) {
+		for try := 0; try < 10; try++ {
+			if l, err = lock(file); !errors.Is(err, conf.ErrLocked) {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
 		return l, err
 	}
-	return d.hold(ctx, share, store.HoldShared, "serve",
-		&sft.Error{Code: sft.Unavailable, Msg: "a backup is being restored", Hint: "start the platform when that is done"})
 }
 
 // addressFile has the address that serve listens on, or last did.
@@ -78,12 +83,12 @@ func (d *data) served() (runs bool, addr string) {
 	if _, err := os.Stat(lock); err != nil { // nothing is made
 		return false, ""
 	}
-	l, err := conf.TryShare(lock)
+	l, err := again(conf.TryShare)(lock)
 	if err != nil { // restore has it
 		return false, ""
 	}
 	l.Release()
-	if l, err = conf.TryLock(lock); err == nil {
+	if l, err = again(conf.TryLock)(lock); err == nil {
 		l.Release()
 		return false, ""
 	}

@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"sft"
+	"sft/internal/conf"
 	"sft/internal/platform"
 	"sft/internal/store"
 	"sft/internal/testdb"
@@ -62,6 +64,38 @@ func TestOtherSchemaIsLeftAlone(t *testing.T) {
 			t.Error("rotate has begun")
 		}
 	})
+}
+
+// Doctors side by side do not take each other for a platform that runs.
+func TestDoctorsSideBySide(t *testing.T) {
+	d := data{dir: t.TempDir()}
+	using, err := conf.TryShare(d.lockFiles()[0])
+	must(t, err)
+	if runs, _ := d.served(); !runs {
+		t.Error("a platform that runs is not seen")
+	}
+	using.Release()
+	var wg sync.WaitGroup
+	for _, lock := range []func(string) (*conf.Lock, error){conf.TryShare, conf.TryLock} {
+		l, err := lock(d.lockFiles()[0])
+		must(t, err)
+		wg.Go(func() { time.Sleep(50 * time.Millisecond); l.Release() })
+		if runs, _ := d.served(); runs {
+			t.Error("another doctor is taken for a platform")
+		}
+		wg.Wait()
+	}
+	wg.Go(func() {
+		for range 100 {
+			d.served()
+		}
+	})
+	for range 100 {
+		if runs, _ := d.served(); runs {
+			t.Fatal("a doctor at the same time is taken for a platform")
+		}
+	}
+	wg.Wait()
 }
 
 // Nothing is restored under a platform that runs, wherever; and one that has
