@@ -536,11 +536,12 @@ func (n Notes) AddExport(name string) error {
 
 // HoldExport makes holder the one that sends an export for so long from now,
 // and returns where it goes on from. While it is another's, that is ErrExists;
-// but one that would hold on for more than twice as long has had a clock that
-// was ahead.
+// but one that would hold on for an hour more has had a clock that was ahead.
+// With less, two platforms whose clocks differ would take it from each other for
+// ever, and each would send what the other does.
 func (n Notes) HoldExport(name, holder string, now time.Time, long time.Duration) (Export, error) {
 	rows, err := n.exec(`UPDATE exports SET holder = $2, until = $4 WHERE name = $1 AND (holder = $2 OR until <= $3 OR until > $5)`,
-		name, holder, micros(now), micros(now.Add(long)), micros(now.Add(2*long)))
+		name, holder, micros(now), micros(now.Add(long)), micros(now.Add(long+time.Hour)))
 	if err != nil {
 		return Export{}, err
 	}

@@ -355,7 +355,8 @@ func TestExports(t *testing.T) {
 		}
 		s.same("the export", get(s, func(tx *store.Tx) ([]store.Export, error) { return tx.Exports() }),
 			[]store.Export{{Name: "file:/a", Seq: 9, Holder: "q", Until: t0.Add(150 * time.Second)}})
-		s.is("one whose clock was ahead", hold("p", t0.Add(20*time.Second)), nil)
+		s.is("one whose clock is behind", hold("p", t0.Add(-30*time.Minute)), store.ErrExists)
+		s.is("one whose clock was ahead", hold("p", t0.Add(-time.Hour)), nil)
 		s.change(func(tx *store.Tx) error { return tx.RemoveExport("file:/a") })
 		s.is("removing it twice", s.try(func(tx *store.Tx) error { return tx.RemoveExport("file:/a") }), store.ErrNotFound)
 	})
