@@ -152,6 +152,21 @@ func (p *Platform) DeleteGroup(ctx context.Context, a Actor, r GroupRequest) (st
 		if g.Name == sft.Owners || g.Name == sft.Everyone {
 			return audit.Event{}, builtIn(g.Name)
 		}
+		projects, err := tx.GroupSudoProjects(g.ID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		for _, pr := range projects {
+			places, err := tx.ProjectGroups(pr.ID)
+			if err != nil {
+				return audit.Event{}, err
+			}
+			for _, was := range places {
+				if was.GroupID == g.ID {
+					p.tellSudo(tx, a, k, pr, g.Name, was.SudoEntitlements, nil)
+				}
+			}
+		}
 		if err := tx.ReviseGroup(g.ID); err != nil {
 			return audit.Event{}, err
 		}

@@ -1,6 +1,7 @@
 package platform_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,6 +36,36 @@ func TestEntitlementsOfAGroupAreTold(t *testing.T) {
 			if told(events) != tt.want || events[0].Target != tt.about || events[0].Project != "lab" || events[0].Detail["group"] != "dev" {
 				t.Errorf("%s %s with %v is told as %+v", tt.method, tt.path, tt.names, events)
 			}
+		}
+	})
+}
+
+// With a group goes what it has in each project, and that is told, too.
+func TestEntitlementsOfADeletedGroupAreTold(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		for _, name := range []string{"dev", "ops"} {
+			e.Do("POST", "/groups", m{"name": name}, nil)
+		}
+		for _, name := range []string{"logs", "deploy"} {
+			e.Do("POST", "/entitlements/sudo", m{"name": name, "opt_no_passwd": true, "structured_commands": []m{{"command": "/bin/ls", "command_type": "executable"}}}, nil)
+		}
+		for project, names := range map[string][]string{"lab": {"logs"}, "stage": {"logs", "deploy"}, "none": nil} {
+			e.Project(project)
+			for _, group := range []string{"dev", "ops"} {
+				e.Do("POST", "/projects/"+project+"/groups", m{"name": group, "server_access": true, "sudo_entitlements": names}, nil)
+			}
+		}
+		events := since(e, func() { e.Do("DELETE", "/groups/dev", nil, nil) })
+		if want := strings.Repeat("entitlement_sudo.remove_from_project success, ", 3) + "group.delete success"; told(events) != want {
+			t.Fatalf("it is told as %s, want %s", told(events), want)
+		}
+		var got []string
+		for _, ev := range events[:3] {
+			got = append(got, ev.Project+" "+ev.Target+" "+ev.Detail["group"])
+		}
+		slices.Sort(got)
+		if want := []string{"lab logs dev", "stage deploy dev", "stage logs dev"}; !slices.Equal(got, want) {
+			t.Errorf("told are %q, want %q", got, want)
 		}
 	})
 }

@@ -66,6 +66,12 @@ func (n Notes) SudoProjects(id string) ([]ProjectRecord, error) {
 	return all(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE id IN (SELECT project_id FROM project_sudo WHERE entitlement_id = $1) ORDER BY name`, id)
 }
 
+// GroupSudoProjects returns the projects in which a group has sudo entitlements,
+// by name.
+func (n Notes) GroupSudoProjects(groupID string) ([]ProjectRecord, error) {
+	return all(n, scanProject, `SELECT `+projectCols+` FROM projects WHERE id IN (SELECT project_id FROM project_sudo WHERE group_id = $1) ORDER BY name`, groupID)
+}
+
 // SetSudo makes these the sudo entitlements of a group in a project.
 func (tx *Tx) SetSudo(projectID, groupID string, ids []string) error {
 	if err := tx.add(`DELETE FROM project_sudo WHERE project_id = $1 AND group_id = $2`, projectID, groupID); err != nil {
