@@ -146,14 +146,14 @@ func TestHostFollowsTheCAs(t *testing.T) {
 	until(t, "the platform knows", func() bool { return stages() == "active0 next0" })
 	comesIn("by the old CA")
 	h.env.Clock.Advance(3 * time.Minute)
-	h.env.Platform.Housekeep(t.Context())
+	h.env.Platform.Housekeep(t.Context(), time.Minute)
 	if got := stages(); got != "retired0 active0" {
 		t.Errorf("the CAs are %s", got)
 	}
 	comesIn("by the new CA")
 	h.env.Clock.Advance(66 * time.Minute)
 	h.env.Service = h.env.Bearer(h.env.Init.Key.ID, h.env.Init.Key.Secret)
-	h.env.Platform.Housekeep(t.Context())
+	h.env.Platform.Housekeep(t.Context(), time.Minute)
 	until(t, "the host trusts the new one alone", trusted(1))
 	comesIn("when the old CA is gone")
 	h.Close(t.Context(), privsep.Close{Stream: n, Why: "client closed"})

@@ -111,7 +111,7 @@ func (r rotation) housekeep(want string) {
 	events := since(r.e, func() {
 		var wg sync.WaitGroup
 		for range 3 {
-			wg.Go(func() { r.e.Platform.Housekeep(r.t.Context()) })
+			wg.Go(func() { r.e.Platform.Housekeep(r.t.Context(), platform.SureClock) })
 		}
 		wg.Wait()
 	})

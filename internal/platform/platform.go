@@ -40,13 +40,14 @@ type Platform struct {
 	Now    func() time.Time
 	AWS    *cloudid.AWS // verifies AWS instances; New takes the certificates in the program
 
-	SealEvery   time.Duration // how often Run seals audit events; New says a second
-	PollEvery   time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
-	RetainEvery time.Duration // how often Run looks for what is older than Retention; New says an hour
-	Exports     []Sink        // where Run sends what is sealed; names differ
-	ACME        *ACME         // by UseACME: where its certificate comes from; nil: from elsewhere
-	Retention   time.Duration // after which Run removes sealed events; 0: never
-	Instance    string        // this platform among those on one database, the same after a restart; New makes one up
+	SealEvery      time.Duration // how often Run seals audit events; New says a second
+	PollEvery      time.Duration // how often State looks for the changes of other platforms; New says 5 seconds
+	HousekeepEvery time.Duration // how often Run does what time brings about; New says a minute
+	RetainEvery    time.Duration // how often Run looks for what is older than Retention; New says an hour
+	Exports        []Sink        // where Run sends what is sealed; names differ
+	ACME           *ACME         // by UseACME: where its certificate comes from; nil: from elsewhere
+	Retention      time.Duration // after which Run removes sealed events; 0: never
+	Instance       string        // this platform among those on one database, the same after a restart; New makes one up
 
 	limits  Limits
 	news    news
@@ -71,7 +72,7 @@ func New(ctx context.Context, db *store.DB, s ca.Sealer, log *slog.Logger, now f
 		t := now()
 		return t.Add(-time.Duration(t.Nanosecond() % 1000)) // and not Truncate: it would forget the machine's own clock
 	}
-	p := &Platform{DB: db, Sealer: s, Log: log, Now: micros, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, RetainEvery: time.Hour, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
+	p := &Platform{DB: db, Sealer: s, Log: log, Now: micros, AWS: cloudid.NewAWS(), SealEvery: time.Second, PollEvery: 5 * time.Second, HousekeepEvery: time.Minute, RetainEvery: time.Hour, Instance: audit.NewID(), opened: map[string]*ca.Authority{}, trusted: map[string]trusted{}}
 	err := db.Read(ctx, func(tx *store.Tx) (err error) {
 		p.URL, err = tx.Setting("url")
 		return err
@@ -368,13 +369,26 @@ func (n *news) tell(ids ...string) {
 	}
 }
 
-// Housekeep does one round of what time brings about.
-func (p *Platform) Housekeep(ctx context.Context) {
+// SureClock is how long a clock has to have gone on as time passes for sessions,
+// and what people are let in by, to be deleted by it. A database without a clock
+// of its own cannot tell one that is ahead; in that time somebody sees it, or NTP
+// has set it.
+const SureClock = time.Hour
+
+// Housekeep does one round of what time brings about. steady is for how long the
+// clock is known to have gone on as time passed; by one that has not, nothing is
+// done.
+func (p *Platform) Housekeep(ctx context.Context, steady time.Duration) {
+	if steady <= 0 {
+		return
+	}
 	if err := p.DB.Note(ctx, func(n store.Notes) error { return n.Sweep(p.Now()) }); err != nil && ctx.Err() == nil {
 		p.Log.Error("sweep the database", "error", err)
 	}
-	if err := p.sweepSessions(ctx); err != nil && ctx.Err() == nil {
-		p.Log.Error("sweep the sessions", "error", err)
+	if steady >= SureClock {
+		if err := p.sweepSessions(ctx); err != nil && ctx.Err() == nil {
+			p.Log.Error("sweep the sessions", "error", err)
+		}
 	}
 	if err := p.advanceCAs(ctx); err != nil && ctx.Err() == nil {
 		p.Log.Error("rotate the projects' CAs", "error", err)
@@ -386,6 +400,9 @@ func (p *Platform) Housekeep(ctx context.Context) {
 const sweepSteps, sweepStep = 50, 200
 
 func (p *Platform) sweepSessions(ctx context.Context) error {
+	if err := p.DB.Note(ctx, func(n store.Notes) error { return n.SweepAccess(p.Now()) }); err != nil {
+		return err
+	}
 	for range sweepSteps {
 		var rows int64
 		err := p.DB.Note(ctx, func(n store.Notes) (err error) {
@@ -411,14 +428,19 @@ func (p *Platform) Run(ctx context.Context) {
 	if p.Retention > 0 {
 		under.Go(func() { p.retain(ctx) })
 	}
-	t := time.NewTicker(time.Minute)
+	t := time.NewTicker(p.HousekeepEvery)
 	defer t.Stop()
+	w := p.watchClock()
 	for {
-		p.Housekeep(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
+		steady, err := w.look(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.Log.Error("housekeeping waits for the clock", "error", err)
+		}
+		p.Housekeep(ctx, steady)
 	}
 }

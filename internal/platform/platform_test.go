@@ -220,6 +220,57 @@ func TestHousekeepingEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// A clock that is ahead when the platform starts, and then for a while, ends no
+// session, and not what tells that it was revoked.
+func TestNothingEndsByAClockThatIsAhead(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.Clock.Set(time.Now()) // PostgreSQL has one, too
+		e.Service = e.Bearer(e.Init.Key.ID, e.Init.Key.Secret)
+		s, c, cookie := e.Server(testenv.Project, testenv.Facts("web01")), e.Client(testenv.Owner), e.Owner()
+		e.Report(s)
+		way, _, err := e.Connect(c, "web01")
+		wantCode(t, "a session", err, "")
+		used := func() (n int) {
+			t.Helper()
+			if err := rawDB(t, e.DBURL).QueryRow(`SELECT count(*) FROM used_ids`).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		had := used()
+
+		const ahead = 40 * 24 * time.Hour
+		e.Clock.Advance(ahead)
+		e.Platform.HousekeepEvery = time.Hour
+		stop := run(t, e.Platform)
+		until(t, "it runs", func() bool { n, _, err := e.Platform.CountUnsealed(t.Context()); return err == nil && n == 0 })
+		stop()
+		if n := used(); n != had {
+			t.Errorf("in the first round %d of %d used ids are left", n, had)
+		}
+		e.Platform.HousekeepEvery = 20 * time.Millisecond
+		stop = run(t, e.Platform)
+		if strings.HasPrefix(e.DBURL, "postgres") {
+			until(t, "it is not the database's", func() bool { return strings.Contains(e.Log.String(), "housekeeping waits for the clock") })
+		} else { // which cannot tell
+			until(t, "what requests left is deleted", func() bool { return used() == 0 })
+			e.Clock.Advance(time.Hour)
+			until(t, "it was set", func() bool { return strings.Contains(e.Log.String(), "housekeeping waits for the clock") })
+			e.Clock.Advance(-time.Hour)
+		}
+		stop()
+		e.Clock.Advance(-ahead)
+
+		e.Do("DELETE", "/clients/"+c.ID, nil, nil)
+		if st := e.State(s); !slices.Contains(st.EndedSessions, way.SessionID) {
+			t.Errorf("the sessions %q are ended, want %s", st.EndedSessions, way.SessionID)
+		}
+		if _, _, _, err := e.Platform.Web(t.Context(), sft.NewSecret(cookie.Value), ""); err != nil {
+			t.Errorf("the owner is signed out: %v", err)
+		}
+	})
+}
+
 // A database that is gone is the platform's fault, and its log has the rest.
 func TestTheDatabaseIsGone(t *testing.T) {
 	e := testenv.New(t)
@@ -270,11 +321,16 @@ func TestHousekeepingForgetsOldSessions(t *testing.T) {
 		return n
 	}
 	e.Clock.Advance(store.SessionMemory - time.Hour)
-	if e.Platform.Housekeep(t.Context()); count() != many {
+	if e.Platform.Housekeep(t.Context(), platform.SureClock); count() != many {
 		t.Errorf("before their time %d of %d are there", count(), many)
 	}
 	e.Clock.Advance(2 * time.Hour)
-	if e.Platform.Housekeep(t.Context()); count() != 0 {
+	for _, steady := range []time.Duration{0, platform.SureClock - 1} {
+		if e.Platform.Housekeep(t.Context(), steady); count() != many {
+			t.Errorf("by a clock that went on for %s, %d of %d are there", steady, count(), many)
+		}
+	}
+	if e.Platform.Housekeep(t.Context(), platform.SureClock); count() != 0 {
 		t.Errorf("after their time %d of %d are there", count(), many)
 	}
 }

@@ -129,6 +129,31 @@ func (p *Platform) checkClock(ctx context.Context, then time.Time, passed time.D
 	return err
 }
 
+// A clockWatch follows a platform's clock.
+type clockWatch struct {
+	p     *Platform
+	then  time.Time // by the platform's clock, at the last look
+	began time.Time // the last look
+	since time.Time // it has gone on as time passed
+}
+
+func (p *Platform) watchClock() *clockWatch {
+	now := time.Now()
+	return &clockWatch{p, p.Now(), now, now}
+}
+
+// look returns for how long the clock has gone on as time passed: not at all, if
+// it has not since the last look.
+func (w *clockWatch) look(ctx context.Context) (time.Duration, error) {
+	then, began := w.then, w.began
+	w.then, w.began = w.p.Now(), time.Now()
+	if err := w.p.checkClock(ctx, then, time.Since(began)); err != nil {
+		w.since = w.began
+		return 0, err
+	}
+	return time.Since(w.since), nil
+}
+
 // retain removes what is older than p.Retention until ctx ends. It begins when
 // it has seen the clock go on for a while: a machine may start with any time.
 func (p *Platform) retain(ctx context.Context) {

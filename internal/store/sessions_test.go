@@ -82,7 +82,7 @@ func TestSweepSessions(t *testing.T) {
 		s.same("how many go in the next", sweep(t0), int64(1))
 		s.same("how many are left", sweep(t0), int64(0))
 		s.same("what stays", there(), []string{"old0", "young"})
-		s.note(func(n store.Notes) error { return n.Sweep(t0.Add(time.Second)) })
+		s.note(func(n store.Notes) error { return n.SweepAccess(t0.Add(time.Second)) })
 		s.same("how many go when their way has", sweep(t0), int64(1))
 		s.same("what stays at the end", there(), []string{"young"})
 		s.is("a session that goes on", s.try(func(tx *store.Tx) error { return tx.ProlongSession("young", t0) }), nil)

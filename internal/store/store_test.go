@@ -875,9 +875,9 @@ func TestSessionsThroughAServer(t *testing.T) {
 		s.same("of the hop of a target that is moved", revoked(far, t0), []string{"s2", "s5"})
 		s.same("the revisions, after another", revisions(), []int64{1, 1, 2, 1})
 
-		s.note(func(n store.Notes) error { return n.Sweep(t0.Add(90 * time.Minute)) })
+		s.note(func(n store.Notes) error { return n.SweepAccess(t0.Add(90 * time.Minute)) })
 		s.same("after a sweep, through the bastion", revoked(gw, t0), []string{"s1", "s4"})
-		s.note(func(n store.Notes) error { return n.Sweep(t0.Add(3 * time.Hour)) })
+		s.note(func(n store.Notes) error { return n.SweepAccess(t0.Add(3 * time.Hour)) })
 		s.same("after another", revoked(gw, t0), []string{"s4"})
 	})
 }
@@ -938,7 +938,9 @@ func TestARequestIDWorksOnceAndSweepForgetsIt(t *testing.T) {
 		use := func() error {
 			return s.Note(t.Context(), func(n store.Notes) error { return n.UseID("jti", t0.Add(time.Minute)) })
 		}
-		sweep := func(now time.Time) { s.note(func(n store.Notes) error { return n.Sweep(now) }) }
+		sweep := func(now time.Time) {
+			s.note(func(n store.Notes) error { return errors.Join(n.Sweep(now), n.SweepAccess(now)) })
+		}
 		s.is("an id", use(), nil)
 		s.is("the id again", use(), store.ErrExists)
 		sweep(t0.Add(time.Minute))

@@ -177,7 +177,7 @@ func TestWhatAnIdempotencyKeyIs(t *testing.T) {
 			t.Errorf("by one who has lost the role: %d %s", status, got)
 		}
 		e.Clock.Advance(25 * time.Hour)
-		e.Platform.Housekeep(t.Context())
+		e.Platform.Housekeep(t.Context(), time.Minute)
 		token := e.Bearer(e.Init.Key.ID, e.Init.Key.Secret)
 		later := func(string, string, []byte) string { return "Bearer " + token.Token }
 		if status, got := withKey(t, e, later, "POST", path, "k", body); status != 201 || got == first {
