@@ -289,6 +289,7 @@ touched.`,
 	}
 	d.flags(cmd)
 	cmd.Flags().StringVar(&before, "before", "", "a day or a moment; newer events stay")
+	conf.NotSetting(cmd.Flags(), "before")
 	return cmd
 }
 
@@ -322,5 +323,6 @@ that is no longer wanted is forgotten with --remove.`,
 	}
 	d.flags(cmd)
 	cmd.Flags().StringVar(&remove, "remove", "", "forget the export of this name")
+	conf.NotSetting(cmd.Flags(), "remove")
 	return cmd
 }

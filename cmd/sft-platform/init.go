@@ -94,6 +94,7 @@ both up, and keep the backups apart.`,
 	f.StringVar(&tokenFile, "token-file", "", "write the enrollment token to this file instead of showing it")
 	f.BoolVar(&public, "public-certificate", false, "no CA of its own: serve will be given a certificate that machines trust")
 	f.BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(f, "json")
 	return cmd
 }
 

@@ -40,7 +40,8 @@ credentials for it. It keeps its records in SQLite, or PostgreSQL.
 Each flag can also be given as a variable of the environment: --listen as
 SFT_PLATFORM_LISTEN, and so on; and each flag of serve as a key of a YAML file,
 "listen: :8443". A flag wins over a variable, a variable over the file. What is
-in force is printed by "sft-platform serve --print-config".
+for one call, as --force, --before and --json are, is a flag alone. What is in
+force is printed by "sft-platform serve --print-config".
 
 EXIT STATUS
   0  done
@@ -51,7 +52,7 @@ EXIT STATUS
 	serve := serveCommand(&s)
 	s.Options = conf.Options{Prefix: prefix, Flags: serve.Flags()}
 	root.PersistentFlags().StringVar(&s.file, "config", conf.PlatformPaths().Config, "file of settings")
-	conf.NotSetting(root.PersistentFlags(), "config")
+	conf.NotInFile(root.PersistentFlags(), "config")
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.CompletionOptions.DisableDefaultCmd = true

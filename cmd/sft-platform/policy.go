@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sft/internal/api"
+	"sft/internal/conf"
 )
 
 func policyCommand() *cobra.Command {
@@ -58,6 +59,7 @@ ask: GET .../projects/PROJECT/servers/ID/access?user=USER.`,
 	cmd.Flags().StringVar(&team, "team", "", "the user's team (default: the first one)")
 	cmd.Flags().StringVar(&service, "service", "rdp", "how they would come: rdp or ssh")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(cmd.Flags(), "json")
 	return cmd
 }
 

@@ -89,6 +89,7 @@ with it, and back up the new one.`,
 	}
 	d.flags(cmd)
 	cmd.Flags().BoolVar(&prepare, "prepare", false, "only make the next key, to be copied to other machines")
+	conf.NotSetting(cmd.Flags(), "prepare")
 	return cmd
 }
 
@@ -145,6 +146,7 @@ POST .../projects/PROJECT/authorities.`,
 	f.StringSliceVar(&r.Kinds, "kind", nil, "access, host, ssh_user or ssh_host, more than once or with commas (default: all)")
 	f.BoolVar(&r.Compromised, "compromised", false, "others know the keys: trust the old CAs no more, from now on")
 	f.BoolVar(&yes, "yes", false, "do not ask")
+	conf.NotSetting(f, "project", "kind", "compromised", "yes")
 	return cmd
 }
 

@@ -20,19 +20,25 @@ import (
 // Options are the settings of a program: its flags. Each can be given as a flag,
 // as a variable of the environment, and as a key of a YAML file that has the
 // flag's name; the first of these that is there counts, and then the default.
-// So the list of flags is the only list.
+// So the list of flags is the only list. What is for one call only is a flag
+// alone.
 type Options struct {
 	Prefix string         // of the variables: --log-level is PREFIX_LOG_LEVEL
-	Flags  *pflag.FlagSet // what the file may set; those of NotSetting are left out
+	Flags  *pflag.FlagSet // what the file may set; those of NotSetting and NotInFile are left out
 }
 
 const (
 	notSetting   = "not-a-setting"
+	notInFile    = "not-in-file"
 	secretInURLs = "secret-in-urls"
 )
 
-// NotSetting marks flags that are for one call only, and in no file.
+// NotSetting marks flags that are for one call only: they are in no file, and no
+// variable sets them. An environment outlives the call that it was meant for.
 func NotSetting(flags *pflag.FlagSet, names ...string) { mark(flags, notSetting, names) }
+
+// NotInFile marks flags that a variable may set, and no file.
+func NotInFile(flags *pflag.FlagSet, names ...string) { mark(flags, notInFile, names) }
 
 // SecretInURLs marks flags whose values may be URLs that are a secret as a
 // whole, as those of webhooks often are: of them only scheme and host are shown.
@@ -49,7 +55,7 @@ func mark(flags *pflag.FlagSet, as string, names []string) {
 // settings are the flags that a file may set, by their names.
 func (o Options) settings() (list []*pflag.Flag) {
 	o.Flags.VisitAll(func(f *pflag.Flag) {
-		if f.Annotations[notSetting] == nil && f.Name != "help" {
+		if f.Annotations[notSetting] == nil && f.Annotations[notInFile] == nil && f.Name != "help" {
 			list = append(list, f)
 		}
 	})
@@ -61,8 +67,8 @@ func (o Options) Variable(flag string) string {
 	return o.Prefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// Fill sets those of flags that were not given, from the environment and from
-// the file, which may have keys for other flags of the program too. A file
+// Fill sets those of flags that were not given, but for those of NotSetting, from
+// the environment and from the file, which may have keys for other flags of the program too. A file
 // that does not exist is none, unless it was named by hand. It returns where
 // each flag comes from.
 func (o Options) Fill(flags *pflag.FlagSet, env func(string) (string, bool), file string, named bool) (from map[string]string, err error) {
@@ -77,6 +83,8 @@ func (o Options) Fill(flags *pflag.FlagSet, env func(string) (string, bool), fil
 		switch {
 		case f.Changed:
 			from[f.Name] = "flag"
+		case f.Annotations[notSetting] != nil:
+			from[f.Name] = "default"
 		case ok:
 			from[f.Name] = "variable " + name
 			if e := flags.Set(f.Name, v); e != nil && err == nil {
@@ -156,11 +164,15 @@ func kindOf(f *pflag.Flag) any {
 type loose string
 
 // Unknown are the variables of an environment that begin with the program's
-// prefix, and are of no flag in these sets.
+// prefix, and set no flag of these sets.
 func (o Options) Unknown(environ []string, sets ...*pflag.FlagSet) (list []string) {
 	known := map[string]bool{}
 	for _, s := range sets {
-		s.VisitAll(func(f *pflag.Flag) { known[o.Variable(f.Name)] = true })
+		s.VisitAll(func(f *pflag.Flag) {
+			if f.Annotations[notSetting] == nil {
+				known[o.Variable(f.Name)] = true
+			}
+		})
 	}
 	for _, v := range environ {
 		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, o.Prefix+"_") && !known[name] {

@@ -21,7 +21,9 @@ func flagsOf() *pflag.FlagSet {
 	f.StringSlice("to", nil, "some names")
 	f.String("word", "", "an address")
 	f.Bool("once", false, "for one call")
+	f.String("where", "", "the file")
 	SecretInURLs(f, "to", "word")
+	NotInFile(f, "where")
 	NotSetting(f, "once")
 	return f
 }
@@ -37,10 +39,11 @@ func TestOptions(t *testing.T) {
 		{"nothing", "", nil, nil, "count: 3 # default\nevery: \"1m0s\" # default\nname: \"n\" # default\non: false # default\nto: [] # default\nword: \"\" # default\n"},
 		{"all by the file", "count: 7\nevery: 5m\nname: \"x & y\"\non: true\nto: [a, \"b,c\", \"https://h.example.com/hunter2\"]\nword: https://u@h:1/x?hunter2\n", nil, nil,
 			"count: 7 # file F line 1\nevery: \"5m0s\" # file F line 2\nname: \"x & y\" # file F line 3\non: true # file F line 4\nto: [\"a\",\"b,c\",\"https://h.example.com\"] # file F line 5; what is secret in it is left out\nword: \"https://h:1\" # file F line 6; what is secret in it is left out\n"},
-		{"flag, variable, file", "count: 7\nname: x\non: true\n", map[string]string{"T_COUNT": "8", "T_NAME": "y"}, []string{"--name=z"},
+		{"flag, variable, file", "count: 7\nname: x\non: true\n", map[string]string{"T_COUNT": "8", "T_NAME": "y", "T_ONCE": "true"}, []string{"--name=z"},
 			"count: 8 # variable T_COUNT\nevery: \"1m0s\" # default\nname: \"z\" # flag\non: true # file F line 3\nto: [] # default\nword: \"\" # default\n"},
-		{"a flag for one call has a variable", "", map[string]string{"T_ONCE": "maybe"}, nil, "T_ONCE: invalid syntax"},
+		{"a flag for one call has no variable", "", map[string]string{"T_ONCE": "maybe", "T_ON": "maybe"}, nil, "T_ON: invalid syntax"},
 		{"and no key", "once: true\n", nil, nil, `F line 1: unknown key "once"`},
+		{"nor has one that is in no file", "where: x\n", nil, nil, `F line 1: unknown key "where"`},
 		{"a time that is none", "every: soon\n", nil, nil, `F line 1: key "every": `},
 		{"a bad value is not repeated", "", map[string]string{"T_COUNT": "hunter2"}, nil, "T_COUNT: invalid syntax"},
 		{"text for a number", "count: many\n", nil, nil, `F line 1: key "count" must be a whole number`},
@@ -57,6 +60,9 @@ func TestOptions(t *testing.T) {
 			}
 			o := Options{Prefix: "T", Flags: flags}
 			from, err := o.Fill(flags, func(k string) (string, bool) { v, ok := tt.env[k]; return v, ok }, path, true)
+			if once, _ := flags.GetBool("once"); once {
+				t.Error("a flag for one call is set")
+			}
 			var b strings.Builder
 			if err != nil {
 				b.WriteString(err.Error())
@@ -109,8 +115,10 @@ func TestUnknown(t *testing.T) {
 	a, b := pflag.NewFlagSet("a", pflag.ContinueOnError), pflag.NewFlagSet("b", pflag.ContinueOnError)
 	a.String("log-level", "", "")
 	b.Bool("json", false, "")
-	got := Options{Prefix: "SFT_X"}.Unknown([]string{"SFT_X_LOG_LEVEL=a", "SFT_X_JSON=true", "SFT_X_LOGLEVEL=debug", "SFT_XY=1", "PATH=/bin", "SFT_X_=", "odd"}, a, b)
-	if want := []string{"SFT_X_LOGLEVEL", "SFT_X_"}; !slices.Equal(got, want) {
+	b.Bool("force", false, "")
+	NotSetting(b, "force")
+	got := Options{Prefix: "SFT_X"}.Unknown([]string{"SFT_X_LOG_LEVEL=a", "SFT_X_JSON=true", "SFT_X_FORCE=true", "SFT_X_LOGLEVEL=debug", "SFT_XY=1", "PATH=/bin", "SFT_X_=", "odd"}, a, b)
+	if want := []string{"SFT_X_FORCE", "SFT_X_LOGLEVEL", "SFT_X_"}; !slices.Equal(got, want) {
 		t.Errorf("unknown are %q, want %q", got, want)
 	}
 }
