@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -148,6 +149,14 @@ whether serve runs or not. Run it as the account that the platform runs as.`,
 	return cmd
 }
 
+// writeJSON prints an answer for programs.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
 // withPlatform runs f on the platform that init made.
 func withPlatform(cmd *cobra.Command, d data, f func(*platform.Platform, io.Writer) error) error {
 	p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
@@ -161,6 +170,7 @@ func withPlatform(cmd *cobra.Command, d data, f func(*platform.Platform, io.Writ
 func auditVerifyCommand() *cobra.Command {
 	var d data
 	var from string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check that no sealed event was changed, removed, inserted or moved",
@@ -190,6 +200,17 @@ exported.`,
 				if err != nil {
 					return err
 				}
+				if asJSON {
+					return writeJSON(w, struct {
+						First       int64 `json:"first"` // of the events that are as they were sealed
+						Last        int64 `json:"last"`
+						Checkpoints int   `json:"checkpoints"`
+						Removed     int64 `json:"removed"` // on purpose: the events up to this one
+						Leaving     int64 `json:"leaving"` // of those are still there
+						Unsealed    int64 `json:"unsealed"`
+						Kept        bool  `json:"through_kept_checkpoint"`
+					}{v.First, v.Last, v.Checkpoints, max(v.First-1, 0), v.Leaving, v.Unsealed, kept != ""})
+				}
 				if v.Last == 0 {
 					fmt.Fprintln(w, "nothing is sealed")
 				} else {
@@ -215,6 +236,8 @@ exported.`,
 	}
 	d.flags(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "file with a checkpoint that was kept elsewhere")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(cmd.Flags(), "json")
 	return cmd
 }
 
@@ -296,6 +319,7 @@ touched.`,
 func auditExportsCommand() *cobra.Command {
 	var d data
 	var remove string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "exports",
 		Short: "List how far each export has come",
@@ -304,13 +328,31 @@ arrived, and how many wait. What an export has not sent is never removed; one
 that is no longer wanted is forgotten with --remove.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if remove != "" && asJSON {
+				return usage{errors.New("--json goes with the list, and not with --remove")}
+			}
 			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
 				if remove != "" {
 					return p.RemoveExport(cmd.Context(), remove)
 				}
 				list, err := p.ListExports(cmd.Context())
-				if err != nil || len(list) == 0 {
+				if err != nil {
 					return err
+				}
+				if asJSON {
+					type row struct {
+						Name    string `json:"name"`
+						Sent    int64  `json:"sent"` // the number of the last event that has arrived
+						Waiting int64  `json:"waiting"`
+					}
+					rows := []row{}
+					for _, e := range list {
+						rows = append(rows, row{e.Name, e.Seq, e.Lag})
+					}
+					return writeJSON(w, rows)
+				}
+				if len(list) == 0 {
+					return nil
 				}
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(t, "EXPORT\tSENT\tWAITING")
@@ -323,6 +365,7 @@ that is no longer wanted is forgotten with --remove.`,
 	}
 	d.flags(cmd)
 	cmd.Flags().StringVar(&remove, "remove", "", "forget the export of this name")
-	conf.NotSetting(cmd.Flags(), "remove")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(cmd.Flags(), "remove", "json")
 	return cmd
 }

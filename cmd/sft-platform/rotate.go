@@ -96,7 +96,7 @@ with it, and back up the new one.`,
 func rotateAuthoritiesCommand() *cobra.Command {
 	var d data
 	var r platform.AuthoritiesRequest
-	var yes bool
+	var yes, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "authorities --project PROJECT",
 		Short: "Put other CAs in the place of a project's",
@@ -135,6 +135,9 @@ POST .../projects/PROJECT/authorities.`,
 				if err != nil {
 					return err
 				}
+				if asJSON {
+					return writeJSON(w, reply.List)
+				}
 				return printAuthorities(w, reply.List)
 			})
 		},
@@ -146,7 +149,8 @@ POST .../projects/PROJECT/authorities.`,
 	f.StringSliceVar(&r.Kinds, "kind", nil, "access, host, ssh_user or ssh_host, more than once or with commas (default: all)")
 	f.BoolVar(&r.Compromised, "compromised", false, "others know the keys: trust the old CAs no more, from now on")
 	f.BoolVar(&yes, "yes", false, "do not ask")
-	conf.NotSetting(f, "project", "kind", "compromised", "yes")
+	f.BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(f, "project", "kind", "compromised", "yes", "json")
 	return cmd
 }
 
