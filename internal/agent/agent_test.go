@@ -381,6 +381,38 @@ func TestOpenRacesWithTheLossOfAccess(t *testing.T) {
 	}
 }
 
+// An account that cannot be made is told to the platform, with why, and once for
+// as long as that stays.
+func TestAccountsThatCannotBeAreTold(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, func(c *Config) { c.AllowedLogins = []string{testenv.Owner, "ann", "bob", "carl", "dora"} })
+	h.mem.AddForeign("carl", 1000)
+	h.mem.Fail("create", "dora", errors.New("the disk is full"))
+	h.join("carl", "dora", "eve")
+	told := func() (list []string) {
+		for _, e := range h.env.Events() {
+			if login := e.Detail["login"]; strings.HasPrefix(string(e.Kind), "account.") && login != "ann" && login != "bob" && login != testenv.Owner {
+				list = append(list, fmt.Sprintf("%s %s %s %s: %s", e.Kind, e.Outcome, e.Actor.Kind, login, e.Detail["why"]))
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	until(t, "they are told", func() bool { return len(told()) >= 3 })
+	for range 3 {
+		h.reconcile(t.Context())
+	}
+	h.join("bob")
+	until(t, "what came afterwards is told", func() bool {
+		return slices.ContainsFunc(h.env.Events(), func(e audit.Event) bool { return e.Kind == audit.AccountCreated && e.Detail["login"] == "bob" })
+	})
+	got := told()
+	want := []string{"account.conflict failed server carl: account carl of this host was not made by sftd", "account.failed failed server dora: ", "account.refused failed server eve: AllowedLogins in this host's sftd.yaml does not allow eve"}
+	if len(got) != len(want) || !slices.EqualFunc(got, want, strings.HasPrefix) || !strings.Contains(got[1], "the disk is full") {
+		t.Errorf("told:\n%s", strings.Join(got, "\n"))
+	}
+}
+
 // An old state's accounts are never made after a newer one's.
 func TestReconcileIsOfTheLatestState(t *testing.T) {
 	t.Parallel()

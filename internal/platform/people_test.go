@@ -114,6 +114,29 @@ func TestUsersAndOwners(t *testing.T) {
 	}
 }
 
+// A user's removal is told by its own name, and all else of their status by
+// another.
+func TestTheStatusOfAUserIsTold(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		e.User("ann")
+		e.Do("POST", "/service_users", m{"name": "bot"}, nil)
+		for path, name := range map[string]string{"/users/ann": "ann", "/service_users/bot": "bot"} {
+			was := "ACTIVE"
+			for _, tt := range []struct{ status, want string }{
+				{"DISABLED", "user.update success"},
+				{"ACTIVE", "user.update success"},
+				{"DELETED", "user.remove success"},
+			} {
+				events := since(e, func() { e.Do("PUT", path, m{"status": tt.status}, nil) })
+				if told(events) != tt.want || events[0].Target != name || events[0].Detail["status"] != tt.status || events[0].Detail["was"] != was {
+					t.Errorf("%s of %s is told as %+v, want %s", tt.status, path, events, tt.want)
+				}
+				was = tt.status
+			}
+		}
+	})
+}
+
 // What cannot be done to a user says why, and one that was deleted reads the
 // same as a person and as a service user.
 func TestUsersWhoAreNotActive(t *testing.T) {

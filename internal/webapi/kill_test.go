@@ -216,12 +216,12 @@ var writes = map[string]write{
 	"POST /v1/teams/{team}/rdp_signature":           {kind: audit.RDPFileSign, about: `"client":"{client}"`, ready: (*writer).client},
 	"PUT /v1/teams/{team}/servers/{id}":             {record: one("server_labels WHERE server_id = '{id}' AND name = 'api.env'"), kind: audit.ServerLabels, about: `"server":"{id}"`},
 	"POST /v1/teams/{team}/users":                   {record: one("users WHERE name = '$N'"), kind: audit.UserCreate, about: `"target":"$N"`},
-	"PUT /v1/teams/{team}/users/{user}":             {record: one("users WHERE name = '{user}' AND status = 'DISABLED'"), kind: audit.UserUpdate, about: `"target":"{user}"`},
+	"PUT /v1/teams/{team}/users/{user}":             {record: one("users WHERE name = '{user}' AND status = 'DISABLED'"), kind: audit.UserUpdate, about: `"target":"{user}"`, ready: removeOrNot},
 	"PUT /v1/teams/{team}/users/{user}/attributes/{attribute}": {record: one("users u JOIN former_accounts f ON f.user_id = u.id WHERE u.name = '{user}' AND u.gid = $I AND f.gid <> u.gid"),
 		kind: audit.UserAttribute, about: `"target":"{user}"`},
 	"POST /v1/teams/{team}/users/{user}/first_use":               {kind: audit.PasswordChange, about: `"target":"{user}"`},
 	"POST /v1/teams/{team}/service_users":                        {record: one("users WHERE name = '$N' AND type = 'service'"), kind: audit.UserCreate, about: `"target":"$N"`},
-	"PUT /v1/teams/{team}/service_users/{user}":                  {record: one("users WHERE name = '{user}' AND status = 'DISABLED'"), kind: audit.UserUpdate, about: `"target":"{user}"`},
+	"PUT /v1/teams/{team}/service_users/{user}":                  {record: one("users WHERE name = '{user}' AND status = 'DISABLED'"), kind: audit.UserUpdate, about: `"target":"{user}"`, ready: removeOrNot},
 	"POST /v1/teams/{team}/service_users/{user}/keys":            {record: one("service_keys k JOIN users u ON u.id = k.user_id WHERE u.name = '{user}'"), kind: audit.KeyRotate, about: `"target":"{user}"`},
 	"DELETE /v1/teams/{team}/service_users/{user}/keys/{key}":    {record: gone("service_keys WHERE id = '{key}'"), kind: audit.KeyDelete, about: `"target":"{user}"`},
 	"POST /v1/teams/{team}/service_users/{user}/bindings":        {record: one("service_bindings WHERE account = '$N'"), kind: audit.ServiceCreate, about: `"account":"$N"`},
@@ -438,6 +438,13 @@ func (w *writer) newTeam(r *wrote) {
 	name := fmt.Sprintf("team%d", w.teams)
 	r.by, r.has["{team}"] = teamAdmin(w.t, w.Env, name), name
 	r.path = strings.Replace(r.path, "/teams/main/", "/teams/"+name+"/", 1)
+}
+
+// removeOrNot has it remove the user, half of the times.
+func removeOrNot(_ *writer, r *wrote) {
+	if rand.N(2) == 0 {
+		r.body, r.record, r.kind = `{"status":"DELETED"}`, one("users WHERE name = '{user}' AND status = 'DELETED'"), audit.UserRemove
+	}
 }
 
 // approved is the body of a client's request with a code that the owner has
