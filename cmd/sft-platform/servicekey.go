@@ -1,11 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"log/slog"
+	"io"
 
 	"github.com/spf13/cobra"
+
+	"sft/internal/conf"
+	"sft/internal/platform"
 )
 
 func serviceKeyCommand() *cobra.Command {
@@ -22,25 +24,23 @@ to administrators. It needs the data folder and no sign-in, works while serve
 runs, and is an audit event. Run it as the account that the platform runs as.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
-			if err != nil {
+			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
+				k, err := p.NewServiceKey(cmd.Context(), args[0], create)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(w, map[string]string{"key_id": k.ID, "key_secret": k.Secret})
+				}
+				_, err = fmt.Fprintf(w, "key_id      %s\nkey_secret  %s\n", k.ID, k.Secret)
 				return err
-			}
-			defer p.DB.Close()
-			k, err := p.NewServiceKey(cmd.Context(), args[0], create)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"key_id": k.ID, "key_secret": k.Secret})
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "key_id      %s\nkey_secret  %s\n", k.ID, k.Secret)
-			return err
+			})
 		},
 	}
 	d.flags(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&create, "create", false, "make the service user if there is none, as an administrator in the group automation")
 	f.BoolVar(&asJSON, "json", false, "print as JSON")
+	conf.NotSetting(f, "create", "json")
 	return cmd
 }

@@ -62,8 +62,8 @@ func invalid(hint, format string, args ...any) error {
 }
 
 // strict reports whether a field of the body that the route does not know is
-// refused, and a parameter without a value: whoever writes a request by hand mistypes, and what was meant to
-// narrow it would be gone. Agents and clients may be newer than the platform:
+// refused, and a parameter without a value: whoever writes a request by hand
+// mistypes, and what was meant to narrow it would be gone. Agents and clients may be newer than the platform:
 // what it does not know of theirs is ignored.
 func (rt route) strict() bool { return rt.access == person || rt.access == deviceOrKey }
 
