@@ -3,8 +3,14 @@ package agent
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
+	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"sft"
+	"sft/internal/testenv"
 )
 
 func TestParseXRDP(t *testing.T) {
@@ -71,4 +77,52 @@ func FuzzParseXRDP(f *testing.F) {
 			t.Errorf("got %q", got)
 		}
 	})
+}
+
+// The service of the host is looked at as it is, and not more often than each
+// half minute. On Windows its settings come first, and Wine's refuse everybody.
+func TestStatusOfAStoppedRDPService(t *testing.T) {
+	t.Parallel()
+	h := enrolledHost(t, nil)
+	said := func() (lines []string) {
+		for _, p := range h.problems() {
+			if strings.HasPrefix(p, "rdp") {
+				lines = append(lines, p)
+			}
+		}
+		return lines
+	}
+	if got := said(); got != nil {
+		t.Fatalf("with the service: %q", got)
+	}
+	h.rdp.Close()
+	if got := said(); got != nil {
+		t.Errorf("at once: %q", got)
+	}
+	h.env.Clock.Advance(rdpSeenFor)
+	if got := said(); len(got) != 1 || !strings.HasPrefix(got[0], "rdp: the RDP service of the host cannot be used: nothing listens on "+h.c.RDPAddress+"; ") {
+		t.Errorf("without it: %q", got)
+	}
+	until(t, "the platform knows", func() bool {
+		var v sft.Server
+		h.env.Do("GET", "/projects/"+testenv.Project+"/servers/"+h.who.Load().ServerID, nil, &v)
+		return slices.ContainsFunc(v.Problems, func(p string) bool { return strings.Contains(p, "nothing listens on "+h.c.RDPAddress) })
+	})
+	l, err := net.Listen("tcp", h.c.RDPAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h.env.Clock.Advance(rdpSeenFor)
+	if got := said(); got != nil {
+		t.Errorf("with the service again: %q", got)
+	}
+	if err := os.Remove(h.cert); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	h.env.Clock.Advance(rdpSeenFor)
+	if got := said(); len(got) != 1 || !strings.Contains(got[0], "certificate") {
+		t.Errorf("what refuses first: %q", got)
+	}
 }

@@ -13,9 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -25,7 +23,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"sft"
-	"sft/internal/testenv"
 )
 
 // A fakeHost is an rdpHost in memory. A value that is an error cannot be read.
@@ -372,54 +369,6 @@ func TestRDPListens(t *testing.T) {
 	}
 	if got := rdpListens(address, answer(errors.New("no table"))); len(got) != 1 || !strings.HasPrefix(got[0], "rdp, a warning: it cannot be seen whether the RDP service runs: no table; ") {
 		t.Errorf("no table: %q", got)
-	}
-}
-
-// The service of the host is looked at as it is, and not more often than each
-// half minute.
-func TestStatusOfAStoppedRDPService(t *testing.T) {
-	t.Parallel()
-	h := enrolledHost(t, nil)
-	said := func() (lines []string) {
-		for _, p := range h.problems() {
-			if strings.HasPrefix(p, "rdp") {
-				lines = append(lines, p)
-			}
-		}
-		return lines
-	}
-	if got := said(); got != nil {
-		t.Fatalf("with the service: %q", got)
-	}
-	h.rdp.Close()
-	if got := said(); got != nil {
-		t.Errorf("at once: %q", got)
-	}
-	h.env.Clock.Advance(rdpSeenFor)
-	if got := said(); len(got) != 1 || !strings.HasPrefix(got[0], "rdp: the RDP service of the host cannot be used: nothing listens on "+h.c.RDPAddress+"; ") {
-		t.Errorf("without it: %q", got)
-	}
-	until(t, "the platform knows", func() bool {
-		var v sft.Server
-		h.env.Do("GET", "/projects/"+testenv.Project+"/servers/"+h.who.Load().ServerID, nil, &v)
-		return slices.ContainsFunc(v.Problems, func(p string) bool { return strings.Contains(p, "nothing listens on "+h.c.RDPAddress) })
-	})
-	l, err := net.Listen("tcp", h.c.RDPAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	h.env.Clock.Advance(rdpSeenFor)
-	if got := said(); got != nil {
-		t.Errorf("with the service again: %q", got)
-	}
-	if err := os.Remove(h.cert); err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	h.env.Clock.Advance(rdpSeenFor)
-	if got := said(); len(got) != 1 || !strings.Contains(got[0], "certificate") {
-		t.Errorf("what refuses first: %q", got)
 	}
 }
 
