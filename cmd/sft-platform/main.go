@@ -63,13 +63,21 @@ EXIT STATUS
 			c.PreRunE = func(cmd *cobra.Command, _ []string) error { return s.fill(cmd) }
 		}
 		c.Args = func(cmd *cobra.Command, a []string) error {
-			if err := args(cmd, a); err != nil {
-				return usage{err}
+			err := args(cmd, a)
+			if err == nil || cmd.HasSubCommands() {
+				return asUsage(err)
 			}
-			return nil
+			msg := "there is no argument"
+			switch {
+			case strings.HasPrefix(err.Error(), "unknown command"): // cobra's word for the first of what takes none
+				msg = sft.Quote(a[0]) + " is no part of this command"
+			case len(a) > 0:
+				msg = fmt.Sprintf("arguments: %d, which is another number than this command takes", len(a))
+			}
+			return usage{&sft.Error{Code: sft.Invalid, Msg: msg, Hint: call(cmd)}}
 		}
 	}
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return sft.ExitDone
 	}
@@ -81,7 +89,7 @@ EXIT STATUS
 	wrong = wrong || strings.HasPrefix(err.Error(), "unknown command")
 	hint := whatToDo(err)
 	if wrong && hint == "" {
-		hint = "see \"sft-platform --help\""
+		hint = "see \"" + cmd.CommandPath() + " --help\""
 	}
 	if hint != "" {
 		fmt.Fprintln(os.Stderr, "sft-platform: hint:", hint)
@@ -90,6 +98,11 @@ EXIT STATUS
 		return sft.ExitUsage
 	}
 	return sft.ExitFailed
+}
+
+// call says how a command is called.
+func call(cmd *cobra.Command) string {
+	return fmt.Sprintf("run %q; see \"%s --help\"", strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
 }
 
 // whatToDo is the hint of an error: its own, or that of what the system or the
@@ -122,6 +135,13 @@ func whatToDo(err error) string {
 type usage struct{ error }
 
 func (u usage) Unwrap() error { return u.error }
+
+func asUsage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usage{err}
+}
 
 func versionCommand() *cobra.Command {
 	nothing := func(*cobra.Command, []string) error { return nil } // whatever the settings are

@@ -98,7 +98,7 @@ EXIT STATUS
 	root.Flags().BoolVar(&deviceInfo, "debug-device-info", false, "print what would be reported to the platform, and exit")
 	root.AddCommand(statusCommand(&o), lockCommand(&o))
 	root.AddCommand(commandsOfHost(&o)...)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return sft.ExitDone
 	}
@@ -108,7 +108,7 @@ EXIT STATUS
 	}
 	if u, ok := errors.AsType[usage](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
 		if _, ok := errors.AsType[*sft.Error](u.error); !ok {
-			fmt.Fprintln(os.Stderr, "sftd: hint: see \"sftd --help\"")
+			fmt.Fprintln(os.Stderr, "sftd: hint: see \""+cmd.CommandPath()+" --help\"")
 		}
 		return sft.ExitUsage
 	}
