@@ -23,8 +23,16 @@ func CheckName(kind, name string) error {
 	if nameRE.MatchString(name) {
 		return nil
 	}
+	if name == "" {
+		return NameMissing(kind)
+	}
 	return &Error{Code: Invalid, Msg: kind + " name " + Quote(name) + " cannot be used",
 		Hint: "use 1 to 63 letters, digits, \"-\", \"_\" and \".\", with a letter or digit first"}
+}
+
+// NameMissing is the answer to whoever leaves out the name of a kind of thing.
+func NameMissing(kind string) error {
+	return &Error{Code: Invalid, Msg: "the " + kind + "'s name is missing", Hint: "give it"}
 }
 
 // CheckLogin refuses what cannot be a local account's name on Linux.
@@ -111,6 +119,9 @@ func CheckTarget(target string) error {
 func CheckHostname(name string) error {
 	if hostRE.MatchString(name) {
 		return nil
+	}
+	if name == "" {
+		return NameMissing("host")
 	}
 	return &Error{Code: Invalid, Msg: "host name " + Quote(name) + " cannot be used",
 		Hint: "use letters, digits, \".\", \"-\" and \"_\""}

@@ -51,7 +51,17 @@ func TestNamesThatCannotBe(t *testing.T) {
 		for _, path := range []string{"/users", "/service_users", "/groups", "/projects"} {
 			wantCode(t, fmt.Sprintf("POST %s with the name %.20q", path, name), e.Service.Do(t.Context(), "POST", base+path, map[string]string{"name": name}, nil), sft.Invalid)
 		}
-		wantCode(t, fmt.Sprintf("a member called %.20q", name), e.Service.Do(t.Context(), "POST", base+"/groups/owners/users", map[string]string{"name": name}, nil), sft.NotFound)
+		want := sft.NotFound
+		if name == "" { // nothing was looked for
+			want = sft.Invalid
+		}
+		for _, path := range []string{"/groups/owners/users", "/projects/prod/groups"} {
+			err := e.Service.Do(t.Context(), "POST", base+path, map[string]string{"name": name}, nil)
+			wantCode(t, fmt.Sprintf("POST %s of one called %.20q", path, name), err, want)
+			if name == "" && !strings.Contains(err.Error(), "'s name is missing") {
+				t.Errorf("POST %s without a name: %v", path, err)
+			}
+		}
 	}
 	for _, full := range []string{"a\nb", "a\x00b", "a\u202eb", "a\u2066b", strings.Repeat("x", 201)} {
 		for path, body := range map[string]m{"server_enrollment_tokens": {}, "cloud_accounts": {"provider": "aws", "account_id": "123456789012"}} {
