@@ -426,6 +426,7 @@ var lists = []struct {
 // reads returns the median times of reading, in ms.
 func (p *pfm) reads() (ms []float64) {
 	p.settle()
+	p.analyze()
 	c := p.person()
 	for _, l := range lists {
 		ago := func(days int) string { return time.Now().UTC().AddDate(0, 0, -days).Format(time.RFC3339) }
@@ -539,7 +540,7 @@ func (b *bench) postgres(t lab.T) (url string, analyze func()) {
 	run := func(sql string) error { return command("psql", "-U", "postgres", "-h", dir, "-c", sql).Run() }
 	(&pfm{t: t}).wait("PostgreSQL answers", func() bool { return run("SELECT 1") == nil })
 	return "postgres://postgres@/postgres?host=" + dir, func() {
-		if err := run("ANALYZE"); err != nil {
+		if err := run("VACUUM ANALYZE"); err != nil {
 			t.Fatalf("analyze: %v", err)
 		}
 	}

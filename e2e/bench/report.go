@@ -128,7 +128,7 @@ const methodPlatform = `
 ## How
 
 - The platform is the program as it is released, on loopback, with its limits raised. The load comes from the same machine and takes its share of the processors: a client makes a signature for each request, and both ends encrypt.
-- Both databases wait for the disk before a commit counts. PostgreSQL runs with the settings that it comes with, and has analyzed its tables, as it does by itself within a minute. A list is read when all events are sealed; the small platform has 200 servers and 1,000 events beside those of its connects, so that a page is full. Half of the servers have the label; a tenth of the events is of a user, a ninth of a target, four of a session; they are from 30 days.
+- Both databases wait for the disk before a commit counts. PostgreSQL runs with the settings that it comes with, and has vacuumed and analyzed its tables, as it does by itself within a minute. A list is read when all events are sealed; the small platform has 200 servers and 1,000 events beside those of its connects, so that a page is full. Half of the servers have the label; a tenth of the events is of a user, a ninth of a target, four of a session; they are from 30 days.
 - A connect is one request over an open connection: the signature is checked, the way decided, the certificate signed, session and event stored. "Signatures alone" is what all processors can do of nothing but those signatures, the client's included, measured before each round.
 - Memory is RssAnon: what the process has of its own. Each agent has a connection of its own. "Before" is after a restart, with the large database.
 `

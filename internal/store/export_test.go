@@ -38,6 +38,19 @@ func FromSQL(team, id string, end time.Time) (first, number string, firstArgs, n
 	return first, number, firstArgs, numberArgs
 }
 
+// ServersEitherWay is ServersByID with labels that are common, or that are not.
+func (n Notes) ServersEitherWay(teamID string, s ServerFilter, p Page, common bool) ([]ServerRecord, error) {
+	for range s.Labels {
+		s.common = append(s.common, common)
+	}
+	return paged(n, scanServer, s.byID(teamID), p)
+}
+
+// Labelled counts labels, up to most.
+func (n Notes) Labelled(projects []string, alternatives []Labelled, most int64) (int64, error) {
+	return n.labelled(projects, alternatives, most)
+}
+
 // ExplainPages explains the queries of pages in the words of the database:
 // each by what it is a page of.
 func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (map[string][]string, error) {
@@ -62,6 +75,7 @@ func (tx *Tx) ExplainPages(teamID, projectID, userID, groupID string, p Page) (m
 		"servers behind none":           ServerFilter{Bastion: "no"}.byID(teamID),
 		"servers of another name":       ServerFilter{AltName: "alias-777"}.byID(teamID),
 		"servers of both":               ServerFilter{AltName: "alias-777", Bastion: "gw", Projects: []string{projectID}}.byID(teamID),
+		"servers with a common label":   ServerFilter{Projects: []string{projectID, "x"}, Labels: [][]Labelled{{{Names: []string{"api.env"}, Values: []string{"prod"}}}}, common: []bool{true}}.byID(teamID),
 		"servers of a cloud":            ServerFilter{CloudProvider: "aws"}.byID(teamID),
 		"servers of no cloud":           ServerFilter{CloudProvider: "no", Projects: []string{projectID}}.byID(teamID),
 		"clients":                       clientsByID(teamID, "", ""),

@@ -171,6 +171,7 @@ func TestAPageCostsAPage(t *testing.T) {
 		for _, q := range []string{
 			`INSERT INTO servers (id, team_id, project_id, device_key, hostname, canonical_name, access_address, broker_port, facts, name_conflict, registered_at, last_seen, last_seq) ` + rows +
 				`SELECT 's' || (100000 + i), $1, $2, CAST('k' || i AS bytea), 'host-' || i, 'name-' || i, '', 1, '{}', '[]', 1, 2, 0 FROM n WHERE $3 <> '' AND $4 <> ''`,
+			`INSERT INTO server_labels (server_id, project_id, name, value) SELECT id, project_id, 'api.env', 'prod' FROM servers WHERE (id LIKE '%7' OR id LIKE '%2') AND $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,
 			`UPDATE servers SET cloud_provider = 'aws' WHERE id LIKE '%7' AND $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,
 			`INSERT INTO server_aliases (server_id, kind, name_fold) SELECT id, 'name', 'alias-' || (CAST(substr(id, 2) AS bigint) - 100000) FROM servers WHERE $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,
 			`INSERT INTO server_aliases (server_id, kind, name_fold) SELECT id, 'bastion', 'gw' FROM servers WHERE $1 <> '' AND $2 <> '' AND $3 <> '' AND $4 <> ''`,

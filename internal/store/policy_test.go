@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -23,9 +24,14 @@ func TestLabelsFindServers(t *testing.T) {
 			s.change(func(tx *store.Tx) error { return tx.SaveServer(*r) })
 		}
 		found := func(each ...[]store.Labelled) (names []string) {
-			list := get(s, func(tx *store.Tx) ([]store.ServerRecord, error) {
-				return tx.ServersByID(prod.TeamID, store.ServerFilter{Projects: []string{prod.ID}, Labels: each}, store.Page{Count: 10})
-			})
+			f, page := store.ServerFilter{Projects: []string{prod.ID}, Labels: each}, store.Page{Count: 10}
+			list := get(s, func(tx *store.Tx) ([]store.ServerRecord, error) { return tx.ServersByID(prod.TeamID, f, page) })
+			for _, common := range []bool{false, true} {
+				s.same(fmt.Sprintf("the same, whether many have the label: %t", common),
+					get(s, func(tx *store.Tx) ([]store.ServerRecord, error) {
+						return tx.ServersEitherWay(prod.TeamID, f, page, common)
+					}), list)
+			}
 			for _, r := range list {
 				names = append(names, r.Facts.Hostname)
 			}
@@ -54,6 +60,13 @@ func TestLabelsFindServers(t *testing.T) {
 		s.same("of one of two labels", found(one(by("api.x"), by("sftd.y", "1"))), []string{"a", "c"})
 		s.same("of both", found(one(by("sftd.env")), one(by("api.env"), by("sftd.y"))), []string{"b", "c"})
 		s.same("in other letters", found(one(by("api.env", "PROD"))), none)
+
+		count := func(most int64, l ...store.Labelled) int64 {
+			return get(s, func(tx *store.Tx) (int64, error) { return tx.Labelled([]string{prod.ID}, l, most) })
+		}
+		s.same("labels of the project", count(10, by("api.env"), by("sftd.env", "prod")), int64(4))
+		s.same("no more than are asked for", count(3, by("api.env"), by("sftd.env", "prod")), int64(3))
+		s.same("none", count(3, by("api.env", "else")), int64(0))
 
 		// Each source is stored by itself.
 		set(&b, map[string]string{"api.new": "1"})
