@@ -5,6 +5,8 @@ package conf
 import (
 	"io/fs"
 	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +49,18 @@ func checkPrivate(f *os.File, i fs.FileInfo) error {
 }
 
 func checkOwner(path string, i fs.FileInfo) error {
-	if st, ok := i.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
-		return &sft.Error{Code: sft.Invalid, Msg: path + " belongs to another user",
-			Hint: "remove it, or run the program as the user it belongs to"}
+	st, ok := i.Sys().(*syscall.Stat_t)
+	if ok && int(st.Uid) == os.Geteuid() {
+		return nil
 	}
-	return nil
+	hint := "run the program as the user it belongs to"
+	if ok {
+		if u, err := user.LookupId(strconv.FormatUint(uint64(st.Uid), 10)); err == nil {
+			hint += ", as in \"sudo -u " + u.Username + " …\""
+		}
+	}
+	return &sft.Error{Code: sft.Invalid, Msg: path + " belongs to another user",
+		Hint: hint + ", or give it (chown) to the one that the program runs as, if you know what it is"}
 }
 
 func mkdirPrivate(path string) error { return os.Mkdir(path, 0o700) }

@@ -3,8 +3,10 @@
 package conf
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -75,8 +77,12 @@ func TestAnotherUsersFilesAreRefused(t *testing.T) {
 	if _, err := ReadPrivate(path); sft.CodeOf(err) != sft.Invalid {
 		t.Errorf("another user's file: %v, want a refusal", err)
 	}
-	if err := PrivateDir(dir); sft.CodeOf(err) != sft.Invalid {
+	err := PrivateDir(dir)
+	if sft.CodeOf(err) != sft.Invalid {
 		t.Errorf("another user's folder: %v, want a refusal", err)
+	}
+	if e, ok := errors.AsType[*sft.Error](err); !ok || !strings.Contains(e.Hint, `as in "sudo -u nobody …"`) {
+		t.Errorf("another user's folder: %+v, want a hint that names nobody", err)
 	}
 }
 

@@ -102,7 +102,7 @@ func checkDescriptor(path string, sd *windows.SECURITY_DESCRIPTOR) error {
 	switch {
 	case r.owner != me && r.owner != sidSystem && r.owner != sidAdministrators:
 		return &sft.Error{Code: sft.Invalid, Msg: path + " belongs to another user",
-			Hint: "remove it, or run the program as the user it belongs to"}
+			Hint: "run the program as the user it belongs to, or make the one that it runs as its owner, if you know what it is"}
 	case r.judge(me) != asMade:
 		return &sft.Error{Code: sft.Invalid, Msg: path + " can be read by others",
 			Hint: "remove the other accounts from its permissions; if anybody else uses this machine, make another secret in its place, for a device by enrolling again"}
@@ -190,7 +190,7 @@ func checkOwnDir(path string, _ fs.FileInfo) error {
 		}
 	}
 	return &sft.Error{Code: sft.Invalid, Msg: path + " belongs to another user",
-		Hint: "remove it, or run the program as the user it belongs to"}
+		Hint: "run the program as the user it belongs to, or make the one that it runs as its owner, if you know what it is"}
 }
 
 // rename waits a little for those who look at each new file: scanners and
