@@ -223,21 +223,18 @@ type ServerFilter struct {
 	common []bool // which of Labels many servers have
 }
 
-// commonLabels is how many servers have a label that is looked for at each server
-// of the page, and not the servers by the label: to SQLite about as much work is
-// then the one as the other, where there are 50,000 servers.
-const commonLabels = 4000
-
 // ServersByID returns a page of the servers of a team that are not deleted;
 // the key is the id.
 func (n Notes) ServersByID(teamID string, s ServerFilter, p Page) ([]ServerRecord, error) {
-	s.common = nil
-	for _, alternatives := range s.Labels {
-		many, err := n.labelled(s.Projects, alternatives, commonLabels)
-		if err != nil {
-			return nil, err
+	s.common = make([]bool, len(s.Labels))
+	if most := n.d.commonLabels; most > 0 {
+		for i, alternatives := range s.Labels {
+			many, err := n.labelled(s.Projects, alternatives, most)
+			if err != nil {
+				return nil, err
+			}
+			s.common[i] = many == most
 		}
-		s.common = append(s.common, many == commonLabels)
 	}
 	return paged(n, scanServer, s.byID(teamID), p)
 }
@@ -275,8 +272,8 @@ func (s ServerFilter) byID(teamID string) listing {
 	for i, alternatives := range s.Labels {
 		var or []string
 		for _, l := range alternatives {
-			if s.common[i] { // a server's labels are of its project; EXISTS would let PostgreSQL join all of them
-				or = append(or, `(SELECT count(*) FROM server_labels WHERE server_id = s.id AND project_id = s.project_id`+f.labelled(l)+`) > 0`)
+			if s.common[i] { // a server's labels are of its project
+				or = append(or, `EXISTS (SELECT 1 FROM server_labels WHERE server_id = s.id AND project_id = s.project_id`+f.labelled(l)+`)`)
 			} else {
 				or = append(or, `SELECT server_id FROM server_labels WHERE `+f.in(`project_id`, s.Projects)+f.labelled(l))
 			}
