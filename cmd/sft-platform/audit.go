@@ -277,13 +277,14 @@ database can change it, and give it to "audit verify --from".`,
 func auditPruneCommand() *cobra.Command {
 	var d data
 	var before string
+	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "prune --before DATE",
 		Short: "Remove old events; the rest stays verifiable",
 		Long: `Prune removes the events that were sealed before a day (2026-01-31, 0:00 UTC) or
 a moment (2026-01-31T12:00:00Z) that is past, as far as every export has sent
 them. What it removes is signed, and an event; a chain that does not hold is not
-touched.`,
+touched. With --dry-run it says what it would remove, and removes nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := time.Parse(time.DateOnly, before)
@@ -294,14 +295,18 @@ touched.`,
 				return usage{errors.New("--before is missing or no date; give it as 2026-01-31 or 2026-01-31T12:00:00Z")}
 			}
 			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
-				r, err := p.PruneAudit(cmd.Context(), t)
+				prune, what := p.PruneAudit, "are removed"
+				if dryRun {
+					prune, what = p.PrunableAudit, "would be removed"
+				}
+				r, err := prune(cmd.Context(), t)
 				if err != nil {
 					return err
 				}
 				if r.Last == 0 {
 					fmt.Fprintln(w, "there is nothing to remove")
 				} else {
-					fmt.Fprintf(w, "events %d to %d are removed\n", r.First, r.Last)
+					fmt.Fprintf(w, "events %d to %d %s\n", r.First, r.Last, what)
 				}
 				if r.Kept != "" {
 					fmt.Fprintf(w, "the export %s has not sent everything, and keeps what it has not; see \"sft-platform audit exports\"\n", r.Kept)
@@ -312,7 +317,8 @@ touched.`,
 	}
 	d.flags(cmd)
 	cmd.Flags().StringVar(&before, "before", "", "a day or a moment; newer events stay")
-	conf.NotSetting(cmd.Flags(), "before")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be removed, and remove nothing")
+	conf.NotSetting(cmd.Flags(), "before", "dry-run")
 	return cmd
 }
 

@@ -24,11 +24,35 @@ type Pruned struct {
 // is not touched. One event tells of it. A t that is not past yet is refused: it
 // is everything, and more likely a mistyped year.
 func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) {
-	if now := p.Now(); t.After(now) {
-		return Pruned{}, &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("nothing is removed: %s is in the future, now is %s", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
-			Hint: "give a day or a moment that is past, or set the clock"}
+	if err := p.past(t); err != nil {
+		return Pruned{}, err
 	}
 	return p.prune(ctx, t, 0)
+}
+
+// PrunableAudit says what PruneAudit would remove of a chain that holds, and
+// removes nothing.
+func (p *Platform) PrunableAudit(ctx context.Context, t time.Time) (r Pruned, err error) {
+	if err := p.past(t); err != nil {
+		return r, err
+	}
+	err = p.DB.Read(ctx, func(tx *store.Tx) error {
+		there, err := removableBefore(tx, t, p.Now(), 0)
+		if r.Kept = there.kept; err == nil && !there.nothing(p.Now(), 0) {
+			r.First, r.Last = there.from.Last+1, there.last.Last
+		}
+		return err
+	})
+	return r, err
+}
+
+// past refuses a moment that is not past yet.
+func (p *Platform) past(t time.Time) error {
+	if now := p.Now(); t.After(now) {
+		return &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("nothing is removed: %s is in the future, now is %s", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+			Hint: "give a day or a moment that is past, or set the clock"}
+	}
+	return nil
 }
 
 // retainMost is how many times what comes of age between two removals one takes

@@ -489,6 +489,13 @@ func TestPrune(t *testing.T) {
 		}
 		prune := func(what string, want platform.Pruned) {
 			t.Helper()
+			before := len(e.Events())
+			if got, err := p.PrunableAudit(t.Context(), day); err != nil || got != want {
+				t.Errorf("%s, to look at: %+v, %v, want %+v", what, got, err, want)
+			}
+			if n := len(e.Events()); n != before {
+				t.Errorf("%s: after the look there are %d events, and were %d", what, n, before)
+			}
 			got, err := p.PruneAudit(t.Context(), day)
 			if err != nil || got != want {
 				t.Errorf("%s: %+v, %v, want %+v", what, got, err, want)
