@@ -328,7 +328,7 @@ func TestSudoEntitlements(t *testing.T) {
 			give any
 			code sft.Code
 		}{
-			{"one that was deleted", []string{"nginx"}, sft.NotFound}, {"one by its id", []string{db.ID}, sft.NotFound}, {"no name", []string{""}, sft.NotFound},
+			{"one that was deleted", []string{"nginx"}, sft.NotFound}, {"one by its id", []string{db.ID}, sft.NotFound}, {"no name", []string{""}, sft.Invalid},
 			{"33", slices.Repeat([]string{"db"}, 33), sft.Invalid}, {"a text", "db", sft.Invalid},
 		} {
 			refused(t, e, tt.what, "PUT", "/projects/lab/groups/dev", m{"server_access": true, "sudo_entitlements": tt.give}, tt.code, "")
@@ -338,7 +338,10 @@ func TestSudoEntitlements(t *testing.T) {
 		e.Do("POST", "/projects", m{"name": "q"}, nil)
 		e.Do("POST", "/projects/q/groups", m{"name": "dev", "sudo_entitlements": []string{"db"}}, nil)
 		refused(t, e, "deleting one of two projects", "DELETE", "/entitlements/sudo/"+db.ID, nil, sft.Exists, "in: lab, q")
-		e.Do("DELETE", "/projects/q", nil, nil)
+		events = since(e, func() { e.Do("DELETE", "/projects/q", nil, nil) })
+		if i := slices.IndexFunc(events, func(v audit.Event) bool { return v.Kind == audit.SudoDetach }); len(events) != 2 || i < 0 || events[i].Target != "db" || events[i].Project != "q" || events[i].Detail["group"] != "dev" {
+			t.Errorf("that a project took it along is told as %+v", events)
+		}
 		st = heard(t, e, s, "deleting the group", func() { e.Do("DELETE", "/groups/dev", nil, nil) })
 		is("the group is gone", "bobtrue[]; ", st)
 		e.Do("DELETE", "/entitlements/sudo/"+db.ID, nil, nil)

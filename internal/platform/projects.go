@@ -373,6 +373,13 @@ func (p *Platform) DeleteProject(ctx context.Context, a Actor, r ProjectRequest)
 		if len(servers) > 0 {
 			return audit.Event{}, &sft.Error{Code: sft.Exists, Msg: fmt.Sprintf("project %s still has %d servers", sft.Quote(pr.Name), len(servers)), Hint: "delete its servers first"}
 		}
+		places, err := tx.ProjectGroups(pr.ID)
+		if err != nil {
+			return audit.Event{}, err
+		}
+		for _, was := range places {
+			p.tellSudo(tx, a, k, pr, was.Group, was.SudoEntitlements, nil)
+		}
 		return p.event(a, audit.ProjectDelete, k.team.Name, pr.Name, pr.Name), tx.RemoveProject(pr.ID, p.Now())
 	})
 }
