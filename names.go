@@ -24,14 +24,14 @@ func CheckName(kind, name string) error {
 		return nil
 	}
 	if name == "" {
-		return NameMissing(kind)
+		return nameMissing(kind)
 	}
 	return &Error{Code: Invalid, Msg: kind + " name " + Quote(name) + " cannot be used",
 		Hint: "use 1 to 63 letters, digits, \"-\", \"_\" and \".\", with a letter or digit first"}
 }
 
-// NameMissing is the answer to whoever leaves out the name of a kind of thing.
-func NameMissing(kind string) error {
+// nameMissing is the answer to whoever leaves out the name of a kind of thing.
+func nameMissing(kind string) error {
 	return &Error{Code: Invalid, Msg: "the " + kind + "'s name is missing", Hint: "give it"}
 }
 
@@ -121,7 +121,7 @@ func CheckHostname(name string) error {
 		return nil
 	}
 	if name == "" {
-		return NameMissing("host")
+		return nameMissing("host")
 	}
 	return &Error{Code: Invalid, Msg: "host name " + Quote(name) + " cannot be used",
 		Hint: "use letters, digits, \".\", \"-\" and \"_\""}

@@ -304,7 +304,7 @@ func read[T any](ctx context.Context, p *Platform, a Actor, team string, action 
 
 func noSuch(kind, name string) error {
 	if name == "" { // of a body or a flag: no path has an empty one
-		return sft.NameMissing(kind)
+		return &sft.Error{Code: sft.Invalid, Msg: "no " + strings.TrimSuffix(kind, " with the id") + " is named", Hint: "name one"}
 	}
 	return &sft.Error{Code: sft.NotFound, Msg: "there is no " + kind + " " + sft.Quote(name), Hint: "check the name"}
 }

@@ -395,7 +395,7 @@ func TestBindingsThatCannotBe(t *testing.T) {
 		{"a person", "ann", m{"server": host.ID, "account": "x"}, sft.NotFound, "service user"},
 		{"nobody", "no", m{"server": host.ID, "account": "x"}, sft.NotFound, "service user"},
 		{"a server by its name", "ci1", m{"server": "ci01", "account": "x"}, sft.NotFound, "server with the id"},
-		{"no server", "ci1", m{"account": "x"}, sft.NotFound, "server with the id"},
+		{"no server", "ci1", m{"account": "x"}, sft.Invalid, "no server is named"},
 		{"a deleted server", "ci1", m{"server": gone.ID, "account": "x"}, sft.NotFound, "server with the id"},
 		{"a Windows server", "ci1", m{"server": w.ID, "account": "x"}, sft.Invalid, "Linux"},
 		{"no account", "ci1", m{"server": host.ID}, sft.Invalid, "login name"},

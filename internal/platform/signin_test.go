@@ -438,7 +438,7 @@ func enrollAClientByATypedCode(t *testing.T, e *testenv.Env) {
 		r    api.DeviceCodeRequest
 		want sft.Code
 	}{
-		"no team":            {api.DeviceCodeRequest{DeviceKey: spki}, sft.NotFound},
+		"no team":            {api.DeviceCodeRequest{DeviceKey: spki}, sft.Invalid},
 		"no key":             {api.DeviceCodeRequest{Team: "main"}, sft.Invalid},
 		"a hostile hostname": {api.DeviceCodeRequest{Team: "main", DeviceKey: spki, Device: api.DeviceInfo{Hostname: "a\nb"}}, sft.Invalid},
 	} {
