@@ -373,7 +373,7 @@ func TestADeadlineLosesNothing(t *testing.T) {
 	}
 }
 
-func TestReadErrors(t *testing.T) {
+func TestReadAReset(t *testing.T) {
 	n, far := pair(t)
 	far.SetLinger(0)
 	far.Close()
@@ -381,7 +381,10 @@ func TestReadErrors(t *testing.T) {
 	if op, ok := errors.AsType[*net.OpError](read); !ok || op.Op != "read" {
 		t.Errorf("a reset is %#v, want an error of reading", read)
 	}
-	n, _ = pair(t)
+}
+
+func TestReadAfterClose(t *testing.T) {
+	n, _ := pair(t)
 	c := Wrap(n)
 	go c.Close()
 	if read, _ := Pump(&writes{}, c, nil, nil); !errors.Is(read, net.ErrClosed) {
