@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,9 +23,28 @@ import (
 	"sft/internal/testenv"
 )
 
+// sshTurn has the name of the test that has the machine's SSH processes to itself.
+var sshTurn = struct {
+	turn chan struct{}
+	of   atomic.Value
+}{turn: make(chan struct{}, 1)}
+
+// takeSSHTurn waits until no other test cares for an SSH server: an agent that
+// stops, as each does at its test's end, ends whatever serves one of its logins
+// by its title, and the tests have logins in common.
+func takeSSHTurn(t *testing.T) {
+	if of, _ := sshTurn.of.Load().(string); of == t.Name() {
+		return // another agent of the test's
+	}
+	sshTurn.turn <- struct{}{}
+	sshTurn.of.Store(t.Name())
+	t.Cleanup(func() { sshTurn.of.Store(""); <-sshTurn.turn })
+}
+
 // withSSH cares for an SSH server that has its files in a folder of the test's
 // own.
 func withSSH(t *testing.T, c *Config) (principals string) {
+	takeSSHTurn(t)
 	dir := t.TempDir()
 	c.SSHAccess, c.SSHDConfigFile = sshDirect, filepath.Join(dir, "sshd_config")
 	c.AuthorizedPrincipalsFile, c.TrustedUserCAKeysFile = filepath.Join(dir, "sftd", "principals", "%u"), filepath.Join(dir, "sftd", "ca.pub")
@@ -32,7 +52,8 @@ func withSSH(t *testing.T, c *Config) (principals string) {
 }
 
 // Who may sign in by SSH is who may use the host now, and nobody else, at once.
-func TestSSHPrincipals(t *testing.T) { // by itself: what serves an ann is ended, other tests' too
+func TestSSHPrincipals(t *testing.T) {
+	t.Parallel()
 	var dir string
 	h := enrolledHost(t, func(c *Config) { dir = withSSH(t, c) })
 	has := func(logins ...string) {

@@ -318,7 +318,8 @@ func TestSSHLoginBeforeTheStateIsKnown(t *testing.T) {
 
 // An account on demand stays, with its files, while its person is signed in to
 // the SSH server itself, and its time begins when they have left.
-func TestAccountOnDemandOfSSHLogins(t *testing.T) { // by itself: what serves an ann is ended, other tests' too
+func TestAccountOnDemandOfSSHLogins(t *testing.T) {
+	t.Parallel()
 	b := newSSHBench(t)
 	b.change(func(st *api.State) { st.Settings.UserOnDemand = demandPeriod })
 	look := func(d time.Duration) bool {
