@@ -58,12 +58,11 @@ vet:
 # what is for Windows under Wine. It needs root, for the namespaces.
 #
 # One set of flags for all of it, so that packages are built once; and without
-# the second that the race detector has each program wait before it ends. Three
-# packages at once, because on two processors a third of the time is waiting.
+# the second that the race detector has each program wait before it ends.
 test: export GOFLAGS = -trimpath
 test: export GORACE = atexit_sleep_ms=0
 test: setup vet build build-race dist-test
-	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test $(RACE) -p 3 -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
+	@set -o pipefail; SFT_BIN=$(CURDIR)/build/race go test $(RACE) -json -count=1 -timeout 24m ./... | go run ./scripts/testsum
 
 # What works in under a minute without root, for working.
 quick:
