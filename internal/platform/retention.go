@@ -30,10 +30,13 @@ func (p *Platform) PruneAudit(ctx context.Context, t time.Time) (Pruned, error) 
 	return p.prune(ctx, t, 0)
 }
 
-// PrunableAudit says what PruneAudit would remove of a chain that holds, and
-// removes nothing.
+// PrunableAudit says what PruneAudit would remove, with its errors, and removes
+// nothing.
 func (p *Platform) PrunableAudit(ctx context.Context, t time.Time) (r Pruned, err error) {
 	if err := p.past(t); err != nil {
+		return r, err
+	}
+	if err := p.holds(ctx); err != nil {
 		return r, err
 	}
 	err = p.DB.Read(ctx, func(tx *store.Tx) error {
@@ -44,6 +47,14 @@ func (p *Platform) PrunableAudit(ctx context.Context, t time.Time) (r Pruned, er
 		return err
 	})
 	return r, err
+}
+
+// holds refuses a chain that does not hold.
+func (p *Platform) holds(ctx context.Context) error {
+	if _, err := p.VerifyAudit(ctx, ""); err != nil {
+		return fmt.Errorf("nothing is removed from a chain that does not hold: %w", err)
+	}
+	return nil
 }
 
 // past refuses a moment that is not past yet.
@@ -100,8 +111,8 @@ func (p *Platform) prune(ctx context.Context, t time.Time, wait time.Duration) (
 	if err := p.dropRetained(ctx); err != nil {
 		return r, err
 	}
-	if _, err := p.VerifyAudit(ctx, ""); err != nil {
-		return r, fmt.Errorf("nothing is removed from a chain that does not hold: %w", err)
+	if err := p.holds(ctx); err != nil {
+		return r, err
 	}
 	key, err := p.auditKey(ctx)
 	if err != nil {

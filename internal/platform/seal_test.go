@@ -538,6 +538,9 @@ func TestPrune(t *testing.T) {
 		if _, err := rawDB(t, e.DBURL).Exec(`UPDATE events SET body = body || ' ' WHERE seq = $1`, v.First); err != nil {
 			t.Fatal(err)
 		}
+		if r, err := p.PrunableAudit(t.Context(), day); err == nil || !strings.Contains(err.Error(), "it was changed") || r.Last != 0 {
+			t.Errorf("to look at a chain that does not hold: %+v, %v", r, err)
+		}
 		if r, err := p.PruneAudit(t.Context(), day); err == nil || !strings.Contains(err.Error(), "it was changed") || r.Last != 0 {
 			t.Errorf("pruning what was changed: %+v, %v", r, err)
 		}
