@@ -35,7 +35,7 @@ func (a *Agent) runServices(ctx context.Context, c *api.Client, ca []byte) {
 			go func() {
 				defer cancel()
 				for s.there() && ctx.Err() == nil {
-					wait(ctx, nil, serviceAgain)
+					wait(ctx, serviceAgain, nil, nil)
 				}
 			}()
 			d.run(watch, s.Listener, peerUID)
@@ -43,7 +43,7 @@ func (a *Agent) runServices(ctx context.Context, c *api.Client, ca []byte) {
 			s.close()
 		}
 		a.setProblem("service users", err)
-		wait(ctx, nil, serviceAgain)
+		wait(ctx, serviceAgain, nil, nil)
 	}
 	a.setProblem("service users", nil)
 }

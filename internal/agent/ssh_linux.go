@@ -33,6 +33,7 @@ type sshCare struct {
 	server *sshd.Server // nil: nothing is done for it
 
 	mu       sync.Mutex
+	took     chan struct{}   // new certificates of the host's keys were stored
 	told     map[string]bool // login to whether its account is there, as sshAccountIs was told
 	in       map[string]string
 	wrote    time.Time // when the files of principals were last looked at; zero: look now
@@ -68,6 +69,7 @@ func (c Config) sshFiles() sshd.Files {
 // careForSSH readies the care for the SSH server. It changes nothing yet.
 func (a *Agent) careForSSH() {
 	a.ssh.told = map[string]bool{}
+	a.ssh.took = make(chan struct{}, 1)
 	a.ssh.others = rate.NewLimiter(rate.Every(10*time.Second), 100)
 	a.ssh.server = sshd.Open(a.conf.sshFiles(), a.log)
 }
@@ -114,7 +116,7 @@ func (a *Agent) runSSH(ctx context.Context) {
 		for ctx.Err() == nil {
 			_, news := a.current()
 			a.setProblem("ssh logins", a.letIn())
-			wait(ctx, news, time.Second)
+			wait(ctx, time.Second, news, nil)
 		}
 	})
 	wg.Go(func() {
@@ -127,27 +129,28 @@ func (a *Agent) runSSH(ctx context.Context) {
 			case os.IsNotExist(err):
 				a.setProblem("ssh", a.ssh.server.Sync(ctx, nil, ""))
 			} // else what the platform wants is not known yet
-			wait(ctx, news, sshConfigEvery)
+			wait(ctx, sshConfigEvery, news, a.ssh.took)
 		}
 	})
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			_, news := a.current()
 			a.endLive(ctx)
-			wait(ctx, news, time.Second)
+			wait(ctx, time.Second, news, nil)
 		}
 	})
 	wg.Go(func() { a.ssh.server.Follow(ctx, a.conf.file("sshd.cursor"), a.sshLogin) })
 	wg.Wait()
 }
 
-// wait waits for news, or a time, or the end of ctx.
-func wait(ctx context.Context, news <-chan struct{}, d time.Duration) {
+// wait waits for a time, or news, or the end of ctx.
+func wait(ctx context.Context, d time.Duration, news, more <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-news:
+	case <-more:
 	case <-t.C:
 	}
 }
@@ -298,6 +301,11 @@ func (a *Agent) takeSSH(server string, keys, certs []string) {
 	err := a.ssh.server.Take(server, keys, certs, a.now())
 	if err != nil {
 		a.log.Error("take the certificates of the SSH host keys", "error", err)
+	} else {
+		select {
+		case a.ssh.took <- struct{}{}:
+		default: // it is told already
+		}
 	}
 	a.setProblem("ssh certificates", err)
 }
