@@ -376,7 +376,8 @@ func serve(ctx context.Context, d data, o serving, logger *slog.Logger) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	if err := srv.Shutdown(ctx); err != nil {
+	// That the listener is closed is no news to us.
+	if err := srv.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
 		logger.Warn("requests were under way at the end", "after", grace.String())
 		hangUp()
 		return srv.Close()

@@ -50,7 +50,10 @@ func TestAttributesOnHosts(t *testing.T) {
 		s.Wait("the conflict of "+path+" is listed", 20*time.Second, func() bool { return conflicts(path) == want })
 	}
 	put("/users/bob/attributes/unix_user_name", "bobby")
-	mayLogin(s, web, "bobby")
+	s.Wait("bob has his account", 20*time.Second, func() bool {
+		_, err := web.Run("", "getent", "passwd", "bobby")
+		return err == nil
+	})
 	put("/groups/dba/attributes/unix_group_name", "dba-team")
 	s.Wait("the group has another name", 20*time.Second, func() bool { return strings.HasSuffix(group("dba-team"), ":ann") })
 	number := strings.Split(group("dba-team"), ":")[2]
