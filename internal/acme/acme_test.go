@@ -33,8 +33,12 @@ func serve(t *testing.T, answer http.HandlerFunc) *Authority {
 	t.Cleanup(s.Close)
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	return &Authority{Directory: s.URL + "/dir", Roots: roots}
+	// The library remembers what it was led to from an address, and a port comes
+	// back: each has an address of its own.
+	return &Authority{Directory: fmt.Sprintf("%s/dir?%d", s.URL, served.Add(1)), Roots: roots}
 }
+
+var served atomic.Int64
 
 // Whatever is wrong with an authority is said in words of what to do.
 func TestWrongAuthorities(t *testing.T) {

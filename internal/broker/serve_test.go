@@ -245,7 +245,9 @@ func TestEndIsNoReset(t *testing.T) {
 	if _, err := io.Copy(io.Discard, c.NetConn()); err != nil {
 		t.Errorf("the connection ended with %v", err)
 	}
-	if err := <-wrote; err != nil { // a reset is told once, to either side
+	// A reset is told once, to either side. Wine can take no byte of a write that
+	// waits while the connection ends, which is none.
+	if err := <-wrote; err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("the client wrote: %v", err)
 	}
 	c.NetConn().Close()
