@@ -2,11 +2,9 @@ package main
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/url"
 	"os"
 	"slices"
@@ -147,24 +145,6 @@ whether serve runs or not. Run it as the account that the platform runs as.`,
 	}
 	cmd.AddCommand(auditVerifyCommand(), auditCheckpointCommand(), auditPruneCommand(), auditExportsCommand())
 	return cmd
-}
-
-// writeJSON prints an answer for programs.
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
-// withPlatform runs f on the platform that init made.
-func withPlatform(cmd *cobra.Command, d data, f func(*platform.Platform, io.Writer) error) error {
-	p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	defer p.DB.Close()
-	return f(p, cmd.OutOrStdout())
 }
 
 func auditVerifyCommand() *cobra.Command {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -158,9 +157,7 @@ func printInit(w io.Writer, d data, r platform.InitRequest, reply platform.InitR
 		if tokenFile == "" && reply.Token != "" {
 			out["enrollment_token"] = reply.Token
 		}
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		return e.Encode(out)
+		return writeJSON(w, out)
 	}
 	listen := ""
 	if u, err := url.Parse(r.URL); err == nil && u.Port() != "" { // 443 is where serve listens

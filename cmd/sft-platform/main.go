@@ -7,9 +7,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -19,6 +22,7 @@ import (
 
 	"sft"
 	"sft/internal/conf"
+	"sft/internal/platform"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -148,6 +152,24 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, PreRunE: nothing, Run: func(cmd *cobra.Command, _ []string) {
 		fmt.Fprintln(cmd.OutOrStdout(), "sft-platform", sft.Version)
 	}}
+}
+
+// writeJSON prints an answer for programs.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// withPlatform runs f on the platform that init made.
+func withPlatform(cmd *cobra.Command, d data, f func(*platform.Platform, io.Writer) error) error {
+	p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer p.DB.Close()
+	return f(p, cmd.OutOrStdout())
 }
 
 // below are the commands under c, at any depth.

@@ -1,17 +1,16 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"sft/internal/api"
 	"sft/internal/conf"
+	"sft/internal/platform"
 )
 
 func policyCommand() *cobra.Command {
@@ -38,21 +37,16 @@ the account that the platform runs as. The same is in the API, for those who may
 ask: GET .../projects/PROJECT/servers/ID/access?user=USER.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			defer p.DB.Close()
-			v, err := p.AccessOf(cmd.Context(), team, args[0], args[1], service)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetEscapeHTML(false)
-				return e.Encode(v)
-			}
-			return printAccess(cmd.OutOrStdout(), v)
+			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
+				v, err := p.AccessOf(cmd.Context(), team, args[0], args[1], service)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(w, v)
+				}
+				return printAccess(w, v)
+			})
 		},
 	}
 	d.flags(cmd)
