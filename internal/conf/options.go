@@ -10,6 +10,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -88,12 +89,12 @@ func (o Options) Fill(flags *pflag.FlagSet, env func(string) (string, bool), fil
 		case ok:
 			from[f.Name] = "variable " + name
 			if e := flags.Set(f.Name, v); e != nil && err == nil {
-				err = &sft.Error{Code: sft.Invalid, Msg: name + ": " + reason(e), Hint: "correct the variable, or unset it"}
+				err = &sft.Error{Code: sft.Invalid, Msg: name + ": " + reason(f, e), Hint: "correct the variable, or unset it"}
 			}
 		case given[f.Name] != nil:
 			from[f.Name] = "file " + Where(file, f.Name)
 			if e := given[f.Name](f); e != nil && err == nil {
-				err = &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s: key %s: %s", Where(file, f.Name), sft.Quote(f.Name), reason(e)), Hint: "correct the value"}
+				err = &sft.Error{Code: sft.Invalid, Msg: fmt.Sprintf("%s: key %s: %s", Where(file, f.Name), sft.Quote(f.Name), reason(f, e)), Hint: "correct the value"}
 			}
 		default:
 			from[f.Name] = "default"
@@ -104,9 +105,19 @@ func (o Options) Fill(flags *pflag.FlagSet, env func(string) (string, bool), fil
 
 // reason is why a flag does not take a value, without the value: it may be
 // secret.
-func reason(err error) string {
+func reason(f *pflag.Flag, err error) string {
 	for next := err; next != nil; next = errors.Unwrap(next) {
 		err = next
+	}
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return "too large a number"
+	case errors.Is(err, strconv.ErrSyntax) && f.Value.Type() == "bool":
+		return "not true or false"
+	case errors.Is(err, strconv.ErrSyntax):
+		return "not a whole number"
+	case strings.HasPrefix(err.Error(), "time: "): // time.ParseDuration's repeat the value
+		return "not a time with its unit, as in 90s, 15m or 12h"
 	}
 	return err.Error()
 }
