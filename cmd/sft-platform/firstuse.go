@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
+	"io"
 
 	"github.com/spf13/cobra"
+
+	"sft/internal/platform"
 )
 
 func firstUseCommand() *cobra.Command {
@@ -22,17 +24,14 @@ another. It needs the data folder and no sign-in, works while serve runs, and
 is an audit event. Run it as the account that the platform runs as.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := d.open(cmd.Context(), slog.New(slog.DiscardHandler))
-			if err != nil {
+			return withPlatform(cmd, d, func(p *platform.Platform, w io.Writer) error {
+				link, err := p.NewFirstUse(cmd.Context(), team, args[0])
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(w, link)
 				return err
-			}
-			defer p.DB.Close()
-			link, err := p.NewFirstUse(cmd.Context(), team, args[0])
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), link)
-			return err
+			})
 		},
 	}
 	d.flags(cmd)
