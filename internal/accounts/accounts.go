@@ -147,7 +147,7 @@ type Backend interface {
 	// refuse the account whatever is shown to it: a planted SSH key, a job.
 	End(ctx context.Context, a Account) error
 	// Delete deletes the account if it is there, and what belongs to it; its
-	// home only if asked.
+	// home only if asked. The error is errInUse if something runs as a.
 	Delete(ctx context.Context, a Account, home bool) error
 	// Logoff ends every session and process of a, and returns when none is left.
 	Logoff(ctx context.Context, a Account) error
@@ -323,7 +323,25 @@ func (m *Manager) end(ctx context.Context, steps []*step) {
 		if a.Login == "" { // somebody else deleted it: only what is left of it goes
 			a = Account{Login: s.login, ID: s.entry.ID, UID: s.entry.UID, GID: s.entry.GID}
 		}
-		s.fail(m.change(ctx, func() error { return m.b.Delete(ctx, a, s.home) }))
+		s.fail(m.remove(ctx, a, s.home))
+	}
+}
+
+// errInUse says that something runs as an account.
+var errInUse = errors.New("something runs as the account")
+
+// remove deletes an account of which nothing ran a moment ago. A sign-in that
+// was under way then may have gone on as root, as that to a desktop does, and
+// have started something since: that is ended, too.
+func (m *Manager) remove(ctx context.Context, a Account, home bool) error {
+	for more := 3; ; more-- {
+		err := m.change(ctx, func() error { return m.b.Delete(ctx, a, home) })
+		if more == 0 || !errors.Is(err, errInUse) {
+			return err
+		}
+		if err := m.b.Logoff(ctx, a); err != nil {
+			return err
+		}
 	}
 }
 

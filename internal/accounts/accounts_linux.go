@@ -89,6 +89,11 @@ func (e *toolError) Error() string {
 	return s
 }
 
+// Is tells errors.Is of userdel(8)'s "user currently logged in".
+func (e *toolError) Is(target error) bool {
+	return target == errInUse && e.tool == "userdel" && e.exit == 8
+}
+
 // toolDeadline is more than any tool needs: they wait 15 s for their locks.
 const toolDeadline = 30 * time.Second
 

@@ -422,6 +422,31 @@ func linuxTests(t *testing.T) {
 	})
 
 	run("log-off ends every process", func(t *testing.T, l *Linux, _ *spy) { testLogoff(t, l) })
+	run("a sign-in that was under way at the log-off does not keep the account", func(t *testing.T, l *Linux, s *spy) {
+		m := open(t, t.TempDir(), l)
+		m.Reconcile(t.Context(), []Want{alice, bob}, yes, false)
+		start := 1 // how often something is started just before the account goes
+		s.before = func(c command) error {
+			if c.tool == "userdel" && start > 0 {
+				start--
+				startAs(t, bob, "echo; exec sleep 1000")
+			}
+			return nil
+		}
+		expect(t, m.Reconcile(t.Context(), []Want{alice}, yes, true), "alice kept", "bob removed")
+		if start != 0 || runs(t, bob) {
+			t.Error("what was started runs on, or nothing was tested")
+		}
+		// Where it never ends, it is said, and tried again at the next sync.
+		m.Reconcile(t.Context(), []Want{alice, bob}, yes, false)
+		start = 100
+		expect(t, m.Reconcile(t.Context(), []Want{alice}, yes, true), "alice kept", "bob failed !")
+		if start < 90 {
+			t.Errorf("userdel was run %d times", 100-start)
+		}
+		start = 0
+		expect(t, m.Reconcile(t.Context(), []Want{alice}, yes, true), "alice kept", "bob removed")
+	})
 	run("a session is seen when it is newer", func(t *testing.T, l *Linux, _ *spy) { testSignedIn(t, l) })
 
 	run("deletion takes the files, and nothing that is mounted there", func(t *testing.T, l *Linux, _ *spy) {
