@@ -185,21 +185,35 @@ func newTransport(proxy *url.URL, clock *Clock) *http.Transport {
 	return t
 }
 
+// ParseFingerprint returns the SHA-256 that a fingerprint of a CA stands for: 64
+// hexadecimal digits, with "sha256:" before them and colons between them or not.
+// None is nil. The error is for the person who gave it.
+func ParseFingerprint(fingerprint string) ([]byte, error) {
+	if fingerprint == "" {
+		return nil, nil
+	}
+	sum, err := hex.DecodeString(strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(fingerprint), "sha256:"), ":", ""))
+	if err != nil || len(sum) != sha256.Size {
+		return nil, &sft.Error{Code: sft.Invalid, Msg: "the CA fingerprint is not 64 hexadecimal digits",
+			Hint: "copy it from the line that \"sft-platform init\" printed"}
+	}
+	return sum, nil
+}
+
 // FetchCA connects to the platform at rawURL and returns its CA certificate
-// (DER), which must have the given SHA-256 fingerprint (hex, "sha256:" before
-// it or not) and must have signed the certificate that the platform serves.
-// With no fingerprint it returns nothing where the system trusts the
-// platform, and an error with a hint where it does not: an unknown CA is
-// never taken on first use. It goes through proxy as NewHTTP does.
+// (DER), which must have the given fingerprint (ParseFingerprint) and must have
+// signed the certificate that the platform serves. With no fingerprint it
+// returns nothing where the system trusts the platform, and an error with a
+// hint where it does not: an unknown CA is never taken on first use. It goes
+// through proxy as NewHTTP does.
 func FetchCA(ctx context.Context, rawURL, fingerprint string, proxy *url.URL, clock *Clock) ([]byte, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, err
 	}
-	want, err := hex.DecodeString(strings.ReplaceAll(strings.TrimPrefix(strings.ToLower(fingerprint), "sha256:"), ":", ""))
-	if err != nil || fingerprint != "" && len(want) != sha256.Size {
-		return nil, &sft.Error{Code: sft.Invalid, Msg: "the CA fingerprint is not 64 hexadecimal digits",
-			Hint: "copy it from the line that \"sft-platform init\" printed"}
+	want, err := ParseFingerprint(fingerprint)
+	if err != nil {
+		return nil, err
 	}
 	var ca []byte
 	t := newTransport(proxy, clock)

@@ -30,6 +30,9 @@ func (d *Device) Enroll(ctx context.Context, e Enrolment) (Account, error) {
 			return Account{}, err
 		}
 	}
+	if _, err := api.ParseFingerprint(e.Fingerprint); err != nil {
+		return Account{}, err
+	}
 	old, err := d.enrolledAt(u, e.Team)
 	if err != nil {
 		return Account{}, err
