@@ -157,9 +157,6 @@ func (p *Platform) seal(ctx context.Context) {
 	wait := pause{every: p.SealEvery, most: time.Minute}
 	for {
 		n, err := p.Seal(ctx)
-		if ctx.Err() != nil {
-			return
-		}
 		var head int64
 		var gone audit.Note
 		if err == nil {
@@ -169,6 +166,9 @@ func (p *Platform) seal(ctx context.Context) {
 				}
 				return err
 			})
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		p.sealed.mu.Lock()
 		said := p.sealed.Error

@@ -862,3 +862,23 @@ func moveExport(n store.Notes, name string, to int64) error {
 	}
 	return n.Exported(name, e.Seq, to)
 }
+
+// A platform that is told to stop has failed at nothing, whatever it was about.
+func TestAStopIsNoError(t *testing.T) {
+	testenv.Each(t, func(t *testing.T, e *testenv.Env) {
+		for i := range 200 {
+			var said strings.Builder
+			p, err := platform.New(t.Context(), e.DB, e.Platform.Sealer, slog.New(slog.NewTextHandler(&said, nil)), e.Clock.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.SealEvery = time.Microsecond
+			ctx, stop := context.WithTimeout(t.Context(), time.Duration(i)*50*time.Microsecond)
+			p.Run(ctx)
+			stop()
+			if strings.Contains(said.String(), "level=ERROR") {
+				t.Fatalf("stopped in the middle of something, it says %s", said.String())
+			}
+		}
+	})
+}
