@@ -143,7 +143,10 @@ func TestService(t *testing.T) {
 		t.Fatal(err)
 	}
 	reaches(t, s, svc.Running)
-	until(t, "the status tells of it", func() bool { _, err := os.Stat(filepath.Join(state, "status.json")); return err == nil })
+	until(t, "the status tells of it", func() bool { // it is there before the host was looked at
+		b, err := os.ReadFile(filepath.Join(state, "status.json"))
+		return err == nil && strings.Contains(string(b), "this host is not enrolled")
+	})
 	sftd(t, 1, []string{"status"}, "sftd       running, version", "this host is not enrolled")
 	sftd(t, 1, nil, "the service is installed, running; look at it with: sftd status")
 	if l := logged(t); !strings.Contains(l, `msg="sftd starts"`) {
